@@ -1,0 +1,237 @@
+"""The machine: an ordered memory hierarchy, a grid of processing elements, and a vector unit.
+
+What the parts mean in time is said in ``docs/simulator.md``. The model is written for hierarchies of any depth;
+the engines of this version run DRAM, one level of buffers, and registers in the PEs, and ``Accelerator`` refuses
+anything else with a message that says so.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from simulator.layer import OPERANDS, REDUCTION_DIMS, RELEVANT_DIMS, Dim, Frozen, Operand
+from simulator.processing_elements import ProcessingElement
+
+LANES = "lanes"
+Energy = Annotated[float, Field(ge=0)]
+
+
+class Dram(Frozen):
+    """Off-chip memory behind one channel. A request takes its latency, then moves whole bursts."""
+
+    kind: Literal["dram"] = "dram"
+    name: str = "dram"
+    bandwidth_bits_per_cycle: int = Field(ge=1)
+    latency_cycles: int = Field(default=0, ge=0)
+    burst_bits: int = Field(default=1, ge=1)
+    read_energy_pj_per_bit: Energy
+    write_energy_pj_per_bit: Energy
+
+
+class Buffer(Frozen):
+    """On-chip memory that keeps tiles of one operand, or of several that share its capacity.
+
+    Attributes:
+        keeps: operands that it holds.
+        size_bits: capacity, shared by all that it keeps.
+        double_buffer: whether a tile may be kept twice, so that the next one loads while this one is used.
+        may_bypass: operands that a mapping may bring from DRAM straight to the registers.
+    """
+
+    kind: Literal["buffer"] = "buffer"
+    name: str
+    keeps: tuple[Operand, ...] = Field(min_length=1)
+    size_bits: int = Field(ge=1)
+    read_energy_pj_per_bit: Energy
+    write_energy_pj_per_bit: Energy
+    double_buffer: bool = True
+    may_bypass: tuple[Operand, ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> Buffer:
+        for operand in self.may_bypass:
+            if operand not in self.keeps:
+                raise ValueError(f"may_bypass={operand}: is not among what the buffer keeps")
+        return self
+
+
+class RegisterFile(Frozen):
+    """Storage inside each PE. An operand that no register file keeps is read anew for every step.
+
+    ``size_bits`` is the capacity in one PE, shared by all that it keeps. ``double_buffer``: a bypassing operand
+    may be loaded behind the one in use.
+    """
+
+    kind: Literal["register_file"] = "register_file"
+    name: str
+    keeps: tuple[Operand, ...] = Field(min_length=1)
+    size_bits: int = Field(ge=1)
+    read_energy_pj_per_bit: Energy
+    write_energy_pj_per_bit: Energy
+    double_buffer: bool = False
+
+
+Memory = Annotated[Dram | Buffer | RegisterFile, Field(discriminator="kind")]
+
+
+class Axis(Frozen):
+    """One direction of the grid: its size and the loop dimensions that may be laid along it.
+
+    A read serves all PEs along an axis whose dimension does not matter to the operand (multicast), and outputs
+    are added up along an axis that carries reduced dimensions.
+    """
+
+    name: str
+    size: int = Field(ge=1)
+    unroll: tuple[Dim, ...] = Field(min_length=1)
+
+
+class MulticastPassing(Frozen):
+    """All PEs receive their operands in the same cycle: no fill, no skew."""
+
+    kind: Literal["multicast"] = "multicast"
+
+
+class SystolicPassing(Frozen):
+    """Operands hop from PE to PE. The first axis is the rows, the second the columns.
+
+    Attributes:
+        stationary: operand that stays in the PEs during a fold; None: all stream.
+        fold_overlap: the next fold enters directly behind the last one, so that skew shows only at the end.
+        stationary_preload: the next fold's stationary operand loads behind the one in use.
+        partial_sum_hop_cycles: registers that a partial sum passes in each row (weight- and input-stationary).
+        drains_outputs: outputs leave row by row after a fold (output-stationary).
+        pipeline_cycles: further registers between the edges of the array.
+    """
+
+    kind: Literal["systolic"] = "systolic"
+    stationary: Operand | None = None
+    fold_overlap: bool = False
+    stationary_preload: bool = False
+    partial_sum_hop_cycles: int = Field(default=1, ge=1)
+    drains_outputs: bool = False
+    pipeline_cycles: int = Field(default=0, ge=0)
+
+
+Passing = Annotated[MulticastPassing | SystolicPassing, Field(discriminator="kind")]
+
+
+class Grid(Frozen):
+    """Named axes of PEs, and how operands travel along them.
+
+    ``lane_unroll`` are the dimensions that may be laid on the lanes inside a PE. All lanes of a PE add up into
+    one sum, so these are reduced dimensions.
+    """
+
+    axes: tuple[Axis, ...] = Field(min_length=1)
+    passing: Passing
+    lane_unroll: tuple[Dim, ...] = ("C", "R", "S")
+
+    @model_validator(mode="after")
+    def _check(self) -> Grid:
+        names = [axis.name for axis in self.axes]
+        if LANES in names:
+            raise ValueError(f"axes: the name {LANES!r} is kept for the lanes inside a PE")
+        if len(set(names)) != len(names):
+            raise ValueError(f"axes: names must differ, got {names}")
+        for dim in self.lane_unroll:
+            if dim not in REDUCTION_DIMS:
+                raise ValueError(f"lane_unroll={dim}: the lanes of a PE add up, so only C, R, S can lie on them")
+        if isinstance(self.passing, SystolicPassing):
+            if len(self.axes) != 2:
+                raise ValueError(f"passing: a systolic grid has two axes, got {len(self.axes)}")
+            stationary = self.passing.stationary
+            for axis in self.axes if stationary else ():
+                assert stationary is not None
+                streamed = sorted(set(axis.unroll) - RELEVANT_DIMS[stationary])
+                if streamed:
+                    raise ValueError(
+                        f"axes.{axis.name}.unroll={streamed}: these stream through a {stationary}-stationary array"
+                    )
+        return self
+
+    @property
+    def pe_count(self) -> int:
+        """Processing elements in the grid."""
+        count = 1
+        for axis in self.axes:
+            count *= axis.size
+        return count
+
+
+class VectorUnit(Frozen):
+    """What runs everything that is not a loop nest: ``lanes`` operations a cycle.
+
+    ``fuses_elementwise``: an element-wise operation behind a layer runs on its results as they drain, and its
+    data never goes to DRAM. It still takes its cycles and its energy.
+    """
+
+    lanes: int = Field(ge=1)
+    energy_pj_per_operation: Energy
+    element_bits: int = Field(default=8, ge=1)
+    fuses_elementwise: bool = True
+
+
+class Accelerator(Frozen):
+    """One tile: memories outermost first, a grid, its PEs, a vector unit, a clock.
+
+    ``sources`` says for each number, or group of numbers, where it was published.
+    """
+
+    name: str
+    description: str
+    clock_mhz: float = Field(gt=0)
+    memories: tuple[Memory, ...]
+    grid: Grid
+    processing_element: ProcessingElement
+    vector_unit: VectorUnit
+    sources: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check(self) -> Accelerator:
+        kinds = [memory.kind for memory in self.memories]
+        if kinds.count("dram") != 1 or kinds[0] != "dram":
+            raise ValueError("memories: the first must be the one DRAM")
+        if kinds != sorted(kinds, key=["dram", "buffer", "register_file"].index):
+            raise ValueError("memories: must be listed outermost first: DRAM, buffers, register files")
+        names = [memory.name for memory in self.memories]
+        if len(set(names)) != len(names):
+            raise ValueError(f"memories: names must differ, got {names}")
+        for kind, at_least in ((Buffer, 1), (RegisterFile, 0)):
+            for operand in OPERANDS:
+                count = sum(isinstance(m, kind) and operand in m.keeps for m in self.memories)
+                if count < at_least:
+                    raise ValueError(f"memories: no buffer keeps the {operand}")
+                if count > 1:
+                    raise ValueError(
+                        f"memories: {count} levels of {kind.__name__} keep the {operand}; "
+                        "this version runs one level of buffers and one of registers"
+                    )
+        return self
+
+    @property
+    def dram(self) -> Dram:
+        """The off-chip memory."""
+        first = self.memories[0]
+        assert isinstance(first, Dram)
+        return first
+
+    @property
+    def buffers(self) -> tuple[Buffer, ...]:
+        """The on-chip buffers."""
+        return tuple(memory for memory in self.memories if isinstance(memory, Buffer))
+
+    @property
+    def register_files(self) -> tuple[RegisterFile, ...]:
+        """The storage inside each PE."""
+        return tuple(memory for memory in self.memories if isinstance(memory, RegisterFile))
+
+    def buffer_of(self, operand: Operand) -> Buffer:
+        """Return the buffer that keeps an operand."""
+        return next(buffer for buffer in self.buffers if operand in buffer.keeps)
+
+    def registers_of(self, operand: Operand) -> RegisterFile | None:
+        """Return the register file that keeps an operand, or None where it is read anew for every step."""
+        return next((file for file in self.register_files if operand in file.keeps), None)

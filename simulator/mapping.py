@@ -1,0 +1,93 @@
+"""A mapping: how one layer is cut up in space and time on one tile.
+
+From the outside in: DRAM is walked in *buffer tiles*, a buffer tile in *register tiles* (what the whole grid
+works on between two loads of its registers), and inside a register tile the grid takes *steps* of one product a
+lane. Loop orders are written outermost first. Tile extents need not divide anything: the last tile is smaller.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from pydantic import Field, model_validator
+
+from simulator.layer import DIMS, Dim, Frozen, Operand
+
+Level = Literal["dram", "buffer", "register"]
+
+
+class MappingLevel(Frozen):
+    """One level of the hierarchy: the tile that it holds, and the order in which it hands out smaller ones.
+
+    Attributes:
+        level: which level.
+        tile: extent of the tile in each dimension; left out: 1. At DRAM it is the whole layer, and left empty.
+            At the register level it is what one PE works through on one lane.
+        order: loops over the next smaller tiles, outermost first; dimensions left out have one iteration.
+    """
+
+    level: Level
+    tile: dict[Dim, int] = Field(default_factory=dict)
+    order: tuple[Dim, ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> MappingLevel:
+        if len(set(self.order)) != len(self.order):
+            raise ValueError(f"order={list(self.order)}: a dimension appears twice")
+        for dim, extent in self.tile.items():
+            if extent < 1:
+                raise ValueError(f"tile.{dim}={extent}: must be at least 1")
+        return self
+
+
+class Mapping(Frozen):
+    """Spatial unrolling, tiles, loop orders, bypass and double buffering of one layer.
+
+    Attributes:
+        spatial: axis name (or ``lanes``) → how many of each dimension lie along it.
+        levels: ``dram``, ``buffer``, ``register``, outermost first.
+        bypass: operands that go from DRAM straight to the registers.
+        double_buffer: operands whose next tile loads while the present one is used.
+    """
+
+    spatial: dict[str, dict[Dim, int]] = Field(default_factory=dict)
+    levels: tuple[MappingLevel, ...]
+    bypass: tuple[Operand, ...] = ()
+    double_buffer: tuple[Operand, ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> Mapping:
+        names = tuple(level.level for level in self.levels)
+        if names != get_args(Level):
+            raise ValueError(f"levels={list(names)}: must be {list(get_args(Level))}")
+        for axis, unrolled in self.spatial.items():
+            for dim, factor in unrolled.items():
+                if factor < 1:
+                    raise ValueError(f"spatial.{axis}.{dim}={factor}: must be at least 1")
+        return self
+
+    def level(self, name: Level) -> MappingLevel:
+        """Return one level by name."""
+        return next(level for level in self.levels if level.level == name)
+
+    def unrolled(self, dim: Dim) -> int:
+        """How many of a dimension the whole grid holds at once, lanes included."""
+        factor = 1
+        for unrolled in self.spatial.values():
+            factor *= unrolled.get(dim, 1)
+        return factor
+
+    def describe(self) -> str:
+        """One line for tables: buffer tile, register tile where there is one, unrolling, orders."""
+
+        def extents(tile: dict[Dim, int]) -> str:
+            return " ".join(f"{dim}{tile[dim]}" for dim in DIMS if tile.get(dim, 1) > 1) or "1"
+
+        parts = ["tile " + extents(self.level("buffer").tile)]
+        if any(extent > 1 for extent in self.level("register").tile.values()):
+            parts.append("register " + extents(self.level("register").tile))
+        parts += [f"{axis} {extents(dims)}" for axis, dims in self.spatial.items() if extents(dims) != "1"]
+        parts.append("order " + "".join(self.level("dram").order) + "/" + "".join(self.level("buffer").order))
+        if self.bypass:
+            parts.append("bypass " + ",".join(self.bypass))
+        return "; ".join(parts)

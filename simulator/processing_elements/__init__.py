@@ -1,0 +1,18 @@
+"""Processing elements: one file a kind, one interface (``base``)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from simulator.processing_elements.base import ProcessingElementBase
+from simulator.processing_elements.bit_fusion import BitFusionElement
+from simulator.processing_elements.bit_serial import BitSerialElement
+from simulator.processing_elements.fixed import FixedElement
+
+ProcessingElement = Annotated[
+    FixedElement | BitFusionElement | BitSerialElement, Field(discriminator="kind")
+]
+
+__all__ = ["BitFusionElement", "BitSerialElement", "FixedElement", "ProcessingElement", "ProcessingElementBase"]

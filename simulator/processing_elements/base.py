@@ -1,0 +1,106 @@
+"""What every processing element has in common.
+
+A processing element (PE) performs one *step* on ``lanes`` products: it multiplies that many weight and input
+pairs, adds them up and accumulates. How many lanes it has and how many cycles a step takes depends on the
+precision; that is all the timing engines know of it. ``dot`` computes the step's value from bits, the way the
+unit's circuit does, so that a mistake in the arithmetic shows as a wrong number.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from simulator.errors import PrecisionError, Problem
+from simulator.formats import Format
+from simulator.layer import Frozen, Operand
+from simulator.precision import LayerPrecision
+
+IntArray = npt.NDArray[np.int64]
+
+
+class ProcessingElementBase(Frozen):
+    """Parameters and behaviour shared by all kinds.
+
+    Attributes:
+        energy_pj_per_cycle: energy of one PE in a cycle in which it works, at any precision.
+        pipeline_cycles: registers between a PE's operands and its accumulated result; shows once, at the end.
+    """
+
+    energy_pj_per_cycle: float = Field(ge=0)
+    pipeline_cycles: int = Field(default=0, ge=0)
+
+    @abstractmethod
+    def lanes(self, precision: LayerPrecision) -> int:
+        """Products that one PE adds up in one step."""
+
+    @abstractmethod
+    def cycles_per_step(self, precision: LayerPrecision) -> int:
+        """Cycles that one step takes."""
+
+    @abstractmethod
+    def allowed_bits(self, operand: Operand) -> tuple[int, ...]:
+        """Integer widths that the PE takes for ``weight`` or ``input``."""
+
+    @abstractmethod
+    def dot(self, weights: IntArray, inputs: IntArray, precision: LayerPrecision) -> IntArray:
+        """Sum of products over the last axis, computed the way the circuit does.
+
+        ``weights`` and ``inputs`` have equal shapes ``(…, products)`` and hold codes in range of their formats.
+        """
+
+    def problems(self, precision: LayerPrecision) -> list[Problem]:
+        """Say what of a precision this PE cannot run; empty if nothing."""
+        found = []
+        pairs: tuple[tuple[Operand, Format], ...] = (("weight", precision.weight), ("input", precision.input))
+        for operand, number_format in pairs:
+            allowed = self.allowed_bits(operand)
+            if not number_format.is_integer or number_format.bits not in allowed:
+                found.append(
+                    Problem(
+                        "the processing element cannot run this format",
+                        path=f"precision.{operand}",
+                        value=str(number_format),
+                        allowed=tuple(f"int{bits}" for bits in allowed),
+                    )
+                )
+        if not precision.accumulator.is_integer:
+            found.append(
+                Problem("integer processing elements accumulate integers", path="precision.accumulator",
+                        value=str(precision.accumulator), allowed=("int32",))
+            )
+        return found
+
+    def check(self, precision: LayerPrecision) -> None:
+        """Raise ``PrecisionError`` with every problem of ``precision``."""
+        problems = self.problems(precision)
+        if problems:
+            raise PrecisionError(problems)
+
+
+def next_power_of_two(value: int) -> int:
+    """Smallest power of two that is at least ``value``.
+
+    >>> [next_power_of_two(bits) for bits in (1, 3, 8)]
+    [1, 4, 8]
+    """
+    return 1 << (value - 1).bit_length()
+
+
+def signed_digits(codes: IntArray, digit_bits: int, digits: int, is_signed: bool) -> IntArray:
+    """Split integers into base-2^digit_bits digits, lowest first; the top digit carries the sign.
+
+    Returns an array of shape ``(digits, *codes.shape)`` with ``codes == Σ digit[i] << (i·digit_bits)``.
+    """
+    parts = []
+    rest = codes
+    for position in range(digits):
+        if position == digits - 1 and is_signed:
+            parts.append(rest)
+        else:
+            parts.append(rest & ((1 << digit_bits) - 1))
+            rest = rest >> digit_bits
+    return np.stack(parts)

@@ -1,0 +1,132 @@
+"""What a simulation answers: cycles by kind, bits moved by operand and memory, energy by component.
+
+Two sums hold exactly and are checked when a result is made: ``total_cycles`` is compute plus fill and drain plus
+every stall, and the cycles are integers.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from simulator.layer import Frozen
+
+StallCause = Literal["parameters", "weight", "input", "partial_sum", "output_slot", "write_back"]
+STALL_CAUSES: tuple[StallCause, ...] = (
+    "parameters", "weight", "input", "partial_sum", "output_slot", "write_back",
+)
+TrafficOperand = Literal["weight", "input", "output", "parameters"]
+Engine = Literal["reference", "fast", "bound"]
+
+
+class Traffic(Frozen):
+    """Bits that one operand moved out of (read) and into (write) one memory."""
+
+    memory: str
+    operand: TrafficOperand
+    read_bits: int
+    write_bits: int
+
+
+class LayerResult(Frozen):
+    """Cost of one layer under one mapping.
+
+    Attributes:
+        engine: which engine counted. ``bound`` gives a lower bound of the cycles, and exact traffic.
+        total_cycles: from the first request to the last bit written back.
+        compute_cycles: cycles in which the grid takes steps.
+        fill_drain_cycles: cycles in which a systolic grid loads, fills or empties without taking a new step,
+            and the pipeline's end.
+        stall_cycles: cycles in which the grid waits, by what it waits for. ``bound`` knows only their sum and
+            puts it under the cause ``input``'s memory, the DRAM, as ``write_back`` 0 and ``input`` the rest.
+        traffic: bits moved, by memory and operand.
+        energy_pj: energy by component: a memory's name, ``processing_elements``.
+        macs: multiply-accumulates of the layer.
+        active_pe_cycles: Σ over PEs of the cycles in which they work on at least one product.
+        pe_utilization: useful products ÷ products that grid and cycles would allow at this precision.
+        dram_busy_cycles: cycles in which the DRAM channel transfers.
+        tile_count: passes that the tile loop makes.
+    """
+
+    engine: Engine
+    layer: str
+    total_cycles: int
+    compute_cycles: int
+    fill_drain_cycles: int
+    stall_cycles: dict[StallCause, int]
+    traffic: tuple[Traffic, ...]
+    energy_pj: dict[str, float]
+    macs: int
+    active_pe_cycles: int
+    pe_utilization: float
+    dram_busy_cycles: int
+    tile_count: int
+
+    @model_validator(mode="after")
+    def _check(self) -> LayerResult:
+        parts = self.compute_cycles + self.fill_drain_cycles + sum(self.stall_cycles.values())
+        if parts != self.total_cycles:
+            raise ValueError(f"total_cycles={self.total_cycles}: the parts sum to {parts}")
+        return self
+
+    @property
+    def total_energy_pj(self) -> float:
+        """Energy of all components."""
+        return sum(self.energy_pj.values())
+
+    @property
+    def energy_delay_product(self) -> float:
+        """Energy times latency, pJ·cycles."""
+        return self.total_energy_pj * self.total_cycles
+
+    def moved_bits(self, memory: str, operand: TrafficOperand | None = None) -> tuple[int, int]:
+        """Bits read from and written to a memory, by one operand or by all."""
+        rows = [row for row in self.traffic if row.memory == memory and operand in (None, row.operand)]
+        return sum(row.read_bits for row in rows), sum(row.write_bits for row in rows)
+
+
+class VectorResult(Frozen):
+    """Cost of one vector operation."""
+
+    operation: str
+    operator: str
+    total_cycles: int
+    compute_cycles: int
+    stall_cycles: int
+    traffic: tuple[Traffic, ...]
+    energy_pj: dict[str, float]
+
+    @property
+    def total_energy_pj(self) -> float:
+        """Energy of all components."""
+        return sum(self.energy_pj.values())
+
+
+class NetworkResult(Frozen):
+    """Cost of a network: its operations run one after the other on the tile."""
+
+    network: str
+    accelerator: str
+    clock_mhz: float
+    operations: tuple[LayerResult | VectorResult, ...]
+
+    @property
+    def total_cycles(self) -> int:
+        """Cycles of one inference."""
+        return sum(operation.total_cycles for operation in self.operations)
+
+    @property
+    def total_energy_pj(self) -> float:
+        """Energy of one inference."""
+        return sum(operation.total_energy_pj for operation in self.operations)
+
+    @property
+    def latency_ms(self) -> float:
+        """Latency of one inference at the machine's clock."""
+        return self.total_cycles / (self.clock_mhz * 1e3)
+
+    @property
+    def layers(self) -> tuple[LayerResult, ...]:
+        """Results of the loop nests alone."""
+        return tuple(operation for operation in self.operations if isinstance(operation, LayerResult))
