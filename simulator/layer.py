@@ -14,7 +14,7 @@ activations, the right one still plays the part of ``weight``: ``weight_is_activ
 from __future__ import annotations
 
 import math
-from enum import Enum
+from enum import StrEnum
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -89,10 +89,13 @@ class Layer(Frozen):
         """Rows and columns of the input as stored (padding is not stored)."""
         if self.input_size is not None:
             return self.input_size
+        pairs: tuple[tuple[Dim, Dim], tuple[Dim, Dim]] = (("P", "R"), ("Q", "S"))
         rows, columns = (
-            (self.extent(out) - 1) * self.stride[axis] + (self.extent(tap) - 1) * self.dilation[axis] + 1
+            (self.extent(position) - 1) * self.stride[axis]
+            + (self.extent(tap) - 1) * self.dilation[axis]
+            + 1
             - self.padding_begin[axis]
-            for axis, (out, tap) in enumerate((("P", "R"), ("Q", "S")))  # type: ignore[arg-type]
+            for axis, (position, tap) in enumerate(pairs)
         )
         return rows, columns
 
@@ -130,7 +133,7 @@ class Layer(Frozen):
         )
 
 
-class VectorKind(str, Enum):
+class VectorKind(StrEnum):
     """What a vector operation does to its elements; decides how many passes of the vector unit it takes."""
 
     ELEMENTWISE = "elementwise"

@@ -1,0 +1,34 @@
+"""Numba kernels: functions over ints, floats and arrays; nothing here knows the data model.
+
+Compiled code is cached in the user's cache folder, under a name made of every kernel's source and of Numba's
+version: Numba itself does not notice when a function in *another* file changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import numba
+
+
+def _cache_folder() -> Path:
+    digest = hashlib.sha256(numba.__version__.encode())
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    root = os.environ.get("BITMOSAIC_CACHE_DIR") or Path(
+        os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "bitmosaic"
+    )
+    return Path(root, "kernels", digest.hexdigest()[:16])
+
+
+_previous = numba.config.CACHE_DIR
+numba.config.CACHE_DIR = str(_cache_folder())
+try:
+    from simulator.kernels.extents import touched_counts
+    from simulator.kernels.tile_walk import walk
+finally:
+    numba.config.CACHE_DIR = _previous
+
+__all__ = ["touched_counts", "walk"]

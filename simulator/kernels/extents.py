@@ -1,0 +1,36 @@
+"""How many distinct input rows (or columns) a tile touches.
+
+Along one spatial direction a tile of output positions p and kernel taps r touches the stored positions
+``p·stride + r·dilation − padding`` that lie in ``[0, size)``. Neighbouring p and r often touch the same one.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+
+@numba.njit(cache=True)
+def touched_counts(position_tile, tap_tile, stride, dilation, padding, size):
+    """Distinct stored positions of every pair of an output tile and a tap tile.
+
+    ``position_tile`` and ``tap_tile`` list the first element of each tile, and, last, the extent. Returns an
+    int64 array of shape (output tiles, tap tiles).
+    """
+    rows = position_tile.shape[0] - 1
+    columns = tap_tile.shape[0] - 1
+    counts = np.zeros((rows, columns), dtype=np.int64)
+    stamp = np.full(size, -1, dtype=np.int64)
+    for i in range(rows):
+        for j in range(columns):
+            mark = i * columns + j
+            found = 0
+            for p in range(position_tile[i], position_tile[i + 1]):
+                base = p * stride - padding
+                for r in range(tap_tile[j], tap_tile[j + 1]):
+                    where = base + r * dilation
+                    if 0 <= where < size and stamp[where] != mark:
+                        stamp[where] = mark
+                        found += 1
+            counts[i, j] = found
+    return counts

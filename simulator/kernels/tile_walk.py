@@ -1,0 +1,276 @@
+"""The ``fast`` engine's walk: from event to event of one layer's tile loop (docs/simulator.md).
+
+The kernel keeps, for each operand, when its present and its last run let go of their slots, and when the DRAM
+channel is free next: everything else follows from maxima of these times. Cost grows with the number of events.
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+
+import numba
+import numpy as np
+
+# Dimensions in the order of simulator.layer.DIMS.
+G, N, K, C, P, Q, R, S = range(8)
+WEIGHT, INPUT, OUTPUT = range(3)
+
+WalkInput = namedtuple(
+    "WalkInput",
+    [
+        "loop_dim",  # (loops,) dimension of each event loop, outermost first
+        "loop_is_buffer",  # (loops,) whether it is a buffer loop (only where an operand bypasses)
+        "extent",  # (8,) layer
+        "buffer_tile",  # (8,)
+        "grid_tile",  # (8,) register tile of the whole grid
+        "unroll",  # (8,)
+        "inner_trips",  # (8,) nominal trips of the buffer loop where it is an event loop, else 1
+        "streamed",  # (8,) dimensions irrelevant to the stationary operand
+        "relevant",  # (3, 8)
+        "buffer_rows", "buffer_columns",  # distinct input rows, columns of each pair of tiles
+        "grid_rows", "grid_columns",
+        "element_bits",  # (4,) weight, input, partial sum, finished output
+        "bypass",  # operand that bypasses, or -1
+        "bypass_runs_each_event",
+        "double_buffer",  # (3,)
+        "parameter_bits",
+        "step_cycles", "load_cycles", "tail_cycles", "overlap", "preload", "folds_on",
+        "bandwidth", "latency", "burst",
+    ],
+)
+
+# Places in the result.
+TOTAL, COMPUTE, FILL_DRAIN, STALL0 = 0, 1, 2, 3
+BUSY, EVENTS = 9, 10
+WEIGHT_READ, INPUT_READ, SUM_READ, FINAL_WRITE, SUM_WRITE, PARAMETER_READ = 11, 12, 13, 14, 15, 16
+RESULT_SIZE = 17
+STALL_PARAMETERS, STALL_WEIGHT, STALL_INPUT, STALL_SUM, STALL_SLOT, STALL_WRITE = range(6)
+
+
+@numba.njit(cache=True)
+def _transfer(bits, bandwidth, burst):
+    """Cycles that a request holds the channel."""
+    moved = -(-bits // burst) * burst
+    return -(-moved // bandwidth)
+
+
+@numba.njit(cache=True)
+def _occupation(w, length):
+    """Cycles that one pass holds the grid: (occupied, of which compute). ``length``: extents of the pass."""
+    folds = 1
+    steps = 1
+    for d in range(8):
+        count = -(-length[d] // w.unroll[d])
+        if w.folds_on and not w.streamed[d]:
+            folds *= count
+        else:
+            steps *= count
+    t = steps * w.step_cycles
+    inside = 0 if w.overlap else w.tail_cycles
+    if w.preload:
+        occupied = w.load_cycles + (folds - 1) * max(t + inside, w.load_cycles) + t + inside
+    else:
+        occupied = folds * (w.load_cycles + t + inside)
+    return occupied, folds * t
+
+
+@numba.njit(cache=True)
+def _tile_bits(w, operand, index, inner, outer_length, inner_length):
+    """Elements of an operand's tile at an event."""
+    at_grid = w.bypass == operand
+    count = 1
+    for d in range(8):
+        if w.relevant[operand, d] and not (operand == INPUT and d >= P):
+            count *= inner_length[d] if at_grid else outer_length[d]
+    if operand == INPUT:
+        if at_grid:
+            p = index[P] * w.inner_trips[P] + inner[P]
+            q = index[Q] * w.inner_trips[Q] + inner[Q]
+            r = index[R] * w.inner_trips[R] + inner[R]
+            s = index[S] * w.inner_trips[S] + inner[S]
+            count *= w.grid_rows[p, r] * w.grid_columns[q, s]
+        else:
+            count *= w.buffer_rows[index[P], index[R]] * w.buffer_columns[index[Q], index[S]]
+    return count
+
+
+@numba.njit(cache=True)
+def _lengths(w, index, inner, outer_length, inner_length):
+    """Set the extents of the buffer tile, and of what the pass covers, from the trip numbers."""
+    for d in range(8):
+        outer_length[d] = min(w.buffer_tile[d], w.extent[d] - index[d] * w.buffer_tile[d])
+        if w.inner_trips[d] > 1:
+            inner_length[d] = min(w.grid_tile[d], outer_length[d] - inner[d] * w.grid_tile[d])
+        else:
+            inner_length[d] = outer_length[d]
+
+
+@numba.njit(cache=True)
+def _advance(w, index, inner, outer_length):
+    """Step the odometer of event loops. Returns whether there was a next event."""
+    for loop in range(w.loop_dim.shape[0] - 1, -1, -1):
+        d = w.loop_dim[loop]
+        if w.loop_is_buffer[loop]:
+            inner[d] += 1
+            if inner[d] * w.grid_tile[d] < outer_length[d]:
+                return True
+            inner[d] = 0
+        else:
+            index[d] += 1
+            if index[d] * w.buffer_tile[d] < w.extent[d]:
+                return True
+            index[d] = 0
+    return False
+
+
+@numba.njit(cache=True)
+def _same_tile(w, operand, index, inner, next_index, next_inner):
+    """Whether two events have the same tile of an operand."""
+    for d in range(8):
+        if w.relevant[operand, d]:
+            if index[d] != next_index[d]:
+                return False
+            if w.bypass == operand and inner[d] != next_inner[d]:
+                return False
+    return True
+
+
+@numba.njit(cache=True)
+def walk(w):
+    """Walk all events of a layer. Returns an int64 array of ``RESULT_SIZE`` counts (see the constants)."""
+    result = np.zeros(RESULT_SIZE, dtype=np.int64)
+    index = np.zeros(8, dtype=np.int64)
+    inner = np.zeros(8, dtype=np.int64)
+    next_index = np.zeros(8, dtype=np.int64)
+    next_inner = np.zeros(8, dtype=np.int64)
+    outer_length = np.zeros(8, dtype=np.int64)
+    inner_length = np.zeros(8, dtype=np.int64)
+
+    channel = np.int64(0)
+    parameters_done = np.int64(0)
+    if w.parameter_bits > 0:
+        channel = _transfer(w.parameter_bits, w.bandwidth, w.burst)
+        result[BUSY] += channel
+        result[PARAMETER_READ] = w.parameter_bits
+        parameters_done = channel + w.latency
+
+    loaded = np.zeros(3, dtype=np.int64)  # when the present run's data is there
+    freed = np.zeros(3, dtype=np.int64)  # when the last run let go of its slot
+    freed_before = np.zeros(3, dtype=np.int64)  # and the one before it
+    slot_free = np.int64(0)  # output: when the present run's slot became free
+    sums_loaded = np.int64(0)
+    starts_output_run = True
+    loads_sums = False
+
+    _lengths(w, index, inner, outer_length, inner_length)
+    for operand in (WEIGHT, INPUT):
+        bits = _tile_bits(w, operand, index, inner, outer_length, inner_length) * w.element_bits[operand]
+        if bits > 0:
+            duration = _transfer(bits, w.bandwidth, w.burst)
+            channel += duration
+            result[BUSY] += duration
+            loaded[operand] = channel + w.latency
+        result[WEIGHT_READ + operand] += bits
+
+    grid_free = np.int64(0)
+    complete = np.int64(0)
+    last_write = np.int64(0)
+    while True:
+        # The pass itself.
+        occupied, compute = _occupation(w, inner_length)
+        start = grid_free
+        cause = -1
+        if parameters_done > start:
+            start, cause = parameters_done, STALL_PARAMETERS
+        if loaded[WEIGHT] > start:
+            start, cause = loaded[WEIGHT], STALL_WEIGHT
+        if loaded[INPUT] > start:
+            start, cause = loaded[INPUT], STALL_INPUT
+        if starts_output_run:
+            if loads_sums:
+                if sums_loaded > start:
+                    start, cause = sums_loaded, STALL_SUM
+            elif slot_free > start:
+                start, cause = slot_free, STALL_SLOT
+        if cause >= 0:
+            result[STALL0 + cause] += start - grid_free
+        result[COMPUTE] += compute
+        result[FILL_DRAIN] += occupied - compute
+        grid_free = start + occupied
+        complete = grid_free + (w.tail_cycles if w.overlap else 0)
+        result[EVENTS] += 1
+
+        # What the next event needs.
+        output_elements = _tile_bits(w, OUTPUT, index, inner, outer_length, inner_length)
+        ends_reduction = True
+        for d in (C, R, S):
+            if (index[d] + 1) * w.buffer_tile[d] < w.extent[d]:
+                ends_reduction = False
+        next_index[:] = index
+        next_inner[:] = inner
+        more = _advance(w, next_index, next_inner, outer_length)
+        same_output = more and _same_tile(w, OUTPUT, index, inner, next_index, next_inner)
+        output_run_ends = not same_output or (w.bypass == OUTPUT and w.bypass_runs_each_event)
+        if more:
+            _lengths(w, next_index, next_inner, outer_length, inner_length)
+            for operand in (WEIGHT, INPUT):
+                new_run = (w.bypass == operand and w.bypass_runs_each_event) or not _same_tile(
+                    w, operand, index, inner, next_index, next_inner
+                )
+                if new_run:
+                    freed_before[operand] = freed[operand]
+                    freed[operand] = grid_free
+                    earliest = freed_before[operand] if w.double_buffer[operand] else freed[operand]
+                    elements = _tile_bits(w, operand, next_index, next_inner, outer_length, inner_length)
+                    bits = elements * w.element_bits[operand]
+                    if bits > 0:
+                        duration = _transfer(bits, w.bandwidth, w.burst)
+                        channel = max(channel, earliest) + duration
+                        result[BUSY] += duration
+                        loaded[operand] = channel + w.latency
+                    else:
+                        loaded[operand] = earliest
+                    result[WEIGHT_READ + operand] += bits
+
+        starts_output_run = output_run_ends
+        if output_run_ends:
+            loads_sums = False
+            sum_bits = np.int64(0)
+            if more:
+                for d in (C, R, S):
+                    if next_index[d] > 0:
+                        loads_sums = True
+                if loads_sums:
+                    elements = _tile_bits(w, OUTPUT, next_index, next_inner, outer_length, inner_length)
+                    sum_bits = elements * w.element_bits[OUTPUT]
+            sums_first = w.double_buffer[OUTPUT] and not same_output
+            for turn in range(2):
+                if (turn == 0) == sums_first:
+                    if loads_sums:
+                        # Double-buffered: the slot of the last run but one, whose write-back is complete at
+                        # `freed` now, before this run's own write-back takes its place below.
+                        earliest = freed[OUTPUT] if sums_first or not w.double_buffer[OUTPUT] else freed_before[OUTPUT]
+                        duration = _transfer(sum_bits, w.bandwidth, w.burst)
+                        channel = max(channel, earliest) + duration
+                        result[BUSY] += duration
+                        sums_loaded = channel + w.latency
+                        result[SUM_READ] += sum_bits
+                else:
+                    bits = output_elements * (w.element_bits[3] if ends_reduction else w.element_bits[OUTPUT])
+                    duration = _transfer(bits, w.bandwidth, w.burst)
+                    channel = max(channel, complete) + duration
+                    result[BUSY] += duration
+                    last_write = max(last_write, channel)
+                    result[FINAL_WRITE if ends_reduction else SUM_WRITE] += bits
+                    freed_before[OUTPUT] = freed[OUTPUT]
+                    freed[OUTPUT] = channel
+            slot_free = freed_before[OUTPUT] if w.double_buffer[OUTPUT] else freed[OUTPUT]
+        if not more:
+            break
+        index[:] = next_index
+        inner[:] = next_inner
+
+    result[FILL_DRAIN] += complete - grid_free
+    result[TOTAL] = max(complete, last_write)
+    result[STALL0 + STALL_WRITE] = result[TOTAL] - complete
+    return result
