@@ -1,0 +1,65 @@
+"""What a search answers: a mapping, its simulated cost, and how far from the best it can be at most."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from simulator.layer import Frozen, Layer
+from simulator.mapping import Mapping
+from simulator.precision import LayerPrecision
+from simulator.result import LayerResult
+
+Objective = Literal["latency", "energy", "edp"]
+OBJECTIVES: tuple[Objective, ...] = ("latency", "energy", "edp")
+Status = Literal["optimal", "feasible"]
+
+
+def objective_cost(result: LayerResult, objective: Objective) -> float:
+    """Cost of a simulated layer: cycles, pJ, or pJ·cycles."""
+    if objective == "latency":
+        return float(result.total_cycles)
+    if objective == "energy":
+        return result.total_energy_pj
+    return result.energy_delay_product
+
+
+class SearchBudget(Frozen):
+    """When a search may stop.
+
+    Attributes:
+        cpu_seconds: CPU time for one layer, precision and objective.
+        target_gap: stop once (cost − lower bound) / cost is at most this; 0 asks for the optimum.
+        cuts: mappings that the loop may propose, simulate and cut away.
+    """
+
+    cpu_seconds: float = Field(default=10.0, gt=0)
+    target_gap: float = Field(default=0.0, ge=0)
+    cuts: int = Field(default=200, ge=1)
+
+
+class MappingSolution(Frozen):
+    """The best mapping found for one layer at one precision, with its certificate.
+
+    Attributes:
+        status: ``optimal`` where cost and lower bound meet (within the solver's integer units), else ``feasible``.
+        cost: simulated cost in the objective's unit (cycles, pJ, pJ·cycles).
+        lower_bound: no mapping of the searched space costs less; same unit.
+        gap: (cost − lower_bound) / cost.
+        proposals: mappings that were simulated.
+        space: the restrictions under which the bound holds.
+    """
+
+    layer: Layer
+    precision: LayerPrecision
+    objective: Objective
+    status: Status
+    mapping: Mapping
+    result: LayerResult
+    cost: float
+    lower_bound: float
+    gap: float
+    solve_seconds: float
+    proposals: int
+    space: str
