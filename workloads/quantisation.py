@@ -1,11 +1,13 @@
 """Quantisers: real values to the codes of a number format, and back.
 
-One interface for all formats: ``quantise(values, format, …)`` picks a scale from the values, or takes one, and
-returns the codes, the scale and the values that the codes stand for. Integers of any width from 1 to 16 bits are
-rounded to nearest, ties to even (as ONNX and IEEE 754 do); floating-point formats are clipped to their largest
-finite value and then cast by ``ml_dtypes`` (the cast alone would turn 500 into NaN in ``fp8_e4m3``). Weights are
-symmetric (zero is code 0), with one scale a tensor, an output channel, or a group of consecutive weights of a
-channel; activations have one scale a tensor, and a zero point unless they are asked to be symmetric.
+One interface for all formats: ``quantise(values, format, …)`` picks a scale from the values, or takes one,
+    and
+returns the codes, the scale and the values that the codes stand for. Integers of any width from 1 to 16
+bits are rounded to nearest, ties to even (as ONNX and IEEE 754 do); floating-point formats are clipped to
+their largest finite value and then cast by ``ml_dtypes`` (the cast alone would turn 500 into NaN in
+``fp8_e4m3``). Weights are symmetric (zero is code 0), with one scale a tensor, an output channel, or a
+group of consecutive weights of a channel; activations have one scale a tensor, and a zero point unless they
+are asked to be symmetric.
 """
 
 from __future__ import annotations
@@ -69,7 +71,8 @@ class FloatFormat:
 class AffineParameters:
     """How one tensor maps to codes: ``code = clip(round(value / scale) + zero_point, lowest, highest)``.
 
-    For floating-point formats ``code`` is the number itself, ``zero_point`` is 0 and rounding is the format's.
+    For floating-point formats ``code`` is the number itself, ``zero_point`` is 0 and rounding is the
+    format's.
     """
 
     format: Format
@@ -85,9 +88,11 @@ class Quantised:
 
     Attributes:
         values: float32, the shape of the input: what the codes stand for.
-        scale: float32; 0-d for one scale a tensor, [channels] for one a channel, [channels, groups] for groups.
+        scale: float32; 0-d for one scale a tensor, [channels] for one a channel, [channels, groups] for
+            groups.
         zero_point: code of the value 0 (0 for weights and for floating-point formats).
-        codes: int32 for integer formats, an ``ml_dtypes`` or NumPy float array otherwise; the shape of the input.
+        codes: int32 for integer formats, an ``ml_dtypes`` or NumPy float array otherwise; the shape of the
+            input.
     """
 
     values: Array
@@ -100,12 +105,13 @@ def float_format(format: Format) -> FloatFormat:
     """Mantissa, exponent and range of a floating-point format. Raises ``PrecisionError`` for an integer one."""
     if format.is_integer:
         raise PrecisionError(Problem("is no floating-point format", path="format", value=repr(str(format))))
-    info = ml_dtypes.finfo(_FLOAT_TYPES[format])
+    info: Any = ml_dtypes.finfo(_FLOAT_TYPES[format])  # type: ignore[no-untyped-call]
     return FloatFormat(int(info.nmant), int(info.minexp), float(info.max))
 
 
 def code_range(format: Format, *, symmetric: bool) -> tuple[float, float]:
-    """Lowest and highest code. Symmetric signed integers leave out the lowest one, so that −x is as exact as x.
+    """Lowest and highest code. Symmetric signed integers leave out the lowest one, so that −x is as exact
+    as x.
 
     ``int1`` has the codes −1 and 0 (two's complement), and keeps both.
     Raises ``PrecisionError`` for integers wider than 16 bits, which are for accumulators.
@@ -137,15 +143,16 @@ def quantise(
     Args:
         values: any shape, finite. Unsigned formats turn negative values into 0.
         format: integer of 1 to 16 bits, or a floating-point format.
-        channel_axes: axes that number output channels; together they are the rows that get scales of their own.
+        channel_axes: axes that number output channels; together they are the rows that get scales of their
+            own.
         group: 0 one scale a tensor, -1 one a channel, g > 0 one for each g consecutive values of a channel
             (in the order of the remaining axes; the last group of a channel may be shorter).
         clipping: which magnitude maps to the highest code, within each set of values that share a scale.
         scale: use these scales (shape as in ``Quantised.scale``) instead of choosing them.
 
-    The error of a value inside the range is at most scale / 2 (integers); ``fp16``, ``bf16`` and ``fp32`` keep
-    scale 1, since they have exponents enough. Raises ``PrecisionError`` for values that are not finite, an axis
-    that does not exist, or a scale of the wrong shape.
+    The error of a value inside the range is at most scale / 2 (integers); ``fp16``, ``bf16`` and ``fp32``
+    keep scale 1, since they have exponents enough. Raises ``PrecisionError`` for values that are not
+    finite, an axis that does not exist, or a scale of the wrong shape.
     """
     format = Format(format)
     array = np.asarray(values, dtype=np.float32)
@@ -185,11 +192,11 @@ def activation_parameters(
 ) -> AffineParameters:
     """Scale and zero point for activations that lie in ``low`` … ``high``.
 
-    The range is first widened to hold 0, so that padding and ReLU's zeros stay exact. ``affine`` maps it to all codes
-    (Jacob et al., arXiv 1712.05877, §2.1); ``symmetric`` maps ±max(−low, high) and keeps the zero point at 0.
-    Floating-point formats are symmetric always; the 8-bit ones get a scale that puts the range at their
-    largest value, wider ones scale 1.
-    Raises ``PrecisionError`` where the range is empty or not finite.
+    The range is first widened to hold 0, so that padding and ReLU's zeros stay exact. ``affine`` maps it to
+    all codes (Jacob et al., arXiv 1712.05877, §2.1); ``symmetric`` maps ±max(−low, high) and keeps the zero
+    point at 0. Floating-point formats are symmetric always; the 8-bit ones get a scale that puts the range
+    at their largest value, wider ones scale 1. Raises ``PrecisionError`` where the range is empty or not
+    finite.
     """
     format = Format(format)
     if not (math.isfinite(low) and math.isfinite(high) and low <= high):

@@ -1,0 +1,150 @@
+"""Accuracy, measured: a precision assignment goes in, the task's metric on real data comes out.
+
+The evaluator calibrates activation ranges once (on the task's calibration data), opens one session, and
+then measures assignments; each is measured once and remembered. Without an assignment for a layer, that
+layer runs in FP32. What is modelled is post-training quantisation: round to nearest, no fine-tuning.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.precision import LayerPrecision
+from workloads.calibration import calibrate, can_batch, input_shapes, trained_model, with_free_batch
+from workloads.fake_quantised_model import Assignment, Calibrated, QuantisedSession
+from workloads.network import Network
+from workloads.quantisation import MAX_ABS, Clipping, Scheme
+from workloads.tasks.task import Feed, Run, Task, batches, check_feed
+
+# What of an assignment can change an output: layer, weight format, group, input format.
+_Key = frozenset[tuple[str, str, int, str]]
+
+
+@dataclass(frozen=True)
+class AccuracyResult:
+    """One measurement.
+
+    Attributes:
+        metric: what ``value`` is, e.g. ``accuracy``.
+        value: 0 … 1, higher is better.
+        count: examples.
+        cpu_seconds: processor time of the measurement (all threads); of the first one, where it was
+            remembered.
+        extra: further figures of the task.
+    """
+
+    metric: str
+    value: float
+    count: int
+    cpu_seconds: float
+    extra: Mapping[str, float] = field(default_factory=dict)
+
+
+class AccuracyEvaluator:
+    """Measures assignments of one network on one task.
+
+    Args:
+        network: with trained weights.
+        task: its data and metric.
+        scheme: ``affine`` (with zero points, the default) or ``symmetric`` activations.
+        percentile: of activation values that calibration keeps; 100 keeps all.
+        clipping: of weights.
+        threads: of onnxruntime; 0 lets it choose. Take 1 inside parallel sweeps.
+
+    Raises ``NetworkError`` where the network has no trained weights or the calibration data do not fit it.
+    """
+
+    def __init__(
+        self, network: Network, task: Task, *, scheme: Scheme = "affine", percentile: float = 100.0,
+        clipping: Clipping = MAX_ABS, threads: int = 0,
+    ) -> None:
+        self.network = network
+        self.task = task
+        feeds = tuple(task.calibration_feeds())
+        shapes = input_shapes(with_free_batch(trained_model(network)))
+        for feed in feeds:
+            check_feed(feed, shapes, f"{network.name}: calibration data of {task.name!r}")
+        self._one_by_one = bool(feeds) and not can_batch(network, feeds[0], threads)
+        self._feeds = tuple(single for feed in feeds for single in batches(feed, 1)) if self._one_by_one else feeds
+        ranges = calibrate(network, self._feeds, percentile=percentile, threads=threads)
+        self.calibrated = Calibrated(network, ranges, scheme, clipping)
+        self._session = QuantisedSession(self.calibrated, threads)
+        self._results: dict[_Key, AccuracyResult] = {}
+        self._errors: dict[_Key, float] = {}
+        self._reference: list[list[NDArray[Any]]] | None = None
+
+    def measure(self, assignment: Assignment) -> AccuracyResult:
+        """Score the network under an assignment (layer name → precision; layers left out run in FP32).
+
+        Raises ``NetworkError`` for an unknown layer, ``PrecisionError`` for a format that operands cannot
+        have.
+        """
+        key = _key(assignment)
+        if key not in self._results:
+            began = time.process_time()
+            score = self.task.evaluate(self.runner(assignment))
+            seconds = time.process_time() - began
+            self._results[key] = AccuracyResult(
+                self.task.metric, score.value, score.count, seconds, dict(score.extra)
+            )
+        return self._results[key]
+
+    def runner(self, assignment: Assignment) -> Run:
+        """What runs the network under an assignment: feed of any number of examples → outputs.
+
+        Raises as ``measure`` does.
+        """
+        run = self._session.runner(assignment)
+        if not self._one_by_one:
+            return run
+
+        def run_one_by_one(feed: Feed) -> list[NDArray[Any]]:
+            results = [run(single) for single in batches(feed, 1)]
+            return [np.concatenate(outputs) for outputs in zip(*results, strict=True)]
+
+        return run_one_by_one
+
+    def fp32(self) -> AccuracyResult:
+        """Score of the network as trained."""
+        return self.measure({})
+
+    def output_mse(self, assignment: Assignment) -> float:
+        """Mean squared difference to FP32 over all elements of all float outputs, on the calibration data.
+
+        Infinite where an output is not finite. Raises as ``measure`` does.
+        """
+        key = _key(assignment)
+        if key not in self._errors:
+            run = self._session.runner(assignment)
+            if self._reference is None:
+                fp32 = self._session.runner({})
+                self._reference = [fp32(feed) for feed in self._feeds]
+            total, count = 0.0, 0
+            for feed, expected in zip(self._feeds, self._reference, strict=True):
+                for output, right in zip(run(feed), expected, strict=True):
+                    if np.issubdtype(right.dtype, np.floating):
+                        difference = (output - right).ravel()
+                        # Squares are summed in double precision: an output can have millions of elements.
+                        total += float(np.einsum("i,i->", difference, difference, dtype=np.float64))
+                        count += right.size
+            error = total / max(count, 1)
+            self._errors[key] = error if np.isfinite(error) else float("inf")
+        return self._errors[key]
+
+
+def uniform(network: Network, precision: LayerPrecision) -> dict[str, LayerPrecision]:
+    """The same precision for every layer whose weights are trained."""
+    return {layer: precision for layer, binding in network.bindings.items() if binding.weight is not None}
+
+
+def _key(assignment: Assignment) -> _Key:
+    return frozenset(
+        (layer, str(precision.weight), precision.weight_group, str(precision.input))
+        for layer, precision in assignment.items()
+    )

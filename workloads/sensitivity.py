@@ -1,0 +1,171 @@
+"""Sensitivity: how much harm a precision does to a network, layer by layer, taken as additive.
+
+All methods share one interface: ``estimate(network, evaluator, menu, method=…)`` gives a table layer ×
+    precision of
+harms (≥ 0, in a unit of the method). Sums over layers are what precision assignment minimises or bounds;
+whether a method's harms order layers as measurement does is what ``spearman`` tells. Methods are functions
+in ``METHODS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from simulator.errors import NetworkError, PrecisionError, Problem, closest
+from simulator.precision import LayerPrecision
+from workloads.accuracy import AccuracyEvaluator
+from workloads.fake_quantised_model import quantised_weight, trained_weight
+from workloads.network import Network
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a method is given.
+
+    Attributes:
+        network: with model and bindings.
+        evaluator: measures on calibration data; None where the caller has none (methods on weights need
+            none).
+        layers: names of the layers to rate: those with trained weights.
+        menu: precisions to rate each layer in.
+        progress: called with (done, total) after each entry of the table.
+    """
+
+    network: Network
+    evaluator: AccuracyEvaluator | None
+    layers: tuple[str, ...]
+    menu: tuple[LayerPrecision, ...]
+    progress: Progress
+
+    def table(self, harm: Callable[[str, LayerPrecision], float]) -> NDArray[np.float64]:
+        """Fill the table layers × menu entry by entry, reporting progress."""
+        table = np.zeros((len(self.layers), len(self.menu)))
+        for row, layer in enumerate(self.layers):
+            for column, precision in enumerate(self.menu):
+                table[row, column] = harm(layer, precision)
+                self.progress(row * len(self.menu) + column + 1, table.size)
+        return table
+
+
+@dataclass(frozen=True, eq=False)
+class Sensitivity:
+    """Additive harm of each layer in each precision.
+
+    Attributes:
+        method: name of the estimator.
+        layers: rows.
+        menu: columns.
+        harm: float64 [layers, menu], ≥ 0, read-only.
+    """
+
+    method: str
+    layers: tuple[str, ...]
+    menu: tuple[LayerPrecision, ...]
+    harm: NDArray[np.float64]
+
+    def of(self, layer: str, precision: LayerPrecision) -> float:
+        """Harm of one layer in one precision. Raises ``NetworkError`` or ``PrecisionError`` where not rated."""
+        if layer not in self.layers:
+            raise NetworkError(
+                Problem("was not rated", where="sensitivity", path=layer, did_you_mean=closest(layer, self.layers))
+            )
+        if precision not in self.menu:
+            raise PrecisionError(
+                Problem("was not rated", where="sensitivity", path="precision", value=precision.label,
+                        allowed=tuple(entry.label for entry in self.menu))
+            )
+        return float(self.harm[self.layers.index(layer), self.menu.index(precision)])
+
+    def total(self, assignment: Mapping[str, LayerPrecision]) -> float:
+        """Predicted harm of an assignment: the sum over its layers."""
+        return sum(self.of(layer, precision) for layer, precision in assignment.items())
+
+
+Method = Callable[[Request], NDArray[np.float64]]
+
+
+def perturbation(request: Request) -> NDArray[np.float64]:
+    """Measured: mean squared error of the outputs with this one layer quantised and all others in FP32.
+
+    Unit: square of the network's output. The reference for all other methods; one pass over the calibration
+        data
+    for each entry.
+    """
+    evaluator = request.evaluator
+    if evaluator is None:
+        raise NetworkError(
+            Problem("needs an evaluator: it measures on calibration data", where=request.network.name,
+                    path="method", value="perturbation")
+        )
+    return request.table(lambda layer, precision: evaluator.output_mse({layer: precision}))
+
+
+def weight_error(request: Request) -> NDArray[np.float64]:
+    """Squared error of the weights, Σ‖ŵ − w‖². Unit: square of a weight; activations do not count."""
+
+    def harm(layer: str, precision: LayerPrecision) -> float:
+        clipping = () if request.evaluator is None else (request.evaluator.calibrated.clipping,)
+        weight = trained_weight(request.network, layer)
+        quantised = quantised_weight(request.network, layer, precision, *clipping)
+        assert weight is not None and quantised is not None  # only layers with trained weights are rated
+        return float(np.square(quantised.values.astype(np.float64) - weight).sum())
+
+    return request.table(harm)
+
+
+METHODS: dict[str, Method] = {"perturbation": perturbation, "weight_error": weight_error}
+
+
+def estimate(
+    network: Network,
+    evaluator: AccuracyEvaluator | None,
+    menu: Sequence[LayerPrecision],
+    *,
+    method: str = "perturbation",
+    progress: Progress | None = None,
+) -> Sensitivity:
+    """Rate every layer with trained weights in every precision of the menu.
+
+    ``progress`` is called with (done, total) as entries are finished.
+    Raises ``NetworkError`` for an unknown method, or one that needs an evaluator where there is none, and
+    ``PrecisionError`` for an empty menu.
+    """
+    if method not in METHODS:
+        raise NetworkError(
+            Problem("no such sensitivity method", path="method", value=repr(method), allowed=tuple(METHODS),
+                    did_you_mean=closest(method, tuple(METHODS)))
+        )
+    if not menu:
+        raise PrecisionError(Problem("must name at least one precision", path="menu"))
+    layers = tuple(layer for layer, binding in network.bindings.items() if binding.weight is not None)
+    request = Request(network, evaluator, layers, tuple(menu), progress or (lambda done, total: None))
+    harm = METHODS[method](request)
+    harm.setflags(write=False)
+    return Sensitivity(method, layers, request.menu, harm)
+
+
+def spearman(first: ArrayLike, second: ArrayLike) -> float:
+    """Spearman's rank correlation, ties given their mean rank: −1 … 1, or NaN where one side is constant.
+
+    Arrays of one shape (flattened). Raises ``ValueError`` where the shapes differ or hold fewer than two
+    values.
+    """
+    a, b = np.asarray(first, dtype=np.float64).ravel(), np.asarray(second, dtype=np.float64).ravel()
+    if a.shape != b.shape or a.size < 2:
+        raise ValueError(f"first={a.shape}, second={b.shape}: must have one shape and at least two values")
+    ranks = [_mean_ranks(values) for values in (a, b)]
+    x, y = (rank - rank.mean() for rank in ranks)
+    scale = float(np.sqrt((x * x).sum() * (y * y).sum()))
+    return float((x * y).sum()) / scale if scale else float("nan")
+
+
+def _mean_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    return (ends - (counts - 1) / 2.0)[inverse]
