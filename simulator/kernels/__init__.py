@@ -26,9 +26,11 @@ def _cache_folder() -> Path:
 _previous = numba.config.CACHE_DIR
 numba.config.CACHE_DIR = str(_cache_folder())
 try:
+    from simulator.kernels.descent import random_descents
+    from simulator.kernels.dominance import non_dominated
     from simulator.kernels.extents import touched_counts
     from simulator.kernels.tile_walk import walk
 finally:
     numba.config.CACHE_DIR = _previous
 
-__all__ = ["touched_counts", "walk"]
+__all__ = ["non_dominated", "random_descents", "touched_counts", "walk"]

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+from hypothesis import assume, settings
 from hypothesis import strategies as st
 
 from simulator.accelerator import (
@@ -37,6 +39,13 @@ from simulator.processing_elements import (
     ProcessingElement,
 )
 from simulator.reference.program import Program
+
+Dataflow = Literal["multicast", "streaming", "weight", "input", "output"]
+DATAFLOWS: tuple[Dataflow, ...] = get_args(Dataflow)
+"""Kinds of grid: multicast, systolic with all operands streaming, systolic with one stationary."""
+
+share_of_examples = settings(max_examples=max(1, settings().max_examples // len(DATAFLOWS)))
+"""For a test that runs once for each dataflow: the profile's examples, shared among them."""
 
 HUGE = 1 << 40
 LARGEST: dict[Dim, int] = {"G": 3, "N": 3, "K": 7, "C": 9, "P": 6, "Q": 5, "R": 3, "S": 3}
@@ -73,7 +82,7 @@ def subsets(values: tuple[Dim, ...] | tuple[Operand, ...], min_size: int = 0) ->
 
 
 @st.composite
-def layers(draw: st.DrawFn, max_macs: int = 1200) -> Layer:
+def layers(draw: st.DrawFn, max_macs: int = 500) -> Layer:
     """Small layers with every dimension, stride, dilation and padding at both ends."""
     dims: dict[Dim, int] = {}
     budget = max_macs
@@ -144,12 +153,12 @@ def precisions(draw: st.DrawFn, element: ProcessingElement) -> LayerPrecision:
 
 
 @st.composite
-def passings(draw: st.DrawFn) -> Passing:
-    """Multicast, and systolic with every stationary operand and every flag."""
-    if draw(st.booleans()):
+def passings(draw: st.DrawFn, dataflow: Dataflow) -> Passing:
+    """Multicast, or systolic with every flag."""
+    if dataflow == "multicast":
         return MulticastPassing()
     return SystolicPassing(
-        stationary=draw(st.sampled_from((None, *OPERANDS))),
+        stationary=None if dataflow == "streaming" else dataflow,
         fold_overlap=draw(st.booleans()),
         stationary_preload=draw(st.booleans()),
         partial_sum_hop_cycles=draw(st.integers(1, 3)),
@@ -159,9 +168,9 @@ def passings(draw: st.DrawFn) -> Passing:
 
 
 @st.composite
-def grids(draw: st.DrawFn) -> Grid:
+def grids(draw: st.DrawFn, dataflow: Dataflow) -> Grid:
     """Grids of at most 16 PEs, with dimensions that their dataflow allows along each axis."""
-    passing = draw(passings())
+    passing = draw(passings(dataflow))
     allowed: tuple[Dim, ...] = DIMS
     axis_count = draw(st.integers(1, 3))
     if isinstance(passing, SystolicPassing):
@@ -208,135 +217,202 @@ def spatials(draw: st.DrawFn, layer: Layer, grid: Grid, lanes: int) -> dict[str,
 
 
 @st.composite
-def orders(
-    draw: st.DrawFn, trips: dict[Dim, int], innermost: frozenset[Dim] = frozenset()
-) -> tuple[Dim, ...]:
-    """Orders of the real loops, those in ``innermost`` inside, now and then with loops of one trip between."""
+def orders(draw: st.DrawFn, trips: dict[Dim, int], outermost: tuple[Operand, ...] = ()) -> tuple[Dim, ...]:
+    """Orders of the real loops, now and then with loops of one trip between.
+
+    Loops relevant to the operands in ``outermost`` come first.
+    """
     dims = [dim for dim in draw(st.permutations(DIMS)) if trips[dim] > 1 or draw(st.integers(0, 5)) == 0]
-    return tuple(sorted(dims, key=lambda dim: dim in innermost))
+    return tuple(sorted(dims, key=lambda dim: -sum(dim in RELEVANT_DIMS[operand] for operand in outermost)))
 
 
 def _ceil(value: int, divisor: int) -> int:
     return -(-value // divisor)
 
 
+@dataclass(frozen=True)
+class Wishes:
+    """What a mapping asks of the machine before its sizes are known."""
+
+    layer: Layer
+    grid: Grid
+    lanes: int
+    kept: tuple[Operand, ...]
+    bypass: tuple[Operand, ...]
+    double_buffer: tuple[Operand, ...]
+
+    @property
+    def outermost(self) -> tuple[Operand, ...]:
+        """Operands whose irrelevant buffer loops must be the innermost."""
+        passing = self.grid.passing
+        stationary = passing.stationary if isinstance(passing, SystolicPassing) else None
+        return self.bypass + ((stationary,) if stationary is not None else ())
+
+    @property
+    def register_tiles_are_one(self) -> bool:
+        """Whether each lane works on one element at a time."""
+        return isinstance(self.grid.passing, SystolicPassing) or len(self.kept) < len(OPERANDS)
+
+
 @st.composite
-def cases(draw: st.DrawFn, max_macs: int = 1200, max_events: int = 80) -> Case:
-    """Valid simulations. See the module's docstring."""
-    layer = draw(layers(max_macs))
-    element = draw(processing_elements())
-    precision = draw(precisions(element))
-    grid = draw(grids())
-    passing = grid.passing
-    stationary = passing.stationary if isinstance(passing, SystolicPassing) else None
-
-    kept = set(draw(subsets(OPERANDS)))
-    if stationary is not None:
-        kept.add(stationary)
-    bypass: tuple[Operand, ...] = ()
-    if kept and draw(st.integers(0, 2)) == 0:
-        bypass = (draw(st.sampled_from(sorted(kept))),)
-    double_buffer: tuple[Operand, ...] = draw(subsets(OPERANDS))
-
-    # The mapping: from the inside out, so that tiles fit into each other.
-    spatial = draw(spatials(layer, grid, element.lanes(precision)))
-    unrolled = {dim: math.prod(factors.get(dim, 1) for factors in spatial.values()) for dim in DIMS}
-    streamed = {dim for operand in OPERANDS if operand not in kept for dim in RELEVANT_DIMS[operand]}
-    register: dict[Dim, int] = {}
-    tile: dict[Dim, int] = {}
+def mappings(draw: st.DrawFn, wishes: Wishes, max_events: int) -> Mapping:
+    """Mappings from the inside out: unrolling, register tiles, buffer tiles (none need divide), orders."""
+    layer = wishes.layer
+    spatial = draw(spatials(layer, wishes.grid, wishes.lanes))
+    held, tile, register = {}, {}, {}
     for dim in DIMS:
         whole = layer.extent(dim)
-        most = 1 if stationary is not None or dim in streamed else _ceil(whole, unrolled[dim])
-        register[dim] = draw(st.integers(1, most)) if draw(st.booleans()) else 1
-        least = min(whole, unrolled[dim] * (register[dim] - 1) + 1)
-        tile[dim] = draw(st.integers(max(least, min(whole, unrolled[dim])), whole))
-    held = {dim: unrolled[dim] * register[dim] for dim in DIMS}
-    events = math.prod(_ceil(layer.extent(dim), tile[dim]) for dim in DIMS)
-    if bypass:
-        events *= math.prod(_ceil(tile[dim], held[dim]) for dim in DIMS)
-    while events > max_events:
-        # Too many events: make the tile with the most trips whole.
-        worst = max(DIMS, key=lambda dim: _ceil(layer.extent(dim), tile[dim]))
-        if tile[worst] == layer.extent(worst):
-            bypass = ()
+        unrolled = math.prod(factors.get(dim, 1) for factors in spatial.values())
+        most = 1 if wishes.register_tiles_are_one else _ceil(whole, unrolled)
+        register[dim] = draw(st.integers(1, most))
+        held[dim] = unrolled * register[dim]
+        least = max(unrolled * (register[dim] - 1) + 1, min(whole, unrolled))
+        tile[dim] = draw(st.integers(least, whole))
+
+    # Two operands that both want their loops outermost can have it only where no loop belongs to one alone.
+    for first, second in [wishes.outermost] if len(wishes.outermost) == 2 else []:
+        alone = RELEVANT_DIMS[first] - RELEVANT_DIMS[second]
+        for dim in draw(st.sampled_from((alone, RELEVANT_DIMS[second] - RELEVANT_DIMS[first]))):
+            tile[dim] = min(tile[dim], held[dim])
+
+    def trips() -> tuple[dict[Dim, int], dict[Dim, int]]:
+        return (
+            {dim: _ceil(layer.extent(dim), tile[dim]) for dim in DIMS},
+            {dim: _ceil(tile[dim], held[dim]) for dim in DIMS},
+        )
+
+    def event_count() -> int:
+        at_dram, at_buffer = trips()
+        inner = {dim for operand in wishes.bypass for dim in RELEVANT_DIMS[operand]}
+        return math.prod(at_dram.values()) * math.prod(at_buffer[dim] for dim in inner)
+
+    while event_count() > max_events:
+        # Whole multiples of what the grid holds keep one buffer loop; larger unrolling is not ours to choose.
+        assume(not wishes.bypass)
+        worst = max(DIMS, key=lambda dim: trips()[0][dim])
         tile[worst] = layer.extent(worst)
-        events = math.prod(_ceil(layer.extent(dim), tile[dim]) for dim in DIMS)
-        if bypass:
-            events *= math.prod(_ceil(tile[dim], held[dim]) for dim in DIMS)
-    dram_trips = {dim: _ceil(layer.extent(dim), tile[dim]) for dim in DIMS}
-    buffer_trips = {dim: _ceil(tile[dim], held[dim]) for dim in DIMS}
-    innermost = frozenset(DIMS) - RELEVANT_DIMS[stationary] if stationary is not None else frozenset()
-    mapping = Mapping(
+    dram_trips, buffer_trips = trips()
+    return Mapping(
         spatial=spatial,
         levels=(
             MappingLevel(level="dram", order=draw(orders(dram_trips))),
-            MappingLevel(level="buffer", tile=tile, order=draw(orders(buffer_trips, innermost))),
+            MappingLevel(level="buffer", tile=tile, order=draw(orders(buffer_trips, wishes.outermost))),
             MappingLevel(level="register", tile=register),
         ),
-        bypass=bypass,
-        double_buffer=double_buffer,
+        bypass=wishes.bypass,
+        double_buffer=wishes.double_buffer,
     )
 
-    # The machine: memories around the mapping.
-    buffer_groups = draw(partitions(OPERANDS))
-    register_groups = draw(partitions(tuple(operand for operand in OPERANDS if operand in kept)))
+
+@dataclass(frozen=True)
+class Room:
+    """A memory whose size is not known yet: what it keeps, its switch, spare bits, energies."""
+
+    keeps: tuple[Operand, ...]
+    switch: bool
+    spare_bits: int
+    read_energy: float
+    write_energy: float
+
+
+@st.composite
+def rooms(draw: st.DrawFn, operands: tuple[Operand, ...]) -> list[Room]:
+    """Memories that together keep some operands; every other one is an exact fit."""
     energies = st.sampled_from((0.0, 0.125, 2.0))
-
-    def copies(operand: Operand) -> int:
-        return 2 if operand in double_buffer else 1
-
-    def build(buffer_bits: dict[Operand, int], register_bits: dict[Operand, int]) -> Accelerator:
-        memories = [dram]
-        for number, (keeps, switch, slack, read, write) in enumerate(buffers):
-            buffered = [operand for operand in keeps if operand not in bypass]
-            memories.append(
-                Buffer(
-                    name=f"buffer{number}", keeps=keeps,
-                    size_bits=max(1, slack + sum(buffer_bits[operand] for operand in buffered)),
-                    read_energy_pj_per_bit=read, write_energy_pj_per_bit=write,
-                    double_buffer=switch or any(operand in double_buffer for operand in buffered),
-                    may_bypass=tuple(operand for operand in keeps if operand in bypass or switch),
-                )
-            )
-        for number, (keeps, switch, slack, read, write) in enumerate(files):
-            memories.append(
-                RegisterFile(
-                    name=f"registers{number}", keeps=keeps,
-                    size_bits=slack + sum(register_bits[operand] for operand in keeps),
-                    read_energy_pj_per_bit=read, write_energy_pj_per_bit=write,
-                    double_buffer=switch or any(op in bypass and op in double_buffer for op in keeps),
-                )
-            )
-        return Accelerator(
-            name="machine", description="drawn", clock_mhz=500.0, memories=tuple(memories), grid=grid,
-            processing_element=element, vector_unit=VectorUnit(lanes=4, energy_pj_per_operation=0.5),
+    return [
+        Room(
+            keeps, draw(st.booleans()), draw(st.sampled_from((0, 0, 7, 500))), draw(energies), draw(energies)
         )
+        for keeps in draw(partitions(operands))
+    ]
 
-    dram = Dram(
+
+def _buffer(name: str, room: Room, wishes: Wishes, bits: dict[Operand, int]) -> Buffer:
+    buffered = [operand for operand in room.keeps if operand not in wishes.bypass]
+    return Buffer(
+        name=name,
+        keeps=room.keeps,
+        size_bits=max(1, room.spare_bits + sum(bits[operand] for operand in buffered)),
+        read_energy_pj_per_bit=room.read_energy,
+        write_energy_pj_per_bit=room.write_energy,
+        double_buffer=room.switch or any(operand in wishes.double_buffer for operand in buffered),
+        may_bypass=tuple(operand for operand in room.keeps if room.switch or operand in wishes.bypass),
+    )
+
+
+def _register_file(name: str, room: Room, wishes: Wishes, bits: dict[Operand, int]) -> RegisterFile:
+    both = set(wishes.bypass) & set(wishes.double_buffer)
+    return RegisterFile(
+        name=name,
+        keeps=room.keeps,
+        size_bits=room.spare_bits + sum(bits[operand] for operand in room.keeps),
+        read_energy_pj_per_bit=room.read_energy,
+        write_energy_pj_per_bit=room.write_energy,
+        double_buffer=room.switch or bool(both & set(room.keeps)),
+    )
+
+
+def _sizes(
+    wishes: Wishes, precision: LayerPrecision, mapping: Mapping, program: Program
+) -> tuple[dict[Operand, int], dict[Operand, int]]:
+    """Bits that each operand needs in its buffer and in the registers of a PE, all copies counted."""
+    in_buffer, in_registers = {}, {}
+    register, lanes = mapping.level("register").tile, mapping.spatial.get(LANES, {})
+    for operand in OPERANDS:
+        copies = 2 if operand in wishes.double_buffer else 1
+        bits = precision.stored_bits(operand)
+        in_buffer[operand] = copies * bits * max(len(run.elements) for run in program.runs[operand])
+        in_a_pe = math.prod(register[dim] * lanes.get(dim, 1) for dim in RELEVANT_DIMS[operand])
+        in_registers[operand] = bits * in_a_pe * (copies if operand in wishes.bypass else 1)
+    return in_buffer, in_registers
+
+
+@st.composite
+def drams(draw: st.DrawFn) -> Dram:
+    """Channels narrow and wide."""
+    energies = st.sampled_from((0.0, 0.125, 2.0))
+    return Dram(
         name=draw(st.sampled_from(("dram", "lpddr"))),
-        bandwidth_bits_per_cycle=draw(st.sampled_from((8, 24, 64, 256, 4096))),
+        bandwidth_bits_per_cycle=draw(st.sampled_from((24, 64, 256, 4096))),
         latency_cycles=draw(st.integers(0, 12)),
         burst_bits=draw(st.sampled_from((1, 8, 64, 100))),
         read_energy_pj_per_bit=draw(energies),
         write_energy_pj_per_bit=draw(energies),
     )
-    buffers, files = (
-        [
-            (keeps, draw(st.booleans()), draw(st.sampled_from((0, 0, 7, 500))), draw(energies), draw(energies))
-            for keeps in groups
+
+
+@st.composite
+def cases(
+    draw: st.DrawFn, dataflow: Dataflow | None = None, max_macs: int = 500, max_events: int = 60
+) -> Case:
+    """Valid simulations on a grid of one dataflow (None: any). See the module's docstring."""
+    if dataflow is None:
+        dataflow = draw(st.sampled_from(DATAFLOWS))
+    bypassing = draw(st.sampled_from((None, *OPERANDS, None)))
+    stationary = {dataflow} & set(OPERANDS)
+    chosen = draw(st.sampled_from((OPERANDS, None))) or draw(subsets(OPERANDS))
+    kept = tuple(op for op in OPERANDS if op in chosen or op in stationary or op == bypassing)
+
+    grid = draw(grids(dataflow))
+    element = draw(processing_elements())
+    precision = draw(precisions(element))
+    layer = draw(layers(max_macs))
+    bypass: tuple[Operand, ...] = () if bypassing is None else (bypassing,)
+    wishes = Wishes(layer, grid, element.lanes(precision), kept, bypass, draw(subsets(OPERANDS)))
+    mapping = draw(mappings(wishes, max_events))
+    dram, buffers, files = draw(drams()), draw(rooms(OPERANDS)), draw(rooms(kept))
+
+    def machine(in_buffer: dict[Operand, int], in_registers: dict[Operand, int]) -> Accelerator:
+        memories = [
+            dram,
+            *(_buffer(f"buffer{i}", room, wishes, in_buffer) for i, room in enumerate(buffers)),
+            *(_register_file(f"registers{i}", room, wishes, in_registers) for i, room in enumerate(files)),
         ]
-        for groups in (buffer_groups, register_groups)
-    )
-    roomy = build(dict.fromkeys(OPERANDS, HUGE), dict.fromkeys(OPERANDS, HUGE))
-    program = Program(layer, roomy, mapping)
-    buffer_bits, register_bits = {}, {}
-    for operand in OPERANDS:
-        bits = precision.stored_bits(operand) * copies(operand)
-        buffer_bits[operand] = bits * max(len(run.elements) for run in program.runs[operand])
-        in_a_pe = math.prod(
-            register[dim] * spatial.get(LANES, {}).get(dim, 1) for dim in DIMS if dim in RELEVANT_DIMS[operand]
+        return Accelerator(
+            name="machine", description="drawn", clock_mhz=500.0, memories=tuple(memories), grid=grid,
+            processing_element=element, vector_unit=VectorUnit(lanes=4, energy_pj_per_operation=0.5),
         )
-        register_bits[operand] = in_a_pe * precision.stored_bits(operand)
-        if operand in bypass:
-            register_bits[operand] *= copies(operand)
-    return Case(layer, precision, build(buffer_bits, register_bits), mapping)
+
+    roomy = machine(dict.fromkeys(OPERANDS, HUGE), dict.fromkeys(OPERANDS, HUGE))
+    sizes = _sizes(wishes, precision, mapping, Program(layer, roomy, mapping))
+    return Case(layer, precision, machine(*sizes), mapping)

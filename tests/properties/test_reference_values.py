@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import numpy.typing as npt
-from hypothesis import given
-from hypothesis import strategies as st
+import pytest
+from hypothesis import given, settings
 
-from simulator.layer import OPERANDS, Layer
+from simulator.layer import Layer, Operand
 from simulator.reference import simulate_reference
 from simulator.result import LayerResult
-from tests.properties.strategies import Case, cases
+from tests.properties.strategies import DATAFLOWS, Case, Dataflow, cases, share_of_examples
 
 IntArray = npt.NDArray[np.int64]
 
@@ -35,78 +33,95 @@ def numpy_outputs(layer: Layer, weights: IntArray, inputs: IntArray) -> IntArray
     return total
 
 
-def run(case: Case) -> tuple[LayerResult, IntArray, IntArray]:
-    """Simulate; return the result, the outputs, and NumPy's."""
-    weights, inputs = case.operands()
-    result, outputs = simulate_reference(
-        case.layer, case.precision, case.accelerator, case.mapping, weights, inputs
-    )
-    return result, outputs, numpy_outputs(case.layer, weights, inputs)
+def check_values(outputs: IntArray, case: Case) -> None:
+    """What ended up in DRAM is what NumPy computes."""
+    np.testing.assert_array_equal(outputs, numpy_outputs(case.layer, *case.operands()))
 
 
-@given(cases())
-def test_outputs_are_exact(case: Case) -> None:
-    _, outputs, expected = run(case)
-    np.testing.assert_array_equal(outputs, expected)
-
-
-@given(cases())
-def test_cycles_and_bits_add_up(case: Case) -> None:
-    result, _, _ = run(case)
+def check_conservation(result: LayerResult, case: Case) -> None:
+    """What one memory gives out, another one takes in."""
     layer, precision, machine, mapping = case.layer, case.precision, case.accelerator, case.mapping
     dram = machine.dram.name
+    assert result.moved_bits(dram, "parameters") == (precision.parameter_bits(layer), 0)
+    operands: tuple[Operand, ...] = ("weight", "input")
+    for operand in operands:
+        read, written = result.moved_bits(dram, operand)
+        assert written == 0
+        moved = result.moved_bits(machine.buffer_of(operand).name, operand)
+        if operand in mapping.bypass:
+            assert moved == (0, 0)
+        else:
+            # Nothing leaves a buffer that never came.
+            assert moved[1] == read
+            assert (moved[0] > 0) == (read > 0)
+    assert result.moved_bits(dram, "weight")[0] >= layer.weight_count * precision.weight.bits
 
+    # Outputs: finished ones leave once; partial sums that leave come back.
+    read, written = result.moved_bits(dram, "output")
+    assert written == layer.output_count * precision.output.bits + read
+    moved = result.moved_bits(machine.buffer_of("output").name, "output")
+    if "output" in mapping.bypass:
+        assert moved == (0, 0)
+    else:
+        # Each visit writes and all but the first read; a tile that comes or leaves passes once more.
+        assert moved[0] == moved[1] >= layer.output_count * precision.accumulator.bits
+
+
+def check_registers(result: LayerResult, case: Case) -> None:
+    """Each product reads its operands in the PE; each PE at work reads and writes its accumulator."""
+    element, precision = case.accelerator.processing_element, case.precision
+    steps, rest = divmod(result.active_pe_cycles, element.cycles_per_step(precision))
+    assert rest == 0
+    for file in case.accelerator.register_files:
+        for operand in file.keeps:
+            bits = precision.stored_bits(operand)
+            expected = (steps * bits,) * 2 if operand == "output" else (result.macs * bits, 0)
+            assert result.moved_bits(file.name, operand) == expected
+
+
+def check_sums(result: LayerResult, case: Case) -> None:
+    """Cycles and energy are the sums of their parts, and the grid cannot do more than its lanes."""
     parts = result.compute_cycles + result.fill_drain_cycles + sum(result.stall_cycles.values())
     assert parts == result.total_cycles
     assert result.dram_busy_cycles <= result.total_cycles
-    assert result.moved_bits(dram, "parameters") == (precision.parameter_bits(layer), 0)
-
-    compulsory = {"weight": layer.weight_count * precision.weight.bits, "input": 0, "output": 0}
-    for operand in OPERANDS:
-        read, written = result.moved_bits(dram, operand)
-        assert read >= compulsory[operand]
-        if operand in mapping.bypass:
-            assert result.moved_bits(machine.buffer_of(operand).name, operand) == (0, 0)
-        elif operand != "output":
-            # What DRAM gives out, the buffer takes in; nothing leaves a buffer that never came.
-            assert written == 0
-            buffer_read, buffer_written = result.moved_bits(machine.buffer_of(operand).name, operand)
-            assert buffer_written == read
-            assert (buffer_read > 0) == (buffer_written > 0)
-
-    # Outputs: finished ones leave once; partial sums that leave come back, bit for bit.
-    read, written = result.moved_bits(dram, "output")
-    assert written == layer.output_count * precision.output.bits + read
-    if "output" not in mapping.bypass:
-        # On chip every visit writes and all but the first read; a tile that comes or leaves passes once more.
-        buffer_read, buffer_written = result.moved_bits(machine.buffer_of("output").name, "output")
-        assert buffer_read == buffer_written
-
-    moved = result.energy_pj
-    assert set(moved) == {memory.name for memory in machine.memories} | {"processing_elements"}
-
-
-@given(cases())
-def test_compute_is_bounded_by_the_grid(case: Case) -> None:
-    result, _, _ = run(case)
     element, precision = case.accelerator.processing_element, case.precision
     lanes, cycles = element.lanes(precision), element.cycles_per_step(precision)
     pes = case.accelerator.grid.pe_count
-    assert result.active_pe_cycles <= result.compute_cycles * pes
     assert result.macs * cycles <= result.active_pe_cycles * lanes
+    assert result.active_pe_cycles <= result.compute_cycles * pes
     assert 0 < result.pe_utilization <= 1
-    assert result.compute_cycles >= math.ceil(result.macs / (pes * lanes)) * cycles
+    memories = {memory.name for memory in case.accelerator.memories}
+    assert set(result.energy_pj) == memories | {"processing_elements"}
 
 
-@given(cases(max_macs=300), st.integers(1, 4))
-def test_more_bandwidth_never_costs_cycles(case: Case, factor: int) -> None:
-    weights, inputs = case.operands()
-    machine = case.accelerator
-    dram = machine.dram
-    faster = dram.model_copy(update={"bandwidth_bits_per_cycle": dram.bandwidth_bits_per_cycle * factor})
-    quick = machine.model_copy(update={"memories": (faster, *machine.memories[1:])})
-    cycles = [
-        simulate_reference(case.layer, case.precision, tile, case.mapping, weights, inputs)[0].total_cycles
-        for tile in (machine, quick)
-    ]
-    assert cycles[1] <= cycles[0]
+@pytest.mark.parametrize("dataflow", DATAFLOWS)
+def test_reference_is_right(dataflow: Dataflow) -> None:
+    @share_of_examples
+    @given(cases(dataflow))
+    def check(case: Case) -> None:
+        weights, inputs = case.operands()
+        result, outputs = simulate_reference(
+            case.layer, case.precision, case.accelerator, case.mapping, weights, inputs
+        )
+        check_values(outputs, case)
+        check_conservation(result, case)
+        check_registers(result, case)
+        check_sums(result, case)
+
+    check()
+
+
+def test_values_do_not_change_time() -> None:
+    """No PE of this version looks at its operands: zeros take as long as anything."""
+
+    @settings(max_examples=20)
+    @given(cases(max_macs=100))
+    def check(case: Case) -> None:
+        weights, inputs = case.operands()
+        results = [
+            simulate_reference(case.layer, case.precision, case.accelerator, case.mapping, *operands)[0]
+            for operands in ((weights, inputs), (0 * weights, 0 * inputs))
+        ]
+        assert results[0] == results[1]
+
+    check()

@@ -64,11 +64,12 @@ def test_graph_rounds_as_numpy_does(format, scheme):
     powers = np.ldexp(1.0, np.arange(-30, 6))
     ties = np.outer(powers, [1, -1, 1.0625, 1.1875, 1.3125, 1 - 2**-24]).ravel()
     x = np.concatenate([rng.normal(0, 3, 500), [0.0, -0.0, 1e30, -1e30, 1e-38], ties]).astype(np.float32)
-    ranges = {site: ValueRange(-4.0, 9.0) for site in ("x",)}
-    calibrated = Calibrated(network, ranges, scheme)
+    calibrated = Calibrated(network, {"x": ValueRange(-4.0, 9.0)}, scheme)
     assignment = {network.layers[0].name: LayerPrecision(weight=FP32, input=Format(format))}
     feed = {"x": x[:, None]}
-    expected = quantise_activation(x, activation_parameters(-4.0, 9.0, format, scheme)).values if format != "fp32" else x
+    expected = x
+    if format != "fp32":
+        expected = quantise_activation(x, activation_parameters(-4.0, 9.0, format, scheme)).values
     for output in (QuantisedSession(calibrated).runner(assignment)(feed),
                    run_model(fake_quantised_model(calibrated, assignment), feed)):
         np.testing.assert_array_equal(output[0][:, 0], expected)
@@ -207,8 +208,8 @@ def test_both_operands_of_an_attention_product_are_quantised():
     calibrated = Calibrated(network, calibrate(network, [feed]))
     precision = LayerPrecision(weight=Format("int3"), input=Format("int5"))
     a, b = (
-        quantise_activation(feed[key], activation_parameters(float(feed[key].min()), float(feed[key].max()), format)).values
-        for key, format in (("a", "int5"), ("b", "int3"))
+        quantise_activation(x, activation_parameters(float(x.min()), float(x.max()), format)).values
+        for x, format in ((feed["a"], "int5"), (feed["b"], "int3"))
     )
     assert quantised_weight(network, "scores", precision) is None
     for output in (QuantisedSession(calibrated).runner({"scores": precision})(feed),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from math import prod
 from typing import Any
@@ -10,7 +11,9 @@ import pytest
 
 from hw_configs import dump_accelerator, list_presets, load_accelerator, open_accelerator
 from simulator.accelerator import Accelerator, SystolicPassing
-from simulator.layer import OPERANDS, RELEVANT_DIMS, Operand
+from simulator.engine import simulate
+from simulator.layer import DIMS, OPERANDS, RELEVANT_DIMS, Layer, Operand
+from simulator.mapping import Mapping
 from simulator.precision import LayerPrecision
 from simulator.processing_elements import BitFusionElement
 
@@ -90,6 +93,46 @@ def test_buffers_hold_two_tiles_of_a_full_grid_of_a_matrix_product(name: str) ->
     for buffer in accelerator.buffers:
         assert buffer.double_buffer
         assert 2 * sum(bits(operand) for operand in buffer.keeps) <= buffer.size_bits
+
+
+def full_grid_mapping(accelerator: Accelerator, layer: Layer, precision: LayerPrecision) -> Mapping:
+    """Fill lanes and axes one after the other; the buffer tile is what the grid holds at once."""
+    sizes = [("lanes", accelerator.processing_element.lanes(precision), accelerator.grid.lane_unroll)]
+    sizes += [(axis.name, axis.size, axis.unroll) for axis in accelerator.grid.axes]
+    unrolled = dict.fromkeys(DIMS, 1)
+    spatial: dict[str, dict[str, int]] = {}
+    for name, size, dims in sizes:
+        spatial[name] = {}
+        for dim in dims:
+            spatial[name][dim] = min(size, -(-layer.extent(dim) // unrolled[dim]))
+            unrolled[dim] *= spatial[name][dim]
+            size //= spatial[name][dim]
+    tile = {dim: min(layer.extent(dim), unrolled[dim]) for dim in DIMS}
+    return Mapping.model_validate_json(json.dumps({
+        "spatial": spatial,
+        "levels": [{"level": "dram", "order": DIMS}, {"level": "buffer", "tile": tile}, {"level": "register"}],
+        "double_buffer": OPERANDS,
+    }))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "dims",
+    [
+        {},
+        {"K": 10, "C": 64},
+        {"P": 4096, "K": 4096, "C": 4096},
+        {"K": 64, "C": 3, "P": 112, "Q": 112, "R": 7, "S": 7},
+        {"G": 144, "P": 56, "Q": 56, "R": 3, "S": 3},
+    ],
+    ids=["one product", "classifier", "matrix product", "first convolution", "depthwise"],
+)
+def test_layers_of_any_size_run_double_buffered(name: str, dims: dict[Any, int]) -> None:
+    accelerator = open_accelerator(name)
+    layer, precision = Layer(name="layer", dims=dims), LayerPrecision()
+    result = simulate(layer, precision, accelerator, full_grid_mapping(accelerator, layer, precision), engine="bound")
+    assert result.total_cycles > 0
+    assert all(energy >= 0 for energy in result.energy_pj.values())
 
 
 @pytest.mark.parametrize("name", NAMES)

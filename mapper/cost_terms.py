@@ -1,0 +1,378 @@
+"""The cost of a mapping as sums of products with one factor a block: what ``simulator.bound`` computes, laid out for search.
+
+A *variant* fixes what cannot be a number: which operand the DRAM loops hold (its irrelevant loops are innermost), which the
+registers hold, and what bypasses. Within a variant every quantity is ``coefficient · ∏_blocks column``:
+
+- cycles of the grid (an upper row: what cannot overlap) and of the DRAM channel; latency is the larger of the two;
+- energy, as one sum;
+- sizes of tiles against the capacities.
+
+Terms are exact integers times a coefficient; ``evaluate`` gives floats, so the search treats its own sums as
+estimates to about 1e-12 and asks the simulator for the truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from mapper.candidates import BLOCKS, Block
+from simulator.accelerator import Accelerator
+from simulator.kernels import non_dominated
+from simulator.layer import DIMS, OPERANDS, RELEVANT_DIMS, Dim, Layer, Operand
+from simulator.plan import grid_timing
+from simulator.precision import LayerPrecision
+
+Floats = npt.NDArray[np.float64]
+IRRELEVANT: dict[Operand, tuple[Dim, ...]] = {
+    operand: tuple(dim for dim in DIMS if dim not in RELEVANT_DIMS[operand]) for operand in OPERANDS
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Which operands the loop orders hold, and which one bypasses its buffer.
+
+    ``held_by_registers`` None: every operand is fetched anew for each register tile.
+    """
+
+    held_by_dram: Operand
+    held_by_registers: Operand | None
+    bypass: Operand | None
+
+
+@dataclass(frozen=True)
+class Term:
+    """``coefficient · ∏ factors``; ``factors`` holds one array (rows of the block,) for each block, or None for 1.
+
+    """
+
+    name: str
+    coefficient: float
+    factors: tuple[npt.NDArray[np.int64] | None, ...]
+    floor: float = 0.0
+
+    @property
+    def smallest(self) -> float:
+        """Lower bound of the term over all choices: ``floor``, where something better is known than the factors
+        show each on its own."""
+        value = self.coefficient
+        for factor in self.factors:
+            value *= 1.0 if factor is None else float(factor.min())
+        return max(value, self.floor)
+
+    def at(self, rows: Sequence[int]) -> float:
+        """Value for one row of each block."""
+        value = self.coefficient
+        for factor, row in zip(self.factors, rows, strict=True):
+            if factor is not None:
+                value *= float(factor[row])
+        return value
+
+
+@dataclass(frozen=True)
+class Exposed:
+    """Cycles in which the grid waits for one operand's tiles.
+
+    Double-buffered, only the first load (or the last write-back) shows: ``doubled``. Else all of them do:
+    ``single + single_constant``.
+    """
+
+    operand: Operand
+    doubled: Term
+    single: Term
+    single_constant: float
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """``Σ bits of the tiles ≤ size_bits``. ``doubled``: whether a tile may be kept twice."""
+
+    memory: str
+    size_bits: int
+    tiles: dict[Operand, Term]
+    doubled: bool
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """All terms of one variant. Costs are sums of terms plus a constant.
+
+    ``grid`` and ``channel`` are in cycles, ``energy`` in pJ.
+    """
+
+    variant: Variant
+    blocks: tuple[Block, ...]
+    grid: tuple[Term, ...]
+    grid_constant: float
+    exposed: tuple[Exposed, ...]
+    channel: tuple[Term, ...]
+    channel_constant: float
+    energy: tuple[Term, ...]
+    energy_constant: float
+    capacities: tuple[Capacity, ...]
+    axis_sizes: tuple[int, ...]
+
+
+class _Builder:
+    """Collects the terms of one variant."""
+
+    def __init__(
+        self, blocks: tuple[Block, ...], layer: Layer, precision: LayerPrecision, accelerator: Accelerator,
+        variant: Variant,
+    ) -> None:
+        self.blocks, self.layer, self.precision = blocks, layer, precision
+        self.accelerator, self.variant = accelerator, variant
+        self.timing = grid_timing(accelerator)
+        self.bits = {operand: precision.stored_bits(operand) for operand in OPERANDS}
+
+    def term(self, name: str, coefficient: float, *, pair: str = "", **columns: str) -> Term:
+        """Make a term: ``columns`` maps a dimension to the name of its column, ``pair`` names the column of both
+        pair blocks."""
+        factors: list[npt.NDArray[np.int64] | None] = []
+        for block, dims in zip(self.blocks, BLOCKS, strict=True):
+            product: npt.NDArray[np.int64] | None = None
+            names = [f"{columns[dim]}_{dim}" for dim in dims if dim in columns]
+            if pair and len(dims) == 2:
+                names.append(pair)
+            for column in names:
+                values = block.columns[column]
+                product = values if product is None else product * values
+            if product is not None and (product == 1).all():
+                product = None
+            factors.append(product)
+        return Term(name, coefficient, tuple(factors))
+
+    def tile(self, operand: Operand, column: str, input_column: str, name: str) -> Term:
+        """Bits of a tile of an operand."""
+        bits = self.bits[operand]
+        if operand == "input":
+            return self.term(name, bits, pair=input_column, G=column, N=column, C=column)
+        dims = {dim: column for dim in DIMS if dim in RELEVANT_DIMS[operand]}
+        return self.term(name, bits, **dims)
+
+    def refetch(self, operand: Operand) -> dict[str, str]:
+        """Columns of the trips that fetch an operand from DRAM again."""
+        if operand == self.variant.held_by_dram and operand != self.variant.bypass:
+            return {}
+        return {dim: "trips" for dim in IRRELEVANT[operand]}
+
+    def refetch_grid(self, operand: Operand) -> dict[str, str]:
+        """Columns of the trips that fetch an operand from its buffer again."""
+        column = "trips" if operand == self.variant.held_by_registers else "fetches"
+        return {dim: column for dim in IRRELEVANT[operand]}
+
+    def dram_terms(self) -> dict[str, Term]:
+        """Bits between DRAM and chip: weight, input, and partial sums in each direction (constants apart)."""
+        layer, bits = self.layer, self.bits
+        plain_inputs = layer.extent("G") * layer.extent("N") * layer.extent("C")
+        pair = "input_grid_sum" if self.variant.bypass == "input" else "input_sum"
+        return {
+            "weight": self.term("weight", layer.weight_count * bits["weight"], **self.refetch("weight")),
+            "input": self.term("input", plain_inputs * bits["input"], pair=pair, **self.refetch("input")),
+            "output": self.term("output", layer.output_count * bits["output"], **self.refetch("output")),
+        }
+
+    @staticmethod
+    def scaled(term: Term, factor: float, name: str) -> Term:
+        """The same product with another coefficient."""
+        return Term(name, term.coefficient * factor, term.factors, term.floor * factor)
+
+    def grid_terms(self, dram: dict[str, Term], constant_bits: int) -> tuple[tuple[Term, ...], float]:
+        """Cycles that cannot overlap on the grid's timeline (``simulator.bound``)."""
+        timing, memory = self.timing, self.accelerator.dram
+        bandwidth = memory.bandwidth_bits_per_cycle
+        step = self.accelerator.processing_element.cycles_per_step(self.precision)
+        all_steps = {dim: "steps" for dim in DIMS}
+        compute = self.term("compute", step, **all_steps)
+        terms = [replace(compute, floor=step * self.fewest_steps())]
+        constant = float(memory.latency_cycles) + constant_bits / bandwidth
+        if timing.stationary is None:
+            constant += timing.tail_cycles
+        else:
+            streamed = IRRELEVANT[timing.stationary]
+            inside = 0 if timing.overlap else timing.tail_cycles
+            constant += timing.tail_cycles - inside
+            folds = {dim: ("trips" if dim in streamed else "steps") for dim in DIMS}
+            events = {dim: "trips" for dim in DIMS}
+            if self.variant.bypass is not None:
+                events = folds
+            if timing.preload:
+                terms.append(self.term("load", timing.load_cycles, **events))
+                if inside:
+                    terms.append(self.term("tail", inside, **folds))
+            elif timing.load_cycles + inside:
+                terms.append(self.term("load", timing.load_cycles + inside, **folds))
+        return tuple(terms), constant
+
+    def fewest_steps(self) -> int:
+        """Fewest steps that any unrolling allows: the axes are shared, which single blocks do not see."""
+        sizes = np.array(
+            [*(axis.size for axis in self.accelerator.grid.axes),
+             self.accelerator.processing_element.lanes(self.precision)]
+        )
+        fewest: dict[tuple[int, ...], int] = {(1,) * len(sizes): 1}
+        for block, dims in zip(self.blocks, BLOCKS, strict=True):
+            steps = np.ones(block.size, dtype=np.int64)
+            for dim in dims:
+                steps = steps * block.columns[f"steps_{dim}"]
+            table = np.column_stack([block.axis_use, steps])
+            options = np.unique(table[non_dominated(np.ascontiguousarray(table))], axis=0)
+            following: dict[tuple[int, ...], int] = {}
+            for used, count in fewest.items():
+                for *use, more in options.tolist():
+                    together = tuple(np.multiply(used, use).tolist())
+                    if (np.array(together) <= sizes).all():
+                        total = count * more
+                        if total < following.get(together, total + 1):
+                            following[together] = total
+            fewest = following
+        return min(fewest.values())
+
+    def exposed(self, dram: dict[str, Term]) -> tuple[Exposed, ...]:
+        """Waits for each operand's tiles, double-buffered and not."""
+        layer, precision = self.layer, self.precision
+        bandwidth = self.accelerator.dram.bandwidth_bits_per_cycle
+        found = []
+        operand: Operand
+        for operand in ("weight", "input"):
+            bypasses = operand == self.variant.bypass
+            first = self.tile(
+                operand, "first_grid" if bypasses else "tile", "input_first_grid" if bypasses else "input_first",
+                f"first_{operand}",
+            )
+            doubled = self.scaled(first, 1 / bandwidth, f"first_{operand}")
+            found.append(Exposed(operand, doubled, self.scaled(dram[operand], 1 / bandwidth, f"all_{operand}"), 0.0))
+        finished = layer.output_count * precision.output.bits
+        spilled = layer.output_count * self.bits["output"]
+        every_write = self.scaled(dram["output"], 2 / bandwidth, "all_output")
+        found.append(
+            Exposed("output", self._last_write(bandwidth), every_write, (finished - 2 * spilled) / bandwidth)
+        )
+        return tuple(found)
+
+    def _last_write(self, bandwidth: int) -> Term:
+        if self.variant.bypass == "output":
+            return self.term("last_write", self.precision.output.bits / bandwidth)
+        dims = {dim: "last" for dim in DIMS if dim in RELEVANT_DIMS["output"]}
+        return self.term("last_write", self.precision.output.bits / bandwidth, **dims)
+
+    def energy_terms(self, dram: dict[str, Term]) -> tuple[tuple[Term, ...], float]:
+        """Energy in pJ, exactly as ``simulator.counts`` has it."""
+        layer, precision, machine, bits = self.layer, self.precision, self.accelerator, self.bits
+        memory = machine.dram
+        element = machine.processing_element
+        terms: list[Term] = []
+        out_bits = layer.output_count * bits["output"]
+        constant = precision.parameter_bits(layer) * memory.read_energy_pj_per_bit
+        constant += layer.output_count * precision.output.bits * memory.write_energy_pj_per_bit
+        constant -= out_bits * (memory.read_energy_pj_per_bit + memory.write_energy_pj_per_bit)
+        per_bit = {
+            "weight": memory.read_energy_pj_per_bit,
+            "input": memory.read_energy_pj_per_bit,
+            "output": memory.read_energy_pj_per_bit + memory.write_energy_pj_per_bit,
+        }
+        plain_inputs = layer.extent("G") * layer.extent("N") * layer.extent("C")
+        for operand in OPERANDS:
+            if operand != self.variant.bypass:
+                buffer = machine.buffer_of(operand)
+                read, write = buffer.read_energy_pj_per_bit, buffer.write_energy_pj_per_bit
+                pair = "input_grid_sum" if operand == "input" else ""
+                count = {
+                    "weight": layer.weight_count, "input": plain_inputs, "output": layer.output_count,
+                }[operand] * bits[operand]
+                again = self.refetch_grid(operand)
+                if operand == "output":
+                    # Visits write, all but the first read; a visit from DRAM fills, all write back.
+                    terms.append(self.term("grid_output", count * (read + write), pair=pair, **again))
+                    per_bit[operand] += read + write
+                    constant -= count * (read + write)
+                else:
+                    terms.append(self.term(f"grid_{operand}", count * read, pair=pair, **again))
+                    per_bit[operand] += write
+            terms.append(self.scaled(dram[operand], per_bit[operand], f"dram_{operand}"))
+        active = element.energy_pj_per_cycle * element.cycles_per_step(precision)
+        for operand in OPERANDS:
+            file = machine.registers_of(operand)
+            if file is None:
+                continue
+            if operand == "output":
+                active += bits[operand] * (file.read_energy_pj_per_bit + file.write_energy_pj_per_bit)
+            else:
+                constant += layer.macs * bits[operand] * file.read_energy_pj_per_bit
+        if active:
+            terms.append(self.term("active", active, **{dim: "active" for dim in DIMS}))
+        return tuple(terms), constant
+
+    def capacities(self) -> tuple[Capacity, ...]:
+        """Limits of the buffers and of the registers."""
+        found = []
+        for buffer in self.accelerator.buffers:
+            tiles: dict[Operand, Term] = {
+                operand: self.tile(operand, "tile", "input_tile", f"tile_{operand}")
+                for operand in buffer.keeps
+                if operand != self.variant.bypass
+            }
+            if tiles:
+                found.append(Capacity(buffer.name, buffer.size_bits, tiles, buffer.double_buffer))
+        for file in self.accelerator.register_files:
+            tiles = {
+                operand: self.tile(operand, "register", "input_register", f"register_{operand}")
+                for operand in file.keeps
+            }
+            found.append(Capacity(file.name, file.size_bits, tiles, False))
+        return tuple(found)
+
+
+def build_cost_model(
+    blocks: tuple[Block, ...], layer: Layer, precision: LayerPrecision, accelerator: Accelerator, variant: Variant
+) -> CostModel:
+    """Lay out the cost of every mapping of a variant."""
+    builder = _Builder(blocks, layer, precision, accelerator, variant)
+    dram = builder.dram_terms()
+    parameters = precision.parameter_bits(layer)
+    grid, grid_constant = builder.grid_terms(dram, parameters)
+    bandwidth, latency = accelerator.dram.bandwidth_bits_per_cycle, accelerator.dram.latency_cycles
+    spilled = layer.output_count * precision.stored_bits("output")
+    finished = layer.output_count * precision.output.bits
+    channel = tuple(
+        builder.scaled(dram[operand], (2 if operand == "output" else 1) / bandwidth, f"channel_{operand}")
+        for operand in OPERANDS
+    )
+    energy, energy_constant = builder.energy_terms(dram)
+    return CostModel(
+        variant=variant,
+        blocks=blocks,
+        grid=grid,
+        grid_constant=grid_constant,
+        exposed=builder.exposed(dram),
+        channel=channel,
+        channel_constant=latency + (parameters + finished - 2 * spilled) / bandwidth,
+        energy=energy,
+        energy_constant=energy_constant,
+        capacities=builder.capacities(),
+        axis_sizes=(
+            *(axis.size for axis in accelerator.grid.axes),
+            accelerator.processing_element.lanes(precision),
+        ),
+    )
+
+
+def variants(layer: Layer, accelerator: Accelerator) -> tuple[Variant, ...]:
+    """All variants of a machine: three operands in DRAM, three in the registers (or the stationary one), bypasses."""
+    stationary = grid_timing(accelerator).stationary
+    kept: tuple[Operand | None, ...] = tuple(
+        operand for operand in OPERANDS if accelerator.registers_of(operand) is not None
+    )
+    if stationary is not None:
+        kept = (stationary,)
+    found = []
+    for held in OPERANDS:
+        for registers in kept or (None,):
+            found.append(Variant(held, registers, None))
+            if registers is not None and registers in accelerator.buffer_of(registers).may_bypass:
+                found.append(Variant(held, registers, registers))
+    return tuple(found)

@@ -1,0 +1,106 @@
+"""A good start: coordinate descent on the model's cost, before anything is proven."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mapper.cost_terms import CostModel, Term
+from mapper.solution import OBJECTIVES, Objective
+from simulator.kernels import descent as kernel
+from simulator.layer import OPERANDS, Operand
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One choice in a variant: a row of each block, the operands double-buffered, and the model's cost."""
+
+    rows: tuple[int, ...]
+    double_buffer: tuple[Operand, ...]
+    cost: float
+
+
+def may_double(model: CostModel) -> tuple[bool, ...]:
+    """Whether each operand may be double-buffered at all."""
+    allowed = {operand for capacity in model.capacities if capacity.doubled for operand in capacity.tiles}
+    return tuple(operand in allowed for operand in OPERANDS)
+
+
+def kernel_input(model: CostModel, objective: Objective, event_price_cycles: float = 0.0) -> kernel.DescentInput:
+    """Lay a cost model out for the kernel."""
+    terms: list[tuple[Term, int, int, int]] = []
+    terms += [(term, kernel.GRID, 0, 0) for term in model.grid]
+    if event_price_cycles > 0:
+        trips = tuple(
+            np.prod([block.columns[f"trips_{choice.dim}"] for choice in block.choices], axis=0)
+            for block in model.blocks
+        )
+        price = Term("events", event_price_cycles, trips)
+        terms += [(price, kernel.GRID, 0, 0), (price, kernel.CHANNEL, 0, 0)]
+    terms += [(term, kernel.CHANNEL, 0, 0) for term in model.channel]
+    terms += [(term, kernel.ENERGY, 0, 0) for term in model.energy]
+    single_constant = np.zeros(3)
+    for exposed in model.exposed:
+        which = OPERANDS.index(exposed.operand)
+        terms += [(exposed.doubled, kernel.DOUBLED, which, 0), (exposed.single, kernel.SINGLE, which, 0)]
+        single_constant[which] = exposed.single_constant
+    for place, capacity in enumerate(model.capacities):
+        terms += [(term, kernel.TILE, OPERANDS.index(o), place) for o, term in capacity.tiles.items()]
+    sizes = [block.size for block in model.blocks]
+    factors = np.ones((sum(sizes), len(terms)))
+    starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    for t, (term, *_) in enumerate(terms):
+        for b, factor in enumerate(term.factors):
+            if factor is not None:
+                factors[starts[b] : starts[b + 1], t] = factor
+    return kernel.DescentInput(
+        factors=factors,
+        block_start=starts,
+        axis_use=np.concatenate([block.axis_use for block in model.blocks]),
+        axis_size=np.array(model.axis_sizes, dtype=np.int64),
+        coefficient=np.array([term.coefficient for term, *_ in terms], dtype=np.float64),
+        kind=np.array([kind for _, kind, _, _ in terms], dtype=np.int64),
+        operand=np.array([operand for _, _, operand, _ in terms], dtype=np.int64),
+        capacity=np.array([place for *_, place in terms], dtype=np.int64),
+        capacity_size=np.array([capacity.size_bits for capacity in model.capacities], dtype=np.float64),
+        capacity_doubles=np.array([capacity.doubled for capacity in model.capacities]),
+        may_double=np.array(may_double(model)),
+        grid_constant=float(model.grid_constant),
+        channel_constant=float(model.channel_constant),
+        energy_constant=float(model.energy_constant),
+        single_constant=single_constant,
+        objective=OBJECTIVES.index(objective),
+    )
+
+
+def smallest_rows(model: CostModel) -> np.ndarray:
+    """Row of each block with the smallest tiles: it fits if anything does."""
+    found = []
+    for block in model.blocks:
+        size = np.ones(block.size)
+        for name, column in block.columns.items():
+            if name.startswith(("tile_", "register_")) or name in ("input_tile", "input_register"):
+                size *= column
+        found.append(int(np.argmin(size * block.axis_use.prod(axis=1))))
+    return np.array(found, dtype=np.int64)
+
+
+def descend(
+    model: CostModel, objective: Objective, *, starts: int = 40, seed: int = 1, event_price_cycles: float = 0.0
+) -> list[Candidate]:
+    """Ends of several descents, cheapest first, each once. Empty if nothing fits.
+
+    ``event_price_cycles`` is added for each pass of the tile loop; costs then include it.
+    """
+    data = kernel_input(model, objective, event_price_cycles)
+    first = data.block_start[:-1] + smallest_rows(model)
+    rows, costs, masks = kernel.random_descents(data, first, starts, seed)
+    found: dict[tuple[int, ...], Candidate] = {}
+    for row, cost, mask in zip(rows, costs, masks, strict=True):
+        if not np.isfinite(cost):
+            continue
+        local = tuple(int(r) for r in row - data.block_start[:-1])
+        doubled = tuple(operand for i, operand in enumerate(OPERANDS) if (int(mask) >> i) & 1)
+        found.setdefault(local, Candidate(local, doubled, float(cost)))
+    return sorted(found.values(), key=lambda candidate: candidate.cost)

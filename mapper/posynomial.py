@@ -1,0 +1,176 @@
+"""The search's problem in its purest form: choose one row of each block.
+
+    minimise   max_i (constant_i + Σ_t coefficient_t · ∏_b factor_tb[row_b])
+    subject to Σ_t coefficient_t · ∏_b factor_tb[row_b] ≤ size_j        for each limit j
+
+A *subproblem* is a variant with the set of double-buffered operands fixed, under one objective. Energy has one
+sum, latency two (the grid's and the channel's), and the energy-delay product two, whose terms are products of theirs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mapper.candidates import Block
+from mapper.cost_terms import CostModel, Term, Variant
+from mapper.solution import Objective
+from simulator.kernels import non_dominated
+from simulator.layer import Operand
+
+Rows = list[npt.NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class Sum:
+    """``constant + Σ terms``."""
+
+    constant: float
+    terms: tuple[Term, ...]
+
+    def at(self, rows: tuple[int, ...]) -> float:
+        """Value for one row of each block."""
+        return self.constant + sum(term.at(rows) for term in self.terms)
+
+
+@dataclass(frozen=True)
+class Limit:
+    """``Σ terms ≤ size``; ``name`` says of what."""
+
+    name: str
+    size: float
+    terms: tuple[Term, ...]
+
+
+@dataclass(frozen=True)
+class Subproblem:
+    """One pure problem. ``double_buffer`` is what was fixed besides the variant."""
+
+    model: CostModel
+    double_buffer: tuple[Operand, ...]
+    sums: tuple[Sum, ...]
+    limits: tuple[Limit, ...]
+
+    @property
+    def variant(self) -> Variant:
+        """The loop orders and bypass that this subproblem stands for."""
+        return self.model.variant
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """Candidate rows."""
+        return self.model.blocks
+
+    def cost(self, rows: tuple[int, ...]) -> float:
+        """The model's cost of one choice, in the objective's unit."""
+        return max(total.at(rows) for total in self.sums)
+
+
+def _scaled(term: Term, factor: float) -> Term:
+    return Term(term.name, term.coefficient * factor, term.factors, term.floor * factor)
+
+
+def _product(left: Sum, right: Sum) -> Sum:
+    terms = [_scaled(term, right.constant) for term in left.terms if right.constant]
+    terms += [_scaled(term, left.constant) for term in right.terms if left.constant]
+    for one in left.terms:
+        for other in right.terms:
+            factors = tuple(
+                a if b is None else b if a is None else a * b for a, b in zip(one.factors, other.factors, strict=True)
+            )
+            terms.append(Term(f"{one.name}·{other.name}", one.coefficient * other.coefficient, factors,
+                              floor=one.smallest * other.smallest))
+    return Sum(left.constant * right.constant, tuple(terms))
+
+
+def build_subproblem(
+    model: CostModel, double_buffer: tuple[Operand, ...], objective: Objective, *, relaxed: bool = False
+) -> Subproblem:
+    """Fix the double-buffered operands of a variant.
+
+    ``relaxed``: double buffering takes no room. Such a subproblem is a relaxation of all those of its variant that
+    double-buffer no more operands, so that nothing cheap in it means nothing cheap in any of them.
+    """
+    grid_terms = list(model.grid)
+    grid_constant = model.grid_constant
+    for exposed in model.exposed:
+        if exposed.operand in double_buffer:
+            grid_terms.append(exposed.doubled)
+        else:
+            grid_terms.append(exposed.single)
+            grid_constant += exposed.single_constant
+    grid = Sum(grid_constant, tuple(grid_terms))
+    channel = Sum(model.channel_constant, model.channel)
+    energy = Sum(model.energy_constant, model.energy)
+    sums = {
+        "latency": (grid, channel),
+        "energy": (energy,),
+        "edp": (_product(grid, energy), _product(channel, energy)),
+    }[objective]
+    limits = []
+    for capacity in model.capacities:
+        terms = tuple(
+            _scaled(term, 2.0) if capacity.doubled and operand in double_buffer and not relaxed else term
+            for operand, term in capacity.tiles.items()
+        )
+        limits.append(Limit(capacity.memory, float(capacity.size_bits), terms))
+    for axis, size in enumerate(model.axis_sizes):
+        use = tuple(block.axis_use[:, axis] for block in model.blocks)
+        limits.append(Limit(f"axis {axis}", float(size), (Term(f"axis {axis}", 1.0, use),)))
+    return Subproblem(model, double_buffer, sums, tuple(limits))
+
+
+def _row_bounds(terms: tuple[Term, ...], rows: Rows) -> list[npt.NDArray[np.float64]]:
+    """Lower bounds of a sum for each row of each block: the other blocks at their best, term by term."""
+    bounds = [np.zeros(len(kept)) for kept in rows]
+    for term in terms:
+        smallest = [1.0 if f is None else float(f[kept].min()) for f, kept in zip(term.factors, rows, strict=True)]
+        for b, factor in enumerate(term.factors):
+            others = term.coefficient
+            for other, value in enumerate(smallest):
+                if other != b:
+                    others *= value
+            bounds[b] += np.maximum(term.floor, others if factor is None else others * factor[rows[b]])
+    return bounds
+
+
+def surviving_rows(problem: Subproblem, below: float) -> tuple[Rows | None, float]:
+    """Drop rows that cannot be part of a choice that costs less than ``below``.
+
+    Returns the rows kept of each block (None where no choice is left) and a lower bound of the subproblem.
+    """
+    rows: Rows = [np.arange(block.size) for block in problem.blocks]
+    slack = 1 + 1e-9
+    lowest = -np.inf
+    while True:
+        before = sum(len(kept) for kept in rows)
+        for total in problem.sums:
+            bounds = _row_bounds(total.terms, rows)
+            lowest = max(lowest, total.constant + max(float(bound.min()) for bound in bounds))
+            rows = [kept[total.constant + bound < below] for kept, bound in zip(rows, bounds, strict=True)]
+            if any(len(kept) == 0 for kept in rows):
+                return None, below
+        for limit in problem.limits:
+            bounds = _row_bounds(limit.terms, rows)
+            rows = [kept[bound <= limit.size * slack] for kept, bound in zip(rows, bounds, strict=True)]
+            if any(len(kept) == 0 for kept in rows):
+                return None, below
+        if sum(len(kept) for kept in rows) == before:
+            break
+    return [_undominated(problem, b, kept) for b, kept in enumerate(rows)], lowest
+
+
+def _undominated(problem: Subproblem, b: int, kept: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Of the rows of one block, keep those that no other matches or beats in every factor."""
+    columns = []
+    for group in (*problem.sums, *problem.limits):
+        for term in group.terms:
+            factor = term.factors[b]
+            if factor is not None:
+                columns.append(factor[kept])
+    if not columns:
+        return kept[:1]
+    table = np.unique(np.column_stack(columns), axis=1)
+    return kept[non_dominated(np.ascontiguousarray(table.astype(np.int64)))]
