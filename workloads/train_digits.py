@@ -253,12 +253,12 @@ def predict(parameters: Parameters, images: Array) -> Array:
 
 
 def _normal(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int) -> Array:
-    return (rng.standard_normal(shape) * np.sqrt(2.0 / fan_in)).astype(np.float32)
+    return np.asarray(rng.standard_normal(shape) * np.sqrt(2.0 / fan_in), np.float32)
 
 
 def _shifted(images: Array, rng: np.random.Generator) -> Array:
     """Move each image by -1, 0 or 1 pixels in both directions; what comes in from outside is zero."""
-    padded = np.pad(images, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    padded: Array = np.pad(images, ((0, 0), (0, 0), (1, 1), (1, 1)))
     rows, columns = rng.integers(0, 3, (2, len(images)))
     eight = np.arange(8)
     moved: Array = padded[

@@ -1,4 +1,4 @@
-"""A few rows of other people's results, kept with the project (each file's head says whose), for the claims made of them.
+"""A few rows of other people's results, kept with the project for the claims made of them; each file says whose.
 
 ``python -m benchmarks.reference`` compares the whole sets, where they are at hand.
 """

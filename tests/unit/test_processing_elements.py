@@ -43,7 +43,7 @@ def w_a(weight_bits: int, input_bits: int) -> LayerPrecision:
 
 
 @pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("signs", itertools.product(("int", "uint"), repeat=2), ids="-".join)
+@pytest.mark.parametrize("signs", list(itertools.product(("int", "uint"), repeat=2)), ids="-".join)
 def test_dot_is_the_sum_of_products(name: str, signs: tuple[str, str]) -> None:
     element: ProcessingElement = ALL[name]
     rng = np.random.default_rng(7)

@@ -23,9 +23,10 @@ import numpy as np
 
 COPIES = 4  # of each type: two for evaluation, two for calibration
 _WORDS = (
-    "alpha bridge copper delta engine forest garden harbour island journey kettle ladder mountain needle orange "
-    "pepper quarry river silver timber umbrella valley window yellow zebra anchor basket candle dragon emerald"
-).split()
+    "alpha", "bridge", "copper", "delta", "engine", "forest", "garden", "harbour", "island", "journey", "kettle",
+    "ladder", "mountain", "needle", "orange", "pepper", "quarry", "river", "silver", "timber", "umbrella", "valley",
+    "window", "yellow", "zebra", "anchor", "basket", "candle", "dragon", "emerald",
+)
 
 
 def made_files() -> Iterator[tuple[str, str, bytes]]:
@@ -175,5 +176,6 @@ def _markup(rng: np.random.Generator) -> bytes:
 def _settings(rng: np.random.Generator) -> bytes:
     lines = []
     for section in dict.fromkeys(_words(rng, 5)):
-        lines += [f"[{section}]", *(f"{key} = {int(rng.integers(0, 100))}" for key in dict.fromkeys(_words(rng, 4))), ""]
+        keys = dict.fromkeys(_words(rng, 4))
+        lines += [f"[{section}]", *(f"{key} = {int(rng.integers(0, 100))}" for key in keys), ""]
     return "\n".join(lines).encode()

@@ -104,7 +104,8 @@ def known_files() -> Iterator[tuple[str, tuple[str, ...], bytes]]:
     kinds: dict[str, list[tuple[str, Path]]] = {}
     stdlib = Path(sysconfig.get_paths()["stdlib"])
     # Only the top level and a few sub-packages: what lies deeper are test cases, broken on purpose.
-    for folder in (stdlib, *(stdlib / name for name in ("json", "email", "http", "asyncio", "xml/dom", "idlelib/Icons"))):
+    packages = ("json", "email", "http", "asyncio", "xml/dom", "idlelib/Icons")
+    for folder in (stdlib, *(stdlib / package for package in packages)):
         for path in folder.glob("*"):
             if path.suffix in LABELS:
                 kinds.setdefault(path.suffix, []).append((str(path.relative_to(stdlib)), path))
@@ -132,13 +133,18 @@ def known_files() -> Iterator[tuple[str, tuple[str, ...], bytes]]:
 
 
 class MagikaTask:
-    """Files of known type; one token row each. Raises ``MissingPackageError`` without magika when data are read."""
+    """Files of known type; one token row each.
+
+    ``most`` takes at most so many files in all (0: all), evenly out of the list. Raises ``MissingPackageError`` without
+    magika when data are read.
+    """
 
     name = "magika"
     metric = "accuracy"
 
-    def __init__(self, input_name: str = "bytes") -> None:
+    def __init__(self, input_name: str = "bytes", most: int = 0) -> None:
         self.input_name = input_name
+        self.most = most
 
     @cached_property
     def _files(self) -> tuple[Features, NDArray[np.int32], list[frozenset[int]]]:
@@ -152,6 +158,9 @@ class MagikaTask:
             seen.add(row.tobytes())
             rows.append(row)
             right.append(frozenset(features.labels.index(label) for label in labels))
+        if 0 < self.most < len(rows):
+            kept = [index * len(rows) // self.most for index in range(self.most)]
+            rows, right = [rows[index] for index in kept], [right[index] for index in kept]
         return features, np.stack(rows), right
 
     def _part(self, odd: int) -> tuple[NDArray[np.int32], list[frozenset[int]]]:

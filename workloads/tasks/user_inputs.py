@@ -52,7 +52,7 @@ class UserInputsTask:
         if len(set(counts.values())) > 1 or min(counts.values()) < 2:
             found = ", ".join(f"{name}: {count}" for name, count in counts.items())
             raise NetworkError(
-                Problem("must hold the same number of examples for each input, at least 2", where=str(path), value=found)
+                Problem("must hold the same number of examples for each input, at least 2", str(path), value=found)
             )
         count = next(iter(counts.values()))
         order = np.random.default_rng(SEED).permutation(count)
@@ -90,9 +90,10 @@ class UserInputsTask:
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not hasattr(archive, "files"):
-                raise NetworkError(Problem("holds one array: save with np.savez, names = inputs", where=str(path)))
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise NetworkError(Problem("holds one array: save with np.savez, names = inputs", where=str(path)))
+        with archive:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError as error:
         raise NetworkError(Problem("no such file", where=str(path))) from error

@@ -1,0 +1,1 @@
+"""What the README quotes, each a command that anyone can run (``benchmarks/README.md``)."""

@@ -1,0 +1,154 @@
+"""Bitmosaic: which precision should each layer of a network run in on a multi-precision accelerator?
+
+The public API. What takes long to import (onnxruntime, OR-Tools, Matplotlib) is imported when first used.
+
+>>> import bitmosaic
+>>> network = bitmosaic.open_network("digits_cnn")
+>>> [layer.name for layer in network.layers][:3]
+['conv1', 'conv2', 'depthwise']
+>>> machine = bitmosaic.open_accelerator("bit_fusion")
+>>> machine.grid.pe_count, machine.clock_mhz
+(512, 500.0)
+
+A precision names formats; on Bit Fusion, narrower operands give each processing element more products a cycle:
+
+>>> w4a8 = bitmosaic.LayerPrecision.parse("w4a8")
+>>> w4a8.weight.bits, machine.processing_element.lanes(w4a8)
+(4, 2)
+
+One layer, its best mapping for latency in cycles, and the proof: no mapping takes fewer than ``lower_bound`` cycles.
+
+>>> solution = bitmosaic.map_layer(network.layers[0], w4a8, machine, "latency")
+>>> solution.lower_bound <= solution.cost == solution.result.total_cycles
+True
+
+``explore`` does the whole job; ``bitmosaic explore --help`` is the same on the command line.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bitmosaic._version import __version__
+
+if TYPE_CHECKING:
+    from mapper.network import network_precisions, simulate_network
+
+    from bitmosaic.baseline_cost import uniform_cost
+    from bitmosaic.exploration import Exploration, Point, load_exploration
+    from bitmosaic.explorer import ExplorationInterrupted, explore
+    from bitmosaic.folder import write_outputs
+    from bitmosaic.frames import cycles_frame, energy_frame, front_frame, layers_frame, points_frame
+    from bitmosaic.menu import default_menu
+    from bitmosaic.plots import plot_costs, plot_front, plot_layers, save_figure
+    from bitmosaic.report import energy_table, layers_table, mappings_table, points_table
+    from hw_configs import dump_accelerator, list_presets, open_accelerator, validate_file
+    from mapper.assignment import Assignment, Choice, assign, assignment_front
+    from mapper.search import map_layer
+    from mapper.solution import MappingSolution, SearchBudget
+    from simulator.accelerator import Accelerator
+    from simulator.engine import simulate
+    from simulator.errors import (
+        BitmosaicError,
+        ConfigurationError,
+        InfeasibleError,
+        MappingError,
+        MissingPackageError,
+        NetworkError,
+        PrecisionError,
+    )
+    from simulator.formats import Format
+    from simulator.layer import Layer, VectorOp
+    from simulator.mapping import Mapping, MappingLevel
+    from simulator.precision import LayerPrecision
+    from simulator.result import LayerResult, NetworkResult, VectorResult
+    from workloads import Network, list_networks, open_network
+    from workloads.accuracy import AccuracyEvaluator, AccuracyResult
+    from workloads.sensitivity import Sensitivity, estimate
+    from workloads.tasks import find_task
+
+_HOME = {
+    "bitmosaic.exploration": ("Exploration", "Point", "load_exploration"),
+    "bitmosaic.explorer": ("ExplorationInterrupted", "explore"),
+    "bitmosaic.folder": ("write_outputs",),
+    "bitmosaic.frames": ("cycles_frame", "energy_frame", "front_frame", "layers_frame", "points_frame"),
+    "bitmosaic.menu": ("default_menu",),
+    "bitmosaic.plots": ("plot_costs", "plot_front", "plot_layers", "save_figure"),
+    "bitmosaic.report": ("energy_table", "layers_table", "mappings_table", "points_table"),
+    "bitmosaic.baseline_cost": ("uniform_cost",),
+    "hw_configs": ("dump_accelerator", "list_presets", "open_accelerator", "validate_file"),
+    "mapper.assignment": ("Assignment", "Choice", "assign", "assignment_front"),
+    "mapper.network": ("network_precisions", "simulate_network"),
+    "mapper.search": ("map_layer",),
+    "mapper.solution": ("MappingSolution", "SearchBudget"),
+    "simulator.accelerator": ("Accelerator",),
+    "simulator.engine": ("simulate",),
+    "simulator.errors": (
+        "BitmosaicError", "ConfigurationError", "InfeasibleError", "MappingError", "MissingPackageError",
+        "NetworkError", "PrecisionError",
+    ),
+    "simulator.formats": ("Format",),
+    "simulator.layer": ("Layer", "VectorOp"),
+    "simulator.mapping": ("Mapping", "MappingLevel"),
+    "simulator.precision": ("LayerPrecision",),
+    "simulator.result": ("LayerResult", "NetworkResult", "VectorResult"),
+    "workloads": ("Network", "list_networks", "open_network"),
+    "workloads.accuracy": ("AccuracyEvaluator", "AccuracyResult"),
+    "workloads.sensitivity": ("Sensitivity", "estimate"),
+    "workloads.tasks": ("find_task",),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "Accelerator", "AccuracyEvaluator", "AccuracyResult", "Assignment", "BitmosaicError", "Choice",
+    "ConfigurationError", "Exploration", "ExplorationInterrupted", "Format", "InfeasibleError", "Layer",
+    "LayerPrecision", "LayerResult", "Mapping", "MappingError", "MappingLevel", "MappingSolution",
+    "MissingPackageError", "Network", "NetworkError", "NetworkResult", "Point", "PrecisionError",
+    "SearchBudget", "Sensitivity", "VectorOp", "VectorResult", "__version__", "assign", "assignment_front",
+    "cycles_frame", "default_menu", "dump_accelerator", "energy_frame", "energy_table", "estimate", "explore",
+    "find_task", "front_frame", "layers_frame", "layers_table", "list_networks", "list_presets",
+    "load_exploration", "map_layer", "mappings_table", "network_precisions", "open_accelerator", "open_network",
+    "plot_costs", "plot_front", "plot_layers", "points_frame", "points_table", "save_figure", "simulate",
+    "simulate_network", "uniform_cost", "validate_file", "write_outputs",
+]
+
+
+def _check_own_packages() -> None:
+    """The packages beside this one have common names: refuse to run with somebody else's.
+
+    Raises ``ImportError`` naming each package that is missing, or found elsewhere.
+    """
+    here = Path(__file__).resolve().parent.parent
+    strangers = []
+    for name in ("simulator", "mapper", "workloads", "hw_configs"):
+        spec = importlib.util.find_spec(name)
+        if spec is None:
+            strangers.append(f"{name} (not found)")
+        elif spec.origin is None or Path(spec.origin).resolve().parent != here / name:
+            strangers.append(f"{name} (found at {spec.origin or spec.submodule_search_locations})")
+    if strangers:
+        raise ImportError(
+            f"bitmosaic needs its own packages beside it in {here}, and finds others of these names: "
+            f"{', '.join(strangers)}. Install bitmosaic in a virtual environment of its own, and start Python in a "
+            "folder without modules of these names."
+        )
+
+
+_check_own_packages()
+
+
+def __getattr__(name: str) -> Any:
+    """Import what a public name stands for when it is first asked for."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'bitmosaic' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Public names."""
+    return sorted(__all__)

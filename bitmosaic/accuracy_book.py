@@ -1,0 +1,100 @@
+"""Accuracies and sensitivities of one network on one task: from the results folder, else measured and written there.
+
+The evaluator (calibration, an onnxruntime session) is made only when something must be measured, so a second run of
+a finished exploration opens no session.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+
+from bitmosaic.exploration import ACCURACY_FILE, SENSITIVITY_FILE
+from bitmosaic.identity import Json, content_key
+from bitmosaic.progress import Progress
+from bitmosaic.records import Accuracy, AccuracyRecord, HarmRecord, SensitivityMethod
+from bitmosaic.store import RecordFile
+from simulator.precision import LayerPrecision
+from workloads.accuracy import AccuracyEvaluator
+from workloads.network import Network
+from workloads.sensitivity import METHODS, Request
+from workloads.tasks import Task
+
+Assignment = Mapping[str, LayerPrecision]
+
+
+def measured_formats(assignment: Assignment) -> Json:
+    """What of an assignment can change an accuracy: formats of weight and input, and the scales' granularity."""
+    return {
+        layer: [str(precision.weight), precision.weight_group, str(precision.input)]
+        for layer, precision in assignment.items()
+    }
+
+
+class AccuracyBook:
+    """Measures each assignment, and rates each layer in each precision, once for a results folder.
+
+    Args:
+        subject: key of network and task.
+        folder: the results folder.
+    """
+
+    def __init__(self, network: Network, task: Task, subject: str, folder: Path) -> None:
+        self._network = network
+        self._task = task
+        self._subject = subject
+        self._accuracies = RecordFile(folder / ACCURACY_FILE, AccuracyRecord)
+        self._harms = RecordFile(folder / SENSITIVITY_FILE, HarmRecord)
+
+    @cached_property
+    def _evaluator(self) -> AccuracyEvaluator:
+        return AccuracyEvaluator(self._network, self._task)
+
+    def key(self, assignment: Assignment) -> str:
+        """Key of an assignment's accuracy."""
+        return content_key("accuracy", {"subject": self._subject, "assignment": measured_formats(assignment)})
+
+    def measure(self, assignment: Assignment) -> Accuracy:
+        """Score the network under an assignment (layer → precision); an empty one is FP32."""
+        key = self.key(assignment)
+        known = self._accuracies.get(key)
+        if known is None:
+            result = self._evaluator.measure(dict(assignment))
+            accuracy = Accuracy(metric=result.metric, value=result.value, count=result.count, extra=dict(result.extra))
+            labels = {layer: precision.label for layer, precision in assignment.items()}
+            known = self._accuracies.append(AccuracyRecord(key=key, assignment=labels, accuracy=accuracy))
+        return known.accuracy
+
+    def harms(
+        self, menu: tuple[LayerPrecision, ...], method: SensitivityMethod, progress: Progress
+    ) -> dict[tuple[str, str], float]:
+        """Rate every layer with trained weights in every precision: (layer, label) → harm in the method's unit.
+
+        Harm is infinite where the network's outputs were not finite.
+        """
+        layers = [layer for layer, binding in self._network.bindings.items() if binding.weight is not None]
+        wanted = [(layer, precision) for layer in layers for precision in menu]
+        missing = [pair for pair in wanted if self._harm_key(*pair, method) not in self._harms]
+        for done, (layer, precision) in enumerate(missing):
+            progress.update("sensitivity", done, len(missing))
+            request = Request(self._network, self._evaluator, (layer,), (precision,), lambda done, total: None)
+            harm = float(METHODS[method](request)[0, 0])
+            self._harms.append(
+                HarmRecord(key=self._harm_key(layer, precision, method), subject=self._subject, method=method,
+                           layer=layer, precision=precision.label, harm=harm if math.isfinite(harm) else None)
+            )
+        if missing:
+            progress.update("sensitivity", len(missing), len(missing))
+        harms = {}
+        for layer, precision in wanted:
+            record = self._harms.get(self._harm_key(layer, precision, method))
+            assert record is not None
+            harms[layer, precision.label] = math.inf if record.harm is None else record.harm
+        return harms
+
+    def _harm_key(self, layer: str, precision: LayerPrecision, method: SensitivityMethod) -> str:
+        return content_key(
+            "harm", {"subject": self._subject, "method": method, "assignment": measured_formats({layer: precision})}
+        )

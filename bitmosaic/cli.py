@@ -1,0 +1,281 @@
+"""The command line: ``bitmosaic explore``, ``validate``, ``hardware``, ``networks``, ``simulate``, ``redraw``.
+
+Whatever a user gets wrong is one message on standard error and exit code 2, never a traceback; Ctrl-C is exit code
+130. Commands import what they need when they run, so that help is instant.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+from bitmosaic._version import __version__
+from bitmosaic.progress import PlainProgress, Progress, TerminalProgress
+from simulator.errors import BitmosaicError, ConfigurationError, Problem
+
+if TYPE_CHECKING:
+    from bitmosaic.exploration import Exploration, Point
+    from workloads.network import Network
+
+USER_ERROR, INTERRUPTED = 2, 130
+PIPE_WIDTH = 150
+
+
+class _Group(click.Group):
+    """A group of commands whose errors are messages and exit codes."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; translate what it raises."""
+        try:
+            return super().invoke(ctx)
+        except BitmosaicError as error:
+            for problem in error.problems:
+                click.echo(f"error: {problem}", err=True)
+            ctx.exit(USER_ERROR)
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise  # click ends quietly where nobody reads on
+            click.echo(f"error: {error.filename or 'input/output'}: {error.strerror or error}", err=True)
+            ctx.exit(USER_ERROR)
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            ctx.exit(INTERRUPTED)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="bitmosaic %(version)s")
+def main() -> None:
+    """Choose the precision of each layer of a network for an accelerator, and prove what it costs."""
+
+
+_HARDWARE = click.option(
+    "--hardware", default="bit_fusion", show_default=True, metavar="NAME|FILE",
+    help="The accelerator: a preset (see `bitmosaic hardware`) or a YAML file.",
+)
+_OBJECTIVE = click.option(
+    "--objective", type=click.Choice(["edp", "latency", "energy"]), default="edp", show_default=True,
+    help="What the mapping of each layer is searched for; edp is energy times latency.",
+)
+_SHAPE = click.option(
+    "--shape", "shapes", multiple=True, metavar="NAME=DIMS",
+    help="The shape of an input that is dynamic in the ONNX file, e.g. x=1,3,48,320. May be given several times.",
+)
+_SECONDS = click.option(
+    "--seconds-per-layer", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
+    help="CPU time after which the search for one mapping stops; its gap is then reported.",
+)
+_GAP = click.option(
+    "--gap", type=click.FloatRange(min=0, max=1), metavar="FRACTION",
+    help="The proven gap at which the search for one mapping stops: 0.05 is 5 %, 0 asks for the optimum.",
+)
+_WORKERS = click.option(
+    "--workers", type=click.IntRange(min=1), metavar="N",
+    help="Processes that search for mappings; by default one for each core.",
+)
+
+
+@main.command()
+@click.argument("network", default="digits_cnn")
+@_HARDWARE
+@click.option("--menu", metavar="W8A8,W4A8,…",
+              help="Precisions to choose from, weight and activation bits each; by default a set for the machine.")
+@_OBJECTIVE
+@click.option("--sensitivity", type=click.Choice(["perturbation", "weight_error"]), default="perturbation",
+              show_default=True, help="How the harm of a precision to a layer is rated before assignment.")
+@click.option("--points", type=click.IntRange(min=2), default=10, show_default=True, metavar="N",
+              help="Budgets for which an assignment is sought, on each of the two fronts.")
+@_SHAPE
+@click.option("--inputs", type=click.Path(path_type=Path), metavar="FILE.npz",
+              help="Inputs to run a network of your own on; accuracy is then agreement with FP32.")
+@click.option("--output", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
+              help="The results folder; by default results/NETWORK-HARDWARE.")
+@_SECONDS
+@_GAP
+@_WORKERS
+def explore(
+    network: str, hardware: str, menu: str | None, objective: str, sensitivity: str, points: int,
+    shapes: tuple[str, ...], inputs: Path | None, output: Path | None, seconds_per_layer: float | None,
+    gap: float | None, workers: int | None,
+) -> None:
+    """Find the latency–accuracy and energy–accuracy fronts of NETWORK.
+
+    NETWORK is a built-in network (see `bitmosaic networks`) or an ONNX file; the default, digits_cnn, needs no
+    download. The results folder receives records, tables, plots and the exact inputs. The same command goes on where
+    an interrupted one stopped, and repeats nothing.
+    """
+    from bitmosaic import explorer as job
+
+    opened = _open(network, shapes)
+    with _progress() as progress:
+        try:
+            exploration = job.explore(
+                opened, hardware, menu=None if menu is None else _words(menu), objective=objective,  # type: ignore[arg-type]
+                sensitivity=sensitivity, points=points, inputs=inputs, results=output,  # type: ignore[arg-type]
+                budget=_budget(job.DEFAULT_BUDGET, seconds_per_layer, gap), workers=workers, progress=progress,
+            )
+        except job.ExplorationInterrupted as interrupt:
+            exploration, interrupted = interrupt.exploration, True
+        else:
+            interrupted = False
+    _show(exploration, None)
+    if interrupted:
+        click.echo(
+            f"Interrupted: {len(exploration.points)} points are kept, drawn and listed in {exploration.folder}; "
+            "the same command goes on from there.", err=True,
+        )
+        click.get_current_context().exit(INTERRUPTED)
+
+
+@main.command()
+@click.argument("results", type=click.Path(path_type=Path))
+@click.option("--point", metavar="LABEL", help="The point to show layer by layer; by default the chosen one.")
+def redraw(results: Path, point: str | None) -> None:
+    """Draw the tables and plots of the folder RESULTS again, from its records alone."""
+    from bitmosaic.exploration import load_exploration
+    from bitmosaic.folder import write_outputs
+
+    exploration = load_exploration(results)
+    shown = None if point is None else exploration.point(point)
+    write_outputs(exploration, shown)
+    _show(exploration, shown)
+
+
+@main.command()
+@click.argument("network")
+@_HARDWARE
+@click.option("--precision", default="w8a8", show_default=True, metavar="W8A8",
+              help="The precision of every layer: weight and activation bits.")
+@_OBJECTIVE
+@_SHAPE
+@_SECONDS
+@_GAP
+@_WORKERS
+def simulate(
+    network: str, hardware: str, precision: str, objective: str, shapes: tuple[str, ...],
+    seconds_per_layer: float | None, gap: float | None, workers: int | None,
+) -> None:
+    """Map and simulate NETWORK in one precision, and show its cost layer by layer."""
+    from bitmosaic.baseline_cost import uniform_cost
+    from bitmosaic.explorer import DEFAULT_BUDGET
+    from bitmosaic.report import energy_table, layers_table, mappings_table
+    from simulator.precision import LayerPrecision
+
+    wanted = LayerPrecision.parse(precision)
+    opened = _open(network, shapes)
+    with _progress() as progress:
+        point = uniform_cost(
+            opened, hardware, wanted, objective=objective,  # type: ignore[arg-type]
+            budget=_budget(DEFAULT_BUDGET, seconds_per_layer, gap), workers=workers, progress=progress,
+        )
+    _print(layers_table(point, objective))  # type: ignore[arg-type]
+    _print(energy_table(point))
+    _print(mappings_table(point))
+    record = point.record
+    click.echo(
+        f"{opened.name} in {point.label}: {record.total_cycles:,} cycles, {record.latency_ms:.4g} ms, "
+        f"{record.energy_uj:.4g} µJ, worst gap {100 * record.worst_gap:.1f} %"
+    )
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+def validate(files: tuple[Path, ...]) -> None:
+    """Check hardware descriptions in YAML, and name every mistake in each of the FILES."""
+    from hw_configs import validate_file
+
+    wrong = 0
+    for path in files:
+        problems = validate_file(path)
+        for problem in problems:
+            click.echo(f"error: {problem}", err=True)
+        if not problems:
+            click.echo(f"{path}: valid")
+        wrong += bool(problems)
+    if wrong:
+        click.get_current_context().exit(USER_ERROR)
+
+
+@main.command()
+def hardware() -> None:
+    """List the accelerators that come with Bitmosaic."""
+    from hw_configs import list_presets
+
+    _print(_listing(("name", "description"), [(preset.name, preset.description) for preset in list_presets()]))
+
+
+@main.command()
+def networks() -> None:
+    """List the networks that come with Bitmosaic, and what each of them needs."""
+    from workloads import list_networks
+
+    rows = []
+    for info in list_networks():
+        measured = "cost and accuracy" if info.kind == "trained" else "cost only"
+        rows.append((info.name, measured, info.requires or "—", info.summary))
+    _print(_listing(("name", "measures", "needs package", "description"), rows))
+
+
+def _listing(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, no_wrap=heading == "name")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _open(network: str, shapes: tuple[str, ...]) -> Network:
+    from workloads import open_network
+
+    wanted: dict[str, tuple[int, ...]] = {}
+    for shape in shapes:
+        name, _, dims = shape.partition("=")
+        try:
+            wanted[name] = tuple(int(dim) for dim in dims.replace("x", ",").split(","))
+        except ValueError:
+            rule = "must be NAME=DIMS with whole numbers, e.g. x=1,3,48,320"
+            raise ConfigurationError(Problem(rule, path="--shape", value=repr(shape))) from None
+    return open_network(network, input_shapes=wanted or None)
+
+
+def _budget(default: Any, seconds: float | None, gap: float | None) -> Any:
+    changes = {name: value for name, value in (("cpu_seconds", seconds), ("target_gap", gap)) if value is not None}
+    return default.model_copy(update=changes)
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A bar on a terminal, plain lines elsewhere; both on standard error."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with TerminalProgress(console) as bars:
+            yield bars
+    else:
+        yield PlainProgress(sys.stderr)
+
+
+def _print(renderable: RenderableType) -> None:
+    """Print on standard output, as wide as the terminal; in a pipe or a file wide enough for the tables."""
+    console = Console(file=sys.stdout)
+    if not console.is_terminal:
+        console = Console(file=sys.stdout, width=PIPE_WIDTH)
+    console.print(renderable)
+
+
+def _show(exploration: Exploration, point: Point | None) -> None:
+    from bitmosaic.report import summary
+
+    _print(summary(exploration, point))
+    click.echo(f"Records, tables and plots: {exploration.folder}")

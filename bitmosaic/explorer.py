@@ -1,0 +1,270 @@
+"""The main job: from a trained network and an accelerator to Pareto fronts of cost against measured accuracy.
+
+In order: FP32 and the uniform baselines (mapped, simulated, measured), sensitivities, then assignments of least harm
+under latency and energy budgets, each simulated as a network and measured. Every step's result is written when it is
+there: an interrupted run leaves tables and plots of what it has, and the same call later goes on from it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from bitmosaic._version import __version__
+from bitmosaic.accuracy_book import AccuracyBook, Assignment
+from bitmosaic.exploration import POINTS_FILE, CostAxis, Exploration, load_exploration
+from bitmosaic.folder import default_folder, write_inputs, write_outputs
+from bitmosaic.identity import Json, accelerator_identity, content_key, file_sha256, network_identity
+from bitmosaic.mapping_book import MappingBook
+from bitmosaic.menu import BASELINE, default_menu, for_layer, read_menu
+from bitmosaic.progress import Progress, Silent
+from bitmosaic.records import (
+    SENSITIVITY_METHODS,
+    Origin,
+    PointRecord,
+    SensitivityMethod,
+    Settings,
+    layer_row,
+    vector_rows,
+)
+from bitmosaic.store import RecordFile, sole_writer
+from hw_configs import open_accelerator
+from mapper.assignment import Choice, assignment_front
+from mapper.network import network_precisions, simulate_network
+from mapper.solution import OBJECTIVES, Objective, SearchBudget
+from simulator.accelerator import Accelerator
+from simulator.errors import ConfigurationError, Problem
+from simulator.layer import Layer
+from simulator.precision import LayerPrecision
+from workloads import Network, open_network
+from workloads.tasks import Task, find_task
+from workloads.tasks.user_inputs import UserInputsTask
+
+DEFAULT_POINTS = 10
+DEFAULT_BUDGET = SearchBudget(cpu_seconds=4.0, target_gap=0.02)
+AXES: tuple[CostAxis, ...] = ("latency", "energy")
+
+
+class ExplorationInterrupted(KeyboardInterrupt):
+    """Ctrl-C during an exploration, after tables and plots of what there is were written: ``exploration``."""
+
+    def __init__(self, exploration: Exploration) -> None:
+        super().__init__("interrupted")
+        self.exploration = exploration
+
+
+def explore(
+    network: Network | str | Path = "digits_cnn",
+    accelerator: Accelerator | str | Path = "bit_fusion",
+    *,
+    menu: Sequence[str] | None = None,
+    objective: Objective = "edp",
+    sensitivity: SensitivityMethod = "perturbation",
+    points: int = DEFAULT_POINTS,
+    inputs: str | Path | None = None,
+    task: Task | None = None,
+    results: str | Path | None = None,
+    budget: SearchBudget = DEFAULT_BUDGET,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Exploration:
+    """Find precision assignments that trade accuracy for latency and energy, and score each of them.
+
+    Args:
+        network: a network, a built-in network's name, or the path of an ONNX file.
+        accelerator: an accelerator, a preset's name, or the path of a YAML file.
+        menu: precisions to choose from, e.g. ``["w8a8", "w4a8"]``; by default five or six that fit the machine.
+            ``w8a8``, the baseline, is always among them.
+        objective: what mappings are searched for: ``latency`` (cycles), ``energy`` (pJ), ``edp`` (pJ·cycles).
+        sensitivity: how a layer's harm is rated: ``perturbation`` (measured) or ``weight_error``.
+        points: budgets for which an assignment is sought on each of the two fronts, at least 2.
+        inputs: ``.npz`` of arrays to run a network of your own on; accuracy is then agreement with FP32.
+        task: data and metric; by default the built-in one of the network. Without data the cost alone is explored.
+        results: folder for records, tables and plots; by default ``results/<network>-<accelerator>``.
+        budget: CPU seconds and proven gap at which the search for one mapping may stop.
+        workers: processes for the search; None: one a core.
+        progress: told what is done; by default nobody is.
+
+    Raises:
+        BitmosaicError: anything wrong with what was given, with a message for each mistake.
+        ExplorationInterrupted: Ctrl-C; what was done is in the folder and in the exception's ``exploration``.
+    """
+    network = network if isinstance(network, Network) else open_network(network)
+    accelerator = accelerator if isinstance(accelerator, Accelerator) else open_accelerator(accelerator)
+    _check(objective, sensitivity, points)
+    precisions = default_menu(accelerator) if menu is None else read_menu(menu, accelerator)
+    user_task = task is not None
+    if task is None and network.model is not None:
+        task = find_task(network) if inputs is None else UserInputsTask(network, inputs)
+    folder = default_folder(network, accelerator) if results is None else Path(results)
+    data = None if inputs is None else file_sha256(Path(inputs))
+    if user_task and task is not None:
+        data = _fingerprint(task)
+    subject = content_key(
+        "subject", {"network": network_identity(network), "task": task.name if task else None, "data": data}
+    )
+    context = content_key("context", {
+        "subject": subject, "accelerator": accelerator_identity(accelerator), "clock_mhz": accelerator.clock_mhz,
+        "objective": objective, "budget": budget.model_dump(mode="json"),
+    })
+    progress = progress or Silent()
+    with sole_writer(folder):
+        book = AccuracyBook(network, task, subject, folder) if task else None
+        settings = Settings(
+            network=network.name, network_source=network.source, accelerator=accelerator.name,
+            task=task.name if task else None, metric=task.metric if task else None,
+            menu=tuple(precision.label for precision in precisions), objective=objective, sensitivity=sensitivity,
+            points=points, cpu_seconds_per_layer=budget.cpu_seconds, target_gap=budget.target_gap, context=context,
+            subject=subject, fp32_key=book.key({}) if book else None, versions=_versions(),
+        )
+        write_inputs(folder, network, accelerator, settings, None if inputs is None else Path(inputs))
+        run = _Run(
+            network=network, accelerator=accelerator, context=context, accuracy=book,
+            mappings=MappingBook(accelerator, objective, budget, folder, workers),
+            records=RecordFile(folder / POINTS_FILE, PointRecord), progress=progress,
+        )
+        try:
+            _score_all(run, precisions, sensitivity, points)
+        except KeyboardInterrupt:
+            exploration = load_exploration(folder)
+            write_outputs(exploration)
+            raise ExplorationInterrupted(exploration) from None
+        exploration = load_exploration(folder)
+        write_outputs(exploration)
+        return exploration
+
+
+def _check(objective: str, sensitivity: str, points: int) -> None:
+    problems = []
+    known = {"objective": (objective, OBJECTIVES), "sensitivity": (sensitivity, SENSITIVITY_METHODS)}
+    for name, (value, allowed) in known.items():
+        if value not in allowed:
+            problems.append(Problem("is not known", path=name, value=repr(value), allowed=tuple(allowed)))
+    if points < 2:
+        problems.append(Problem("must be at least 2: the ends belong to a front", path="points", value=str(points)))
+    if problems:
+        raise ConfigurationError(problems)
+
+
+def _versions() -> dict[str, str]:
+    return {"bitmosaic": __version__, **{name: version(name) for name in ("numpy", "ortools", "onnxruntime")}}
+
+
+def _fingerprint(task: Task) -> str:
+    """Hash of a user's own calibration data."""
+    feeds: Json = [
+        {name: [str(array.dtype), list(array.shape), array.tobytes().hex()] for name, array in feed.items()}
+        for feed in task.calibration_feeds()
+    ]
+    return content_key("data", feeds)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What every step of an exploration works with."""
+
+    network: Network
+    accelerator: Accelerator
+    context: str
+    accuracy: AccuracyBook | None
+    mappings: MappingBook
+    records: RecordFile[PointRecord]
+    progress: Progress
+
+    def uniform(self, precision: LayerPrecision) -> dict[str, LayerPrecision]:
+        """Every layer in one precision; products of two activations in the activations' format."""
+        return {layer.name: for_layer(layer, precision) for layer in self.network.layers}
+
+    def point_key(self, assignment: Assignment) -> str:
+        """Key of a network point."""
+        formats: Json = {name: precision.model_dump(mode="json") for name, precision in assignment.items()}
+        return content_key("point", {"context": self.context, "assignment": formats})
+
+    def mixed(self, labels: Mapping[str, str], menu: Sequence[LayerPrecision]) -> dict[str, LayerPrecision]:
+        """Trained layers as assigned, products of two activations in the baseline."""
+        by_label = {precision.label: precision for precision in menu}
+        return {
+            layer.name: by_label[labels[layer.name]] if layer.name in labels else for_layer(layer, BASELINE)
+            for layer in self.network.layers
+        }
+
+
+def _score_all(run: _Run, menu: tuple[LayerPrecision, ...], method: SensitivityMethod, points: int) -> None:
+    if run.accuracy is None:
+        run.progress.say(f"{run.network.name}: cost only (no trained weights, or no data to measure accuracy on)")
+    else:
+        fp32 = run.accuracy.measure({})
+        run.progress.say(f"{run.network.name} in FP32: {fp32.metric} {100 * fp32.value:.2f} % on {fp32.count} examples")
+    # The baseline alone first, so that there soon is something to show; then all others at once.
+    uniform = {precision.label: run.uniform(precision) for precision in menu}
+    for labels in ([BASELINE.label], [label for label in uniform if label != BASELINE.label]):
+        _score_group(run, "baselines", [(uniform[label], "uniform", label) for label in labels])
+    if run.accuracy is None:
+        return
+    harms = run.accuracy.harms(menu, method, run.progress)
+    proposals: dict[tuple[tuple[str, str], ...], CostAxis] = {}
+    for axis in AXES:
+        for found in assignment_front(_choices(run, menu, harms, axis), points=points):
+            proposals.setdefault(tuple(found.labels.items()), axis)
+    _score_group(
+        run, "network points", [(run.mixed(dict(labels), menu), axis, None) for labels, axis in proposals.items()]
+    )
+
+
+def _jobs(run: _Run, assignment: Assignment) -> list[tuple[Layer, LayerPrecision]]:
+    precisions = network_precisions(run.network, assignment)
+    return [(layer, precisions[layer.name]) for layer in run.network.layers]
+
+
+def _choices(
+    run: _Run, menu: Sequence[LayerPrecision], harms: Mapping[tuple[str, str], float], axis: CostAxis
+) -> dict[str, list[Choice]]:
+    """What each rated layer can run in: its cost on one axis (cycles or pJ), harm, and bits of its weights."""
+    rated = {layer for layer, _ in harms}
+    choices: dict[str, list[Choice]] = {layer.name: [] for layer in run.network.layers if layer.name in rated}
+    for precision in menu:
+        for layer, exact in _jobs(run, run.uniform(precision)):
+            harm = harms.get((layer.name, precision.label), math.inf)
+            if layer.name not in rated or (math.isinf(harm) and precision != BASELINE):
+                continue
+            result = run.mappings.solution(layer, exact).result
+            cost = float(result.total_cycles) if axis == "latency" else result.total_energy_pj
+            bits = layer.weight_count * precision.weight.bits
+            choices[layer.name].append(Choice(precision.label, cost, min(harm, 1e30), bits))
+    return choices
+
+
+def _score_group(run: _Run, stage: str, points: Sequence[tuple[Assignment, Origin, str | None]]) -> None:
+    """Map, simulate and measure the points of a group that are not in the folder yet."""
+    wanted = {run.point_key(assignment): (assignment, origin, uniform) for assignment, origin, uniform in points}
+    missing = [(key, *point) for key, point in wanted.items() if key not in run.records]
+    run.mappings.solve([_jobs(run, assignment) for _, assignment, _, _ in missing], run.progress)
+    for number, (key, assignment, origin, uniform) in enumerate(missing):
+        run.progress.update(stage, number, len(missing))
+        run.records.append(_point(run, key, assignment, origin, uniform))
+    if missing:
+        run.progress.update(stage, len(missing), len(missing))
+
+
+def _point(run: _Run, key: str, assignment: Assignment, origin: Origin, uniform: str | None) -> PointRecord:
+    jobs = _jobs(run, assignment)
+    solutions = {layer.name: run.mappings.solution(layer, precision) for layer, precision in jobs}
+    exact = {layer.name: precision for layer, precision in jobs}
+    result = simulate_network(run.network, run.accelerator, exact, solutions)
+    accuracy = None
+    if run.accuracy is not None:
+        bound = {name: precision for name, precision in assignment.items() if name in run.network.bindings}
+        accuracy = run.accuracy.measure(bound)
+    return PointRecord(
+        key=key, context=run.context, origin=origin, uniform=uniform,
+        assignment={name: precision.label for name, precision in assignment.items()},
+        total_cycles=result.total_cycles, latency_ms=result.latency_ms, energy_pj=result.total_energy_pj,
+        accuracy=accuracy,
+        layers=tuple(
+            layer_row(layer, assignment[layer.layer].label, solutions[layer.layer]) for layer in result.layers
+        ),
+        vector=vector_rows(result),
+    )

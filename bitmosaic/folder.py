@@ -1,0 +1,91 @@
+"""The results folder: the exact inputs of a run, and everything that is drawn from its records.
+
+::
+
+    inputs/      accelerator.yaml, network.onnx (or network.json for shapes), inputs.npz, settings.json
+    *.jsonl      the records: mappings, sensitivity, accuracy, points
+    *.csv        points, layers
+    plots/       PNG and SVG
+    report.txt   the tables
+
+``write_inputs`` opens a run, ``write_outputs`` ends it; the records between them are appended by ``explore``.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+
+from bitmosaic.exploration import SETTINGS_FILE, Exploration, Point
+from bitmosaic.frames import layers_frame, points_frame
+from bitmosaic.identity import model_bytes, network_shapes
+from bitmosaic.plots import plot_costs, plot_front, plot_layers, save_figure
+from bitmosaic.records import Settings
+from bitmosaic.report import report_text
+from hw_configs import dump_accelerator
+from simulator.accelerator import Accelerator
+from workloads.network import Network
+
+PLOTS = "plots"
+
+
+def default_folder(network: Network, accelerator: Accelerator) -> Path:
+    """``results/<network>-<accelerator>`` under the working directory."""
+    name = f"{network.name}-{accelerator.name}".replace("/", "_").replace(" ", "_")
+    return Path("results") / name
+
+
+def write_inputs(
+    folder: Path, network: Network, accelerator: Accelerator, settings: Settings, inputs: Path | None
+) -> None:
+    """Write the exact inputs of a run, in a form that opens again; what is there already is left untouched."""
+    _write(folder / "inputs/accelerator.yaml", dump_accelerator(accelerator).encode())
+    if network.model is not None:
+        _write(folder / "inputs/network.onnx", model_bytes(network.model))
+    else:
+        graph = {"name": network.name, "source": network.source, "graph": network_shapes(network)}
+        shapes = json.dumps(graph, indent=1)
+        _write(folder / "inputs/network.json", shapes.encode())
+    if inputs is not None and inputs.resolve() != (folder / "inputs/inputs.npz").resolve():
+        shutil.copyfile(inputs, folder / "inputs/inputs.npz")
+    _write(folder / SETTINGS_FILE, (json.dumps(settings.model_dump(mode="json"), indent=2) + "\n").encode())
+
+
+def write_outputs(exploration: Exploration, point: Point | None = None) -> tuple[Path, ...]:
+    """Write tables and plots of whatever the folder holds; ``point`` is shown by layer, by default the chosen one.
+
+    Returns the files written. Of an exploration without points, the report alone is written.
+    """
+    folder = exploration.folder
+    written = [_write(folder / "report.txt", report_text(exploration, point).encode())]
+    shown = point or exploration.chosen()
+    if shown is None:
+        return tuple(written)
+    written.append(_write_csv(folder / "points.csv", points_frame(exploration)))
+    layers = pd.concat([layers_frame(exploration, each) for each in exploration.points], ignore_index=True)
+    written.append(_write_csv(folder / "layers.csv", layers))
+    plots = folder / PLOTS
+    if any(each.record.accuracy is not None for each in exploration.points):
+        written += save_figure(plot_front(exploration, "latency"), plots, "latency_accuracy")
+        written += save_figure(plot_front(exploration, "energy"), plots, "energy_accuracy")
+    written += save_figure(plot_costs(exploration), plots, "latency_energy")
+    written += save_figure(plot_layers(exploration, shown), plots, "layers")
+    return tuple(written)
+
+
+def _write_csv(path: Path, frame: pd.DataFrame) -> Path:
+    return _write(path, frame.to_csv(index=False, lineterminator="\n").encode())
+
+
+def _write(path: Path, content: bytes) -> Path:
+    """Replace a file as a whole, so that no reader and no interruption sees half of it."""
+    if path.exists() and path.read_bytes() == content:
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(path.name + ".draft")
+    draft.write_bytes(content)
+    draft.replace(path)
+    return path

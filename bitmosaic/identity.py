@@ -1,0 +1,70 @@
+"""What makes two results the same: canonical JSON of everything that affects them, hashed.
+
+A key names a computation by its content. Names, descriptions and sources do not affect a result and are left
+out; the version of the model is always in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import onnx
+
+from bitmosaic._version import __version__
+from mapper.cache import MODEL_VERSION
+from simulator.accelerator import Accelerator
+from workloads.network import Network
+
+Json = dict[str, "Json"] | list["Json"] | tuple["Json", ...] | str | int | float | bool | None
+
+
+def canonical_json(value: Json) -> str:
+    """Write JSON in the one form that is hashed and stored: sorted keys, no blanks, no NaN.
+
+    >>> canonical_json({"b": 1, "a": [1, 2.5]})
+    '{"a":[1,2.5],"b":1}'
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def content_key(kind: str, value: Json) -> str:
+    """SHA-256 (hexadecimal) of a kind of result, the model's version, and what affects the result."""
+    text = canonical_json({"kind": kind, "version": __version__, "model": MODEL_VERSION, "of": value})
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 (hexadecimal) of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def accelerator_identity(accelerator: Accelerator) -> Json:
+    """What of an accelerator affects a cost: everything but its name, description and sources."""
+    identity: Json = accelerator.model_dump(mode="json", exclude={"name", "description", "sources"})
+    return identity
+
+
+def network_identity(network: Network) -> Json:
+    """What of a network affects cost and accuracy: its graph, and the trained model's bytes."""
+    graph = network_shapes(network)
+    model = None if network.model is None else hashlib.sha256(model_bytes(network.model)).hexdigest()
+    return {"graph": graph, "model": model}
+
+
+def network_shapes(network: Network) -> Json:
+    """The graph as JSON: operations in order, and edges from producer to consumer."""
+    return {
+        "operations": [
+            {"type": type(operation).__name__, **operation.model_dump(mode="json")}
+            for operation in network.operations
+        ],
+        "edges": [[producer, consumer] for producer, consumer in sorted(network.graph.edges)],
+    }
+
+
+def model_bytes(model: onnx.ModelProto) -> bytes:
+    """The model in a form that does not depend on how it was put together."""
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content

@@ -1,0 +1,89 @@
+"""The menu: which precisions an exploration offers to each layer.
+
+A user names them (``w8a8,w6a8,w4a8``), or takes a default that fits the processing element: narrower weights
+always save traffic; narrower activations are offered where the element also runs faster on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from simulator.accelerator import Accelerator
+from simulator.errors import PrecisionError, Problem
+from simulator.layer import Layer
+from simulator.precision import LayerPrecision
+
+BASELINE = LayerPrecision.parse("w8a8")
+_WEIGHTS = ("w8a8", "w6a8", "w5a8", "w4a8", "w2a8")
+_ACTIVATIONS = ("w8a8", "w6a8", "w6a6", "w4a8", "w4a4", "w2a8")
+_BOTH_IN_POWERS = ("w8a8", "w6a8", "w5a8", "w4a8", "w4a4", "w2a8")
+
+
+def products_per_cycle(accelerator: Accelerator, precision: LayerPrecision) -> float:
+    """Products that one processing element finishes in a cycle at a precision it can run."""
+    element = accelerator.processing_element
+    return element.lanes(precision) / element.cycles_per_step(precision)
+
+
+def default_menu(accelerator: Accelerator) -> tuple[LayerPrecision, ...]:
+    """Return five or six precisions that the accelerator's processing element can run, ``w8a8`` first.
+
+    Raises ``PrecisionError`` where it cannot run ``w8a8``.
+    """
+    element = accelerator.processing_element
+    element.check(BASELINE)
+
+    def rate(label: str) -> float:
+        precision = LayerPrecision.parse(label)
+        return 0.0 if element.problems(precision) else products_per_cycle(accelerator, precision)
+
+    labels: tuple[str, ...] = _WEIGHTS
+    if rate("w6a6") > rate("w6a8"):
+        labels = _ACTIVATIONS
+    elif rate("w4a4") > rate("w4a8"):
+        labels = _BOTH_IN_POWERS
+    menu = tuple(LayerPrecision.parse(label) for label in labels)
+    return tuple(precision for precision in menu if not element.problems(precision))
+
+
+def read_menu(texts: Sequence[str], accelerator: Accelerator) -> tuple[LayerPrecision, ...]:
+    """Read a user's menu; ``w8a8``, the baseline, is put in front where it is missing.
+
+    Raises ``PrecisionError`` with every entry that cannot be read or that the processing element cannot run.
+    """
+    problems: list[Problem] = []
+    menu = [BASELINE]
+    for problem in accelerator.processing_element.problems(BASELINE):
+        problems.append(_named(problem, "w8a8 (the baseline)", accelerator))
+    for text in texts:
+        try:
+            precision = LayerPrecision.parse(text)
+        except PrecisionError as error:
+            problems.extend(error.problems)
+            continue
+        found = accelerator.processing_element.problems(precision)
+        if precision != BASELINE:
+            problems.extend(_named(problem, precision.label, accelerator) for problem in found)
+        if precision not in menu:
+            menu.append(precision)
+    if problems:
+        raise PrecisionError(problems)
+    return tuple(menu)
+
+
+def _named(problem: Problem, label: str, accelerator: Accelerator) -> Problem:
+    return Problem(
+        f"{problem.rule} (accelerator {accelerator.name})", where=f"precision {label}",
+        path=problem.path.removeprefix("precision."), value=problem.value, allowed=_shortened(problem.allowed),
+    )
+
+
+def _shortened(allowed: tuple[str, ...]) -> tuple[str, ...]:
+    return (f"{allowed[0]} … {allowed[-1]}",) if len(allowed) > 4 else allowed
+
+
+def for_layer(layer: Layer, precision: LayerPrecision) -> LayerPrecision:
+    """Fit a precision to a layer: where both operands are activations, both take the activations' format."""
+    if not layer.weight_is_activation or precision.weight == precision.input:
+        return precision
+    return precision.model_copy(update={"weight": precision.input})

@@ -1,0 +1,208 @@
+"""What a results folder holds: mappings, sensitivities, network points, and the settings of the run.
+
+Each record is complete in itself: tables and plots are drawn from these alone.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from bitmosaic.store import Record
+from mapper.solution import MappingSolution, Objective
+from simulator.layer import Frozen
+from simulator.result import LayerResult, NetworkResult, StallCause, VectorResult
+
+Origin = Literal["uniform", "latency", "energy"]
+SensitivityMethod = Literal["perturbation", "weight_error"]
+SENSITIVITY_METHODS: tuple[SensitivityMethod, ...] = ("perturbation", "weight_error")
+
+
+class MappingRecord(Record):
+    """The mapping found for one layer in one precision, with its certificate."""
+
+    solution: MappingSolution
+
+
+class HarmRecord(Record):
+    """Harm of one layer in one precision, all other layers in FP32.
+
+    ``subject`` is the key of network and task. ``harm`` is in the method's unit (perturbation: squared network
+    output; weight error: squared weight), and None where the network's outputs were not finite.
+    """
+
+    subject: str
+    method: str
+    layer: str
+    precision: str
+    harm: float | None
+
+
+class Accuracy(Frozen):
+    """A measured score: ``value`` in 0 … 1 (higher is better) on ``count`` examples."""
+
+    metric: str
+    value: float
+    count: int
+    extra: dict[str, float] = Field(default_factory=dict)
+
+
+class AccuracyRecord(Record):
+    """The score of the network under an assignment (layer → precision); an empty one is FP32."""
+
+    assignment: dict[str, str]
+    accuracy: Accuracy
+
+
+class LayerRow(Frozen):
+    """One layer of a network point: what it runs in, how it is mapped, what it costs.
+
+    Attributes:
+        lower_bound, gap: proof of the mapping, in the unit of the objective that it was searched for (cycles, pJ,
+            pJ·cycles); ``gap`` is a fraction.
+    """
+
+    layer: str
+    precision: str
+    mapping: str
+    macs: int
+    total_cycles: int
+    compute_cycles: int
+    fill_drain_cycles: int
+    stall_cycles: dict[StallCause, int]
+    energy_pj: dict[str, float]
+    pe_utilization: float
+    cost: float
+    lower_bound: float
+    gap: float
+    status: str
+
+    @property
+    def total_stall_cycles(self) -> int:
+        """Cycles in which the grid waits, for whatever cause."""
+        return sum(self.stall_cycles.values())
+
+    @property
+    def total_energy_pj(self) -> float:
+        """Energy of all components."""
+        return sum(self.energy_pj.values())
+
+
+class VectorRow(Frozen):
+    """The vector operations of one type in a network point, taken together."""
+
+    operator: str
+    count: int
+    total_cycles: int
+    compute_cycles: int
+    stall_cycles: int
+    energy_pj: dict[str, float]
+
+    @property
+    def total_energy_pj(self) -> float:
+        """Energy of all components."""
+        return sum(self.energy_pj.values())
+
+
+class PointRecord(Record):
+    """A network under one precision assignment: simulated cost and measured accuracy.
+
+    Attributes:
+        context: key of network, accelerator, task, objective and search budget; points of one context compare.
+        origin: a uniform baseline, or the front that proposed the assignment.
+        uniform: the baseline's precision, else None.
+        assignment: layer → precision (``w4a8``).
+        accuracy: measured; None where the network has no weights or no task.
+    """
+
+    context: str
+    origin: Origin
+    uniform: str | None
+    assignment: dict[str, str]
+    total_cycles: int
+    latency_ms: float
+    energy_pj: float
+    accuracy: Accuracy | None
+    layers: tuple[LayerRow, ...]
+    vector: tuple[VectorRow, ...]
+
+    @property
+    def energy_uj(self) -> float:
+        """Energy of one inference in µJ."""
+        return self.energy_pj * 1e-6
+
+    @property
+    def accuracy_percent(self) -> float:
+        """Measured score in percent; NaN where there is none."""
+        return float("nan") if self.accuracy is None else 100.0 * self.accuracy.value
+
+    @property
+    def worst_gap(self) -> float:
+        """Largest gap of any layer's mapping."""
+        return max((row.gap for row in self.layers), default=0.0)
+
+
+class Settings(Frozen):
+    """What a run was asked for, and the versions that ran it.
+
+    ``context`` as in ``PointRecord``, ``subject`` as in ``HarmRecord``; ``fp32_key`` is the key of FP32's accuracy.
+    """
+
+    network: str
+    network_source: str
+    accelerator: str
+    task: str | None
+    metric: str | None
+    menu: tuple[str, ...]
+    objective: Objective
+    sensitivity: SensitivityMethod
+    points: int
+    cpu_seconds_per_layer: float
+    target_gap: float
+    context: str
+    subject: str
+    fp32_key: str | None
+    versions: dict[str, str]
+
+
+def layer_row(result: LayerResult, precision: str, solution: MappingSolution) -> LayerRow:
+    """Put what the tables need of a layer's simulation and of its search into one row."""
+    return LayerRow(
+        layer=result.layer,
+        precision=precision,
+        mapping=solution.mapping.describe(),
+        macs=result.macs,
+        total_cycles=result.total_cycles,
+        compute_cycles=result.compute_cycles,
+        fill_drain_cycles=result.fill_drain_cycles,
+        stall_cycles=result.stall_cycles,
+        energy_pj=result.energy_pj,
+        pe_utilization=result.pe_utilization,
+        cost=solution.cost,
+        lower_bound=solution.lower_bound,
+        gap=solution.gap,
+        status=solution.status,
+    )
+
+
+def vector_rows(result: NetworkResult) -> tuple[VectorRow, ...]:
+    """Sum the vector operations of a network by operator, in the order of their first use."""
+    groups: dict[str, list[VectorResult]] = {}
+    for operation in result.operations:
+        if isinstance(operation, VectorResult):
+            groups.setdefault(operation.operator, []).append(operation)
+    return tuple(
+        VectorRow(
+            operator=operator,
+            count=len(members),
+            total_cycles=sum(member.total_cycles for member in members),
+            compute_cycles=sum(member.compute_cycles for member in members),
+            stall_cycles=sum(member.stall_cycles for member in members),
+            energy_pj={
+                component: sum(member.energy_pj.get(component, 0.0) for member in members)
+                for component in {name: None for member in members for name in member.energy_pj}
+            },
+        )
+        for operator, members in groups.items()
+    )

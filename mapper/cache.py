@@ -1,0 +1,81 @@
+"""Solved mappings on disk, found by the content of their problem.
+
+One file a problem, named by the SHA-256 of everything that can change the answer: the layer (not its name), the
+precision, the machine (not its description), the objective, the budget, and the version of the model.
+Files are written whole or not at all, so that several processes can share a folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from mapper.solution import MappingSolution, Objective, SearchBudget
+from simulator.accelerator import Accelerator
+from simulator.layer import Layer
+from simulator.precision import LayerPrecision
+
+MODEL_VERSION = 1  # raise it whenever the meaning of a cycle, a picojoule or the search space changes
+
+
+def canonical_json(value: object) -> str:
+    """JSON with sorted keys and no spaces: equal content gives equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def problem_key(
+    layer: Layer, precision: LayerPrecision, accelerator: Accelerator, objective: Objective, budget: SearchBudget
+) -> str:
+    """SHA-256 of a mapping problem, in hexadecimal."""
+    content = {
+        "model": MODEL_VERSION,
+        "layer": layer.model_dump(mode="json", exclude={"name"}),
+        "precision": precision.model_dump(mode="json"),
+        "machine": accelerator.model_dump(mode="json", exclude={"name", "description", "sources", "vector_unit"}),
+        "objective": objective,
+        "budget": budget.model_dump(mode="json"),
+    }
+    return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+
+
+def default_cache_folder() -> Path:
+    """The user's cache folder for mappings (``BITMOSAIC_CACHE_DIR`` overrides where)."""
+    root = os.environ.get("BITMOSAIC_CACHE_DIR") or Path(
+        os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "bitmosaic"
+    )
+    return Path(root, "mappings")
+
+
+class MappingCache:
+    """A folder of solved mappings. An unreadable entry counts as absent and is solved again."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder or default_cache_folder()
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.json"
+
+    def get(self, key: str) -> MappingSolution | None:
+        """Return the solution of a problem, or None."""
+        try:
+            return MappingSolution.model_validate_json(self._path(key).read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def put(self, key: str, solution: MappingSolution) -> None:
+        """Keep a solution."""
+        path = self._path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(solution.model_dump_json())
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise

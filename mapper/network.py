@@ -1,0 +1,163 @@
+"""Map many layers: equal work once, on all cores, reusing what was solved before; and the cost of a whole network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from multiprocessing import get_context
+
+from mapper.cache import MappingCache, problem_key
+from mapper.search import map_layer
+from mapper.solution import MappingSolution, Objective, SearchBudget
+from simulator.accelerator import Accelerator
+from simulator.engine import simulate, simulate_vector_op
+from simulator.layer import Layer, VectorOp
+from simulator.precision import LayerPrecision
+from simulator.result import LayerResult, NetworkResult, VectorResult
+from workloads.network import Network
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class MappingJob:
+    """One layer at one precision, to be mapped."""
+
+    layer: Layer
+    precision: LayerPrecision
+
+
+def _solve(
+    job: MappingJob, accelerator: Accelerator, objective: Objective, budget: SearchBudget
+) -> MappingSolution:
+    return map_layer(job.layer, job.precision, accelerator, objective, budget=budget)
+
+
+def _renamed(solution: MappingSolution, layer: Layer) -> MappingSolution:
+    """The same solution for an equal layer of another name."""
+    if solution.layer == layer:
+        return solution
+    result = solution.result.model_copy(update={"layer": layer.name})
+    return solution.model_copy(update={"layer": layer, "result": result})
+
+
+def map_many(
+    jobs: Sequence[MappingJob],
+    accelerator: Accelerator,
+    objective: Objective = "latency",
+    *,
+    budget: SearchBudget | None = None,
+    cache: MappingCache | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> list[MappingSolution]:
+    """Map every job; equal ones are solved once, solved ones come from the cache. Results are in the jobs' order.
+
+    ``workers`` processes share the work (None: the cores there are). ``progress(done, total)`` counts distinct
+    problems. What is solved is in the cache at once, so an interrupted call loses only what was in flight.
+    Raises what ``map_layer`` raises.
+    """
+    budget = budget or SearchBudget()
+    keys = [problem_key(job.layer, job.precision, accelerator, objective, budget) for job in jobs]
+    solved: dict[str, MappingSolution] = {}
+    pending: dict[str, MappingJob] = {}
+    for key, job in zip(keys, jobs, strict=True):
+        if key in solved or key in pending:
+            continue
+        known = cache.get(key) if cache else None
+        if known is None:
+            pending[key] = job
+        else:
+            solved[key] = known
+    total = len(solved) + len(pending)
+
+    def finish(key: str, solution: MappingSolution) -> None:
+        solved[key] = solution
+        if cache:
+            cache.put(key, solution)
+        if progress:
+            progress(len(solved), total)
+
+    if progress:
+        progress(len(solved), total)
+    count = min(workers or os.cpu_count() or 1, len(pending))
+    if count <= 1:
+        for key, job in pending.items():
+            finish(key, _solve(job, accelerator, objective, budget))
+    else:
+        # Spawned, not forked: the parent may run threads (onnxruntime, CP-SAT) that do not survive a fork.
+        pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"))
+        try:
+            futures: dict[Future[MappingSolution], str] = {
+                pool.submit(_solve, job, accelerator, objective, budget): key for key, job in pending.items()
+            }
+            waiting = set(futures)
+            while waiting:
+                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in done:
+                    finish(futures[future], future.result())
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+    return [_renamed(solved[key], job.layer) for key, job in zip(keys, jobs, strict=True)]
+
+
+def network_precisions(
+    network: Network, assignment: Mapping[str, LayerPrecision]
+) -> dict[str, LayerPrecision]:
+    """Set each layer's output format to what the operations behind it read.
+
+    A layer whose results go to layers only (drained element-wise operations in between do not count) writes the widest
+    of their input formats; where a vector operation reads them from memory, it writes its own output format.
+    """
+    found = {}
+    for layer in network.layers:
+        precision = assignment[layer.name]
+        readers = _readers(network, layer.name)
+        if readers and all(isinstance(reader, Layer) for reader in readers):
+            widest = max((assignment[reader.name].input for reader in readers), key=lambda f: f.bits)
+            precision = precision.model_copy(update={"output": widest})
+        found[layer.name] = precision
+    return found
+
+
+def _readers(network: Network, name: str) -> list[Layer | VectorOp]:
+    """Operations that read a result from memory, looking through drained ones and views."""
+    found: list[Layer | VectorOp] = []
+    for successor in network.graph.successors(name):
+        operation = network.graph.nodes[successor]["op"]
+        moves_nothing = isinstance(operation, VectorOp) and (operation.fused or operation.processed_count == 0)
+        found += _readers(network, successor) if moves_nothing else [operation]
+    return found
+
+
+def simulate_network(
+    network: Network,
+    accelerator: Accelerator,
+    assignment: Mapping[str, LayerPrecision],
+    solutions: Mapping[str, MappingSolution],
+) -> NetworkResult:
+    """Cost of one inference: every layer under its mapping, every vector operation, one after the other.
+
+    ``assignment`` and ``solutions`` have an entry for each layer's name. A solution's mapping is simulated at the
+    precision of the assignment. Raises ``MappingError`` where it does not fit that precision.
+    """
+    operations: list[LayerResult | VectorResult] = []
+    for operation in network.operations:
+        if isinstance(operation, Layer):
+            solution = solutions[operation.name]
+            if solution.precision == assignment[operation.name]:
+                operations.append(_renamed(solution, operation).result)
+            else:
+                operations.append(
+                    simulate(operation, assignment[operation.name], accelerator, solution.mapping)
+                )
+        else:
+            operations.append(simulate_vector_op(operation, accelerator))
+    return NetworkResult(
+        network=network.name,
+        accelerator=accelerator.name,
+        clock_mhz=accelerator.clock_mhz,
+        operations=tuple(operations),
+    )
