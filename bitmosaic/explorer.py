@@ -44,7 +44,7 @@ from workloads.tasks import Task, find_task
 from workloads.tasks.user_inputs import UserInputsTask
 
 DEFAULT_POINTS = 10
-DEFAULT_BUDGET = SearchBudget(cpu_seconds=4.0, target_gap=0.02)
+DEFAULT_BUDGET = SearchBudget(cpu_seconds=2.0, target_gap=0.05)
 AXES: tuple[CostAxis, ...] = ("latency", "energy")
 
 
@@ -129,6 +129,9 @@ def explore(
         try:
             _score_all(run, precisions, sensitivity, points)
         except KeyboardInterrupt:
+            # Baselines whose layers are all mapped take no time any more.
+            ready = [each for each in _baselines(run, precisions) if run.mappings.has(_jobs(run, each[0]))]
+            _score(run, "baselines", ready)
             exploration = load_exploration(folder)
             write_outputs(exploration)
             raise ExplorationInterrupted(exploration) from None
@@ -160,6 +163,10 @@ def _fingerprint(task: Task) -> str:
         for feed in task.calibration_feeds()
     ]
     return content_key("data", feeds)
+
+
+# An assignment, what proposed it, and the precision of a uniform baseline.
+_Proposal = tuple[Assignment, Origin, str | None]
 
 
 @dataclass(frozen=True)
@@ -198,10 +205,9 @@ def _score_all(run: _Run, menu: tuple[LayerPrecision, ...], method: SensitivityM
     else:
         fp32 = run.accuracy.measure({})
         run.progress.say(f"{run.network.name} in FP32: {fp32.metric} {100 * fp32.value:.2f} % on {fp32.count} examples")
-    # The baseline alone first, so that there soon is something to show; then all others at once.
-    uniform = {precision.label: run.uniform(precision) for precision in menu}
-    for labels in ([BASELINE.label], [label for label in uniform if label != BASELINE.label]):
-        _score_group(run, "baselines", [(uniform[label], "uniform", label) for label in labels])
+    baselines = _baselines(run, menu)
+    _map(run, baselines)
+    _score(run, "baselines", baselines)
     if run.accuracy is None:
         return
     harms = run.accuracy.harms(menu, method, run.progress)
@@ -209,9 +215,13 @@ def _score_all(run: _Run, menu: tuple[LayerPrecision, ...], method: SensitivityM
     for axis in AXES:
         for found in assignment_front(_choices(run, menu, harms, axis), points=points):
             proposals.setdefault(tuple(found.labels.items()), axis)
-    _score_group(
-        run, "network points", [(run.mixed(dict(labels), menu), axis, None) for labels, axis in proposals.items()]
-    )
+    mixed: list[_Proposal] = [(run.mixed(dict(labels), menu), axis, None) for labels, axis in proposals.items()]
+    _map(run, mixed)
+    _score(run, "network points", mixed)
+
+
+def _baselines(run: _Run, menu: Sequence[LayerPrecision]) -> list[_Proposal]:
+    return [(run.uniform(precision), "uniform", precision.label) for precision in menu]
 
 
 def _jobs(run: _Run, assignment: Assignment) -> list[tuple[Layer, LayerPrecision]]:
@@ -237,16 +247,21 @@ def _choices(
     return choices
 
 
-def _score_group(run: _Run, stage: str, points: Sequence[tuple[Assignment, Origin, str | None]]) -> None:
-    """Map, simulate and measure the points of a group that are not in the folder yet."""
-    wanted = {run.point_key(assignment): (assignment, origin, uniform) for assignment, origin, uniform in points}
-    missing = [(key, *point) for key, point in wanted.items() if key not in run.records]
-    run.mappings.solve([_jobs(run, assignment) for _, assignment, _, _ in missing], run.progress)
-    for number, (key, assignment, origin, uniform) in enumerate(missing):
-        run.progress.update(stage, number, len(missing))
+def _map(run: _Run, proposals: Sequence[_Proposal]) -> None:
+    """Map the layers of the points that are not in the folder yet."""
+    new = [assignment for assignment, _, _ in proposals if run.point_key(assignment) not in run.records]
+    run.mappings.solve([job for assignment in new for job in _jobs(run, assignment)], run.progress)
+
+
+def _score(run: _Run, stage: str, proposals: Sequence[_Proposal]) -> None:
+    """Simulate and measure the points that are not in the folder yet; their layers are mapped."""
+    new = {run.point_key(proposal[0]): proposal for proposal in proposals}
+    new = {key: proposal for key, proposal in new.items() if key not in run.records}
+    for number, (key, (assignment, origin, uniform)) in enumerate(new.items()):
+        run.progress.update(stage, number, len(new))
         run.records.append(_point(run, key, assignment, origin, uniform))
-    if missing:
-        run.progress.update(stage, len(missing), len(missing))
+    if new:
+        run.progress.update(stage, len(new), len(new))
 
 
 def _point(run: _Run, key: str, assignment: Assignment, origin: Origin, uniform: str | None) -> PointRecord:

@@ -1,12 +1,12 @@
 """The mappings of an exploration: from the results folder, else searched for and written there.
 
-Equal layers are solved once. Searches run in groups, and each group's solutions are written to the folder when it is
-done; until then they are in the user's cache, so an interrupted exploration loses only what was in flight.
+Equal layers are solved once. Each solution is written to the folder, and to the user's cache, as soon as it is there:
+an interrupted exploration loses only the searches in flight.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from bitmosaic.exploration import MAPPINGS_FILE
@@ -19,6 +19,28 @@ from mapper.solution import MappingSolution, Objective, SearchBudget
 from simulator.accelerator import Accelerator
 from simulator.layer import Layer
 from simulator.precision import LayerPrecision
+
+Job = tuple[Layer, LayerPrecision]
+
+
+class _RecordingCache(MappingCache):
+    """The user's cache; what is found in it or put into it is recorded in the results folder too."""
+
+    def __init__(self, records: RecordFile[MappingRecord]) -> None:
+        super().__init__()
+        self._records = records
+
+    def get(self, key: str) -> MappingSolution | None:
+        """Return the solution of a problem, or None."""
+        solution = super().get(key)
+        if solution is not None:
+            self._records.append(MappingRecord(key=key, solution=solution))
+        return solution
+
+    def put(self, key: str, solution: MappingSolution) -> None:
+        """Keep a solution."""
+        super().put(key, solution)
+        self._records.append(MappingRecord(key=key, solution=solution))
 
 
 class MappingBook:
@@ -36,46 +58,28 @@ class MappingBook:
         self._objective: Objective = objective
         self._budget = budget
         self._workers = workers
-        self._cache = MappingCache()
         self._records = RecordFile(folder / MAPPINGS_FILE, MappingRecord)
 
-    def key(self, layer: Layer, precision: LayerPrecision) -> str:
-        """Key of the best mapping of a layer, whatever its name, in a precision."""
-        return problem_key(layer, precision, self._accelerator, self._objective, self._budget)
+    def _key(self, job: Job) -> str:
+        return problem_key(*job, self._accelerator, self._objective, self._budget)
 
-    def solve(self, groups: Sequence[Sequence[tuple[Layer, LayerPrecision]]], progress: Progress) -> None:
-        """Find the mappings that are missing, group by group. Raises ``InfeasibleError`` where there is none."""
-        missing: list[list[MappingJob]] = []
-        keys: set[str] = set()
-        for group in groups:
-            jobs = []
-            for layer, precision in group:
-                key = self.key(layer, precision)
-                if key not in self._records and key not in keys:
-                    keys.add(key)
-                    jobs.append(MappingJob(layer=layer, precision=precision))
-            missing.append(jobs)
-        total, before = len(keys), 0
-        for jobs in missing:
-            if not jobs:
-                continue
+    def has(self, jobs: Iterable[Job]) -> bool:
+        """Whether all jobs are solved."""
+        return all(self._key(job) in self._records for job in jobs)
 
-            def report(done: int, count: int, before: int = before) -> None:
-                progress.update("mapping", before + done, total)
-
-            report(0, len(jobs))
-            solutions = map_many(
-                jobs, accelerator=self._accelerator, objective=self._objective, budget=self._budget,
-                cache=self._cache, workers=self._workers, progress=report,
-            )
-            for job, solution in zip(jobs, solutions, strict=True):
-                key = self.key(job.layer, job.precision)
-                self._records.append(MappingRecord(key=key, solution=solution))
-            before += len(jobs)
-            progress.update("mapping", before, total)
+    def solve(self, jobs: Iterable[Job], progress: Progress) -> None:
+        """Find the mappings that are missing. Raises ``InfeasibleError`` where there is none."""
+        missing = {key: job for key, job in ((self._key(job), job) for job in jobs) if key not in self._records}
+        if not missing:
+            return
+        map_many(
+            [MappingJob(layer, precision) for layer, precision in missing.values()], self._accelerator,
+            self._objective, budget=self._budget, cache=_RecordingCache(self._records), workers=self._workers,
+            progress=lambda done, total: progress.update("mapping", done, total),
+        )
 
     def solution(self, layer: Layer, precision: LayerPrecision) -> MappingSolution:
         """Return the mapping of a layer in a precision that was solved."""
-        record = self._records.get(self.key(layer, precision))
+        record = self._records.get(self._key((layer, precision)))
         assert record is not None, f"{layer.name} in {precision.label} was not mapped"
         return record.solution
