@@ -35,8 +35,6 @@ from typing import TYPE_CHECKING, Any
 from bitmosaic._version import __version__
 
 if TYPE_CHECKING:
-    from mapper.network import network_precisions, simulate_network
-
     from bitmosaic.baseline_cost import uniform_cost
     from bitmosaic.exploration import Exploration, Point, load_exploration
     from bitmosaic.explorer import ExplorationInterrupted, explore
@@ -47,6 +45,7 @@ if TYPE_CHECKING:
     from bitmosaic.report import energy_table, layers_table, mappings_table, points_table
     from hw_configs import dump_accelerator, list_presets, open_accelerator, validate_file
     from mapper.assignment import Assignment, Choice, assign, assignment_front
+    from mapper.network import network_precisions, simulate_network
     from mapper.search import map_layer
     from mapper.solution import MappingSolution, SearchBudget
     from simulator.accelerator import Accelerator

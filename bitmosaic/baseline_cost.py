@@ -44,8 +44,8 @@ def uniform_cost(
     exact = network_precisions(network, assignment)
     found = map_many(
         [MappingJob(layer=layer, precision=exact[layer.name]) for layer in network.layers],
-        accelerator=accelerator, objective=objective, budget=budget or SearchBudget(), cache=MappingCache(), workers=workers,
-        progress=lambda done, total: progress.update("mapping", done, total),
+        accelerator=accelerator, objective=objective, budget=budget or SearchBudget(), cache=MappingCache(),
+        workers=workers, progress=lambda done, total: progress.update("mapping", done, total),
     )
     solutions = {layer.name: solution for layer, solution in zip(network.layers, found, strict=True)}
     result = simulate_network(network, accelerator, exact, solutions)

@@ -36,7 +36,7 @@ from mapper.assignment import Choice, assignment_front
 from mapper.network import network_precisions, simulate_network
 from mapper.solution import OBJECTIVES, Objective, SearchBudget
 from simulator.accelerator import Accelerator
-from simulator.errors import ConfigurationError, Problem
+from simulator.errors import ConfigurationError, NetworkError, Problem
 from simulator.layer import Layer
 from simulator.precision import LayerPrecision
 from workloads import Network, open_network
@@ -95,6 +95,8 @@ def explore(
     network = network if isinstance(network, Network) else open_network(network)
     accelerator = accelerator if isinstance(accelerator, Accelerator) else open_accelerator(accelerator)
     _check(objective, sensitivity, points)
+    if inputs is not None and network.model is None:
+        raise NetworkError(Problem("has no trained weights to run inputs on: leave inputs out", where=network.name))
     precisions = default_menu(accelerator) if menu is None else read_menu(menu, accelerator)
     user_task = task is not None
     if task is None and network.model is not None:

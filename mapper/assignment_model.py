@@ -192,7 +192,7 @@ class Search:
             solver.parameters.num_workers = workers
             solver.parameters.random_seed = 0
             solver.parameters.max_time_in_seconds = max(0.01, deadline - time.perf_counter())
-            self.model.clear_hints()
+            self.model.clear_hints()  # type: ignore[no-untyped-call]
             if start is not None:
                 for row, pick in zip(self.variables, start, strict=True):
                     for i, variable in enumerate(row):

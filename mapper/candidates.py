@@ -125,7 +125,7 @@ def buffer_tiles(extent: int, grid_tile: int) -> list[int]:
     """Buffer tiles that are worth trying: smallest for their trips, and rounded up to register tiles.
 
     >>> buffer_tiles(7, 2)
-    [1, 2, 3, 4, 6, 7]
+    [1, 2, 3, 4, 7]
     """
     smallest = {-(-extent // trips) for trips in range(1, min(extent, int(2 * extent**0.5) + 2) + 1)}
     smallest |= {tile for tile in range(1, int(extent**0.5) + 2) if tile <= extent}
@@ -258,7 +258,7 @@ def build_blocks(layer: Layer, precision: LayerPrecision, accelerator: Accelerat
             columns = {f"{name}_{choice.dim}": column for name, column in _plain_columns(choice).items()}
             blocks.append(Block((choice,), columns, choice.axis_factors))
     sizes = np.array([size for size, _ in axes])
-    return tuple(block.take((block.axis_use <= sizes).all(axis=1)) for block in blocks)
+    return tuple(block.take(np.flatnonzero((block.axis_use <= sizes).all(axis=1))) for block in blocks)
 
 
 __all__ = ["BLOCKS", "LANES", "SPACE", "Block", "DimChoices", "build_blocks"]

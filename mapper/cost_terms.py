@@ -158,12 +158,12 @@ class _Builder:
         """Columns of the trips that fetch an operand from DRAM again."""
         if operand == self.variant.held_by_dram and operand != self.variant.bypass:
             return {}
-        return {dim: "trips" for dim in IRRELEVANT[operand]}
+        return dict.fromkeys(IRRELEVANT[operand], "trips")
 
     def refetch_grid(self, operand: Operand) -> dict[str, str]:
         """Columns of the trips that fetch an operand from its buffer again."""
         column = "trips" if operand == self.variant.held_by_registers else "fetches"
-        return {dim: column for dim in IRRELEVANT[operand]}
+        return dict.fromkeys(IRRELEVANT[operand], column)
 
     def dram_terms(self) -> dict[str, Term]:
         """Bits between DRAM and chip: weight, input, and partial sums in each direction (constants apart)."""
@@ -186,7 +186,7 @@ class _Builder:
         timing, memory = self.timing, self.accelerator.dram
         bandwidth = memory.bandwidth_bits_per_cycle
         step = self.accelerator.processing_element.cycles_per_step(self.precision)
-        all_steps = {dim: "steps" for dim in DIMS}
+        all_steps = dict.fromkeys(DIMS, "steps")
         compute = self.term("compute", step, **all_steps)
         terms = [replace(compute, floor=step * self.fewest_steps())]
         constant = float(memory.latency_cycles) + constant_bits / bandwidth
@@ -197,7 +197,7 @@ class _Builder:
             inside = 0 if timing.overlap else timing.tail_cycles
             constant += timing.tail_cycles - inside
             folds = {dim: ("trips" if dim in streamed else "steps") for dim in DIMS}
-            events = {dim: "trips" for dim in DIMS}
+            events = dict.fromkeys(DIMS, "trips")
             if self.variant.bypass is not None:
                 events = folds
             if timing.preload:
@@ -304,7 +304,7 @@ class _Builder:
             else:
                 constant += layer.macs * bits[operand] * file.read_energy_pj_per_bit
         if active:
-            terms.append(self.term("active", active, **{dim: "active" for dim in DIMS}))
+            terms.append(self.term("active", active, **dict.fromkeys(DIMS, "active")))
         return tuple(terms), constant
 
     def capacities(self) -> tuple[Capacity, ...]:

@@ -165,12 +165,14 @@ def surviving_rows(problem: Subproblem, below: float) -> tuple[Rows | None, floa
 def _undominated(problem: Subproblem, b: int, kept: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Of the rows of one block, keep those that no other matches or beats in every factor."""
     columns = []
-    for group in (*problem.sums, *problem.limits):
-        for term in group.terms:
-            factor = term.factors[b]
-            if factor is not None:
-                columns.append(factor[kept])
+    terms = [term for total in problem.sums for term in total.terms]
+    terms += [term for limit in problem.limits for term in limit.terms]
+    for term in terms:
+        factor = term.factors[b]
+        if factor is not None:
+            columns.append(factor[kept])
     if not columns:
         return kept[:1]
     table = np.unique(np.column_stack(columns), axis=1)
-    return kept[non_dominated(np.ascontiguousarray(table.astype(np.int64)))]
+    survivors: npt.NDArray[np.int64] = kept[non_dominated(np.ascontiguousarray(table.astype(np.int64)))]
+    return survivors

@@ -1,12 +1,12 @@
 """Find the best mapping of one layer, and prove how good it is: propose, simulate, cut.
 
 1. Descents on the closed-form cost give good mappings at once; the best of them by *simulated* cost is the incumbent.
-2. The space falls apart into subproblems (loop orders, bypass, double-buffering). In each, CP-SAT looks for a mapping whose closed-form
-   cost, a lower bound of the simulated one, beats the incumbent by more than the target gap.
-3. What it finds is simulated, may become the incumbent, and is cut away; the subproblem is solved again, until it has nothing left. Then
-   no mapping in it can cost less than the incumbent by more than the gap: that is the proof.
+2. The space falls apart into subproblems (loop orders, bypass, double-buffering). In each, CP-SAT looks for a mapping
+   whose closed-form cost, a lower bound of the simulated one, beats the incumbent by more than the target gap.
+3. What it finds is simulated, may become the incumbent, and is cut away; the subproblem is solved again, until it has
+   nothing left. Then no mapping in it can cost less than the incumbent by more than the gap: that is the proof.
 
-The lower bound reported is the smallest over all subproblems. A search that runs out of budget reports the bound it reached.
+The lower bound reported is the smallest over all subproblems. A search out of budget reports the bound it reached.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from simulator.engine import simulate
 from simulator.errors import InfeasibleError, MappingError, Problem
 from simulator.layer import OPERANDS, Layer, Operand
 from simulator.mapping import Mapping
+from simulator.plan import grid_timing
 from simulator.precision import LayerPrecision
 from simulator.result import LayerResult
 
@@ -100,13 +101,11 @@ class _Search:
             self.incumbent.consider(model, candidate, self.layer, self.precision, self.accelerator)
 
     def _event_price(self) -> float:
-        from simulator.plan import grid_timing
-
         timing = grid_timing(self.accelerator)
         return float(timing.tail_cycles + self.accelerator.dram.latency_cycles + 1)
 
     def families(self) -> list[tuple[Subproblem, list[Subproblem]]]:
-        """For each variant: its relaxation, and the subproblems that it stands for, one a set of double-buffered operands.
+        """For each variant: its relaxation, and what it stands for, a subproblem a set of double-buffered operands.
 
         Energy does not depend on double-buffering: there the relaxation is the problem.
         """

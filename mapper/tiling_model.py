@@ -1,11 +1,11 @@
 """The CP-SAT model of a subproblem: outer approximation of products in logarithms.
 
 One Boolean a row of each block. The logarithm of a product with one factor a block is linear in the Booleans, and
-the product itself, its exponential, is convex: every tangent bounds it from below. The model holds tangents, all rounded
-so that they stay below the truth; its optimum is a lower bound, and exact enough that the first answer is nearly always
-within a fraction of a percent. Where an answer's true cost is higher, tangents at that very point are added and the model is
-solved again, so the bound closes on the true optimum (Duran & Grossmann 1986; the convex form is that of
-geometric programs, Boyd et al. 2007).
+the product itself, its exponential, is convex: every tangent bounds it from below. The model holds tangents, all
+rounded so that they stay below the truth; its optimum is a lower bound, and exact enough that the first answer is
+nearly always within a fraction of a percent. Where an answer's true cost is higher, tangents at that very point are
+added and the model is solved again, so the bound closes on the true optimum (Duran & Grossmann 1986; the convex form
+is that of geometric programs, Boyd et al. 2007).
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class TilingModel:
 
     def hint(self, rows: tuple[int, ...]) -> None:
         """Tell the solver of a known choice; rows that were dropped are left open."""
-        self.model.clear_hints()
+        self.model.clear_hints()  # type: ignore[no-untyped-call]
         for b, row in enumerate(rows):
             for literal, kept in zip(self.chosen[b], self.rows[b], strict=True):
                 self.model.add_hint(literal, bool(kept == row))

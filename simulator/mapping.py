@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from simulator.layer import DIMS, Dim, Frozen, Operand
 
@@ -44,7 +44,8 @@ class Mapping(Frozen):
     """Spatial unrolling, tiles, loop orders, bypass and double buffering of one layer.
 
     Attributes:
-        spatial: axis name (or ``lanes``) → how many of each dimension lie along it.
+        spatial: axis name (or ``lanes``) → how many of each dimension lie along it. Kept in alphabetical order, so
+            that equal mappings read the same wherever they come from.
         levels: ``dram``, ``buffer``, ``register``, outermost first.
         bypass: operands that go from DRAM straight to the registers.
         double_buffer: operands whose next tile loads while the present one is used.
@@ -54,6 +55,11 @@ class Mapping(Frozen):
     levels: tuple[MappingLevel, ...]
     bypass: tuple[Operand, ...] = ()
     double_buffer: tuple[Operand, ...] = ()
+
+    @field_validator("spatial", mode="after")
+    @classmethod
+    def _in_order(cls, spatial: dict[str, dict[Dim, int]]) -> dict[str, dict[Dim, int]]:
+        return dict(sorted(spatial.items()))
 
     @model_validator(mode="after")
     def _check(self) -> Mapping:

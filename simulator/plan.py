@@ -130,12 +130,12 @@ class Plan:
         return tuple(d for d in self.buffer_loops if d in RELEVANT_DIMS[self.bypass])
 
     def held_loops(self, operand: Operand) -> frozenset[Dim]:
-        """Buffer loops across which an operand stays in the registers."""
+        """Buffer loops across which an operand stays in the registers: within one event."""
         if self.accelerator.registers_of(operand) is None:
             return frozenset()
         held: set[Dim] = set()
         for dim in reversed(self.buffer_loops):
-            if dim in RELEVANT_DIMS[operand]:
+            if dim in RELEVANT_DIMS[operand] or dim in self.buffer_event_loops:
                 break
             held.add(dim)
         return frozenset(held)

@@ -30,7 +30,8 @@ def _point(label: str, cycles: int, energy: float, score: float | None, uniform:
     precision = label if uniform else "w4a8"
     record = PointRecord(
         key=label, context="c", origin="uniform" if uniform else "latency", uniform=label if uniform else None,
-        assignment={"a": precision, "b": precision}, total_cycles=cycles, latency_ms=cycles / 1e3, energy_pj=energy * 1e6,
+        assignment={"a": precision, "b": precision}, total_cycles=cycles, latency_ms=cycles / 1e3,
+        energy_pj=energy * 1e6,
         accuracy=None if score is None else Accuracy(metric="accuracy", value=score, count=200),
         layers=(_layer("a", precision, cycles // 2, energy * 5e5), _layer("b", precision, cycles // 4, energy * 5e5)),
         vector=(VectorRow(operator="Relu", count=3, total_cycles=50, compute_cycles=40, stall_cycles=10,

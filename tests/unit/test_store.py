@@ -59,10 +59,10 @@ def test_a_damaged_line_inside_is_named(tmp_path: Path) -> None:
 
 
 def test_one_writer_at_a_time(tmp_path: Path) -> None:
-    with sole_writer(tmp_path / "results"):
-        with pytest.raises(ConfigurationError, match="another run is writing"), sole_writer(tmp_path / "results"):
-            pass
-    with sole_writer(tmp_path / "results"):
+    folder = tmp_path / "results"
+    with sole_writer(folder), pytest.raises(ConfigurationError, match="another run is writing"), sole_writer(folder):
+        pass
+    with sole_writer(folder):
         pass
 
 
