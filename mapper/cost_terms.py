@@ -1,7 +1,7 @@
-"""The cost of a mapping as sums of products with one factor a block: what ``simulator.bound`` computes, laid out for search.
+"""The cost of a mapping as sums of products with one factor a block: ``simulator.bound``, laid out for search.
 
-A *variant* fixes what cannot be a number: which operand the DRAM loops hold (its irrelevant loops are innermost), which the
-registers hold, and what bypasses. Within a variant every quantity is ``coefficient · ∏_blocks column``:
+A *variant* fixes what cannot be a number: which operand the DRAM loops hold (its irrelevant loops are innermost),
+which the registers hold, and what bypasses. Within a variant every quantity is ``coefficient · ∏_blocks column``:
 
 - cycles of the grid (an upper row: what cannot overlap) and of the DRAM channel; latency is the larger of the two;
 - energy, as one sum;

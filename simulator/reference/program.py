@@ -148,7 +148,9 @@ class Program:
                 index = len(self.events)
                 for operand in OPERANDS:
                     key = self._tile_of(operand, outer, inner)
-                    if operand in open_runs and open_runs[operand][0] != key:
+                    # The program refills bypassing registers at each event and compares no tiles.
+                    ends = bool(event_loops) and operand in self.bypass
+                    if operand in open_runs and (ends or open_runs[operand][0] != key):
                         self._close(operand, open_runs.pop(operand), index - 1)
                     if operand not in open_runs:
                         open_runs[operand] = (key, box if operand in self.bypass else tile, index)
@@ -192,14 +194,13 @@ class Program:
                 continue
             write_back = [Request("write_back", ended)]
             partial_sums = []
+            ahead = False
             if not last:
                 following = self.run("output", event.index + 1)
+                ahead = "output" in self.double_buffer and following.tile != ended.tile
                 if not following.fresh:
                     partial_sums = [Request("partial_sums", following)]
-            if "output" in self.double_buffer:
-                yield from partial_sums + write_back
-            else:
-                yield from write_back + partial_sums
+            yield from partial_sums + write_back if ahead else write_back + partial_sums
 
     def _loads(self, event: int) -> Iterator[Request]:
         operands: tuple[Operand, ...] = ("weight", "input")
