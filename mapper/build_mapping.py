@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mapper.cost_terms import IRRELEVANT, CostModel
+from mapper.cost_terms import IRRELEVANT, CostModel, Variant
 from mapper.descent import Candidate
 from simulator.accelerator import LANES, Accelerator
 from simulator.layer import OPERANDS, Dim, Operand
@@ -19,12 +19,19 @@ def _order(innermost: Operand | None, second: Operand | None) -> tuple[Dim, ...]
     return tuple(order)
 
 
-def build_mapping(model: CostModel, candidate: Candidate, accelerator: Accelerator) -> tuple[Mapping, ...]:
-    """Return the mappings that a candidate stands for.
+def dram_orders(variant: Variant) -> tuple[tuple[Dim, ...], ...]:
+    """Orders of the DRAM loops that a variant stands for: they differ outside the held loops, which the closed-form
+    cost does not see and the simulator does."""
+    return tuple(_order(variant.held_by_dram, second) for second in OPERANDS if second != variant.held_by_dram)
 
-    They differ in the order of the loops outside the held ones, which the closed-form cost does not see and
-    the simulator does.
-    """
+
+def buffer_order(variant: Variant) -> tuple[Dim, ...]:
+    """Order of the buffer loops of a variant."""
+    return _order(variant.held_by_registers, None)
+
+
+def build_mapping(model: CostModel, candidate: Candidate, accelerator: Accelerator) -> tuple[Mapping, ...]:
+    """Return the mappings that a candidate stands for, one for each of ``dram_orders``."""
     names = [*(axis.name for axis in accelerator.grid.axes), LANES]
     spatial: dict[str, dict[Dim, int]] = {name: {} for name in names}
     register: dict[Dim, int] = {}
@@ -37,20 +44,16 @@ def build_mapping(model: CostModel, candidate: Candidate, accelerator: Accelerat
                 if factor > 1:
                     spatial[name][choice.dim] = int(factor)
     variant = model.variant
-    found = []
-    for second in OPERANDS:
-        if second == variant.held_by_dram:
-            continue
-        found.append(
-            Mapping(
-                spatial={name: dims for name, dims in spatial.items() if dims},
-                levels=(
-                    MappingLevel(level="dram", order=_order(variant.held_by_dram, second)),
-                    MappingLevel(level="buffer", tile=tile, order=_order(variant.held_by_registers, None)),
-                    MappingLevel(level="register", tile=register),
-                ),
-                bypass=(variant.bypass,) if variant.bypass else (),
-                double_buffer=candidate.double_buffer,
-            )
+    return tuple(
+        Mapping(
+            spatial={name: dims for name, dims in spatial.items() if dims},
+            levels=(
+                MappingLevel(level="dram", order=order),
+                MappingLevel(level="buffer", tile=tile, order=buffer_order(variant)),
+                MappingLevel(level="register", tile=register),
+            ),
+            bypass=(variant.bypass,) if variant.bypass else (),
+            double_buffer=candidate.double_buffer,
         )
-    return tuple(found)
+        for order in dram_orders(variant)
+    )

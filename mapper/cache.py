@@ -20,7 +20,7 @@ from simulator.accelerator import Accelerator
 from simulator.layer import Layer
 from simulator.precision import LayerPrecision
 
-MODEL_VERSION = 1  # raise it whenever the meaning of a cycle, a picojoule or the search space changes
+MODEL_VERSION = 2  # raise it whenever the meaning of a cycle, a picojoule or the search space changes
 
 
 def canonical_json(value: object) -> str:

@@ -23,9 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.accelerator import LANES, Accelerator, MulticastPassing
-from simulator.kernels import non_dominated, touched_counts
+from simulator.kernels import nested_starts, non_dominated, tile_starts, touched_counts
 from simulator.layer import OPERANDS, RELEVANT_DIMS, Dim, Layer
-from simulator.plan import nested_split, split
 from simulator.precision import LayerPrecision
 
 SPACE = (
@@ -157,13 +156,18 @@ def dimension_choices(
 
 def _plain_columns(choice: DimChoices) -> dict[str, Ints]:
     """Integers of one dimension that need no partner."""
+    last = choice.last_tile
+    last_inner = last - (-(-last // choice.grid_tile) - 1) * choice.grid_tile
     return {
         "trips": choice.trips,
         "steps": choice.tiles(choice.unroll),
         "active": choice.tiles(choice.axis_factors[:, -1]),
         "fetches": choice.tiles(choice.grid_tile),
         "tile": choice.buffer_tile,
-        "last": choice.last_tile,
+        "last": last,
+        "last_steps": -(-last // choice.unroll),
+        "last_inner": last_inner,
+        "last_inner_steps": -(-last_inner // choice.unroll),
         "first_grid": np.minimum(choice.grid_tile, choice.buffer_tile),
         "register": np.minimum(choice.register_tile * choice.axis_factors[:, -1], choice.buffer_tile),
     }
@@ -194,13 +198,14 @@ def _pair_block(layer: Layer, axis: int, position: DimChoices, tap: DimChoices) 
         tiles = int(one.buffer_tile[i]), int(other.buffer_tile[i])
         if tiles not in buffer_sums:
             touched = touched_counts(
-                split(one.extent, tiles[0]), split(other.extent, tiles[1]), stride, dilation, padding, size
+                tile_starts(one.extent, tiles[0]), tile_starts(other.extent, tiles[1]),
+                stride, dilation, padding, size,
             )
             buffer_sums[tiles] = int(touched.sum()), int(touched.max()), int(touched[0, 0])
         key = (*tiles, int(min(one.grid_tile[i], tiles[0])), int(min(other.grid_tile[i], tiles[1])))
         if key not in grid_sums:
             touched = touched_counts(
-                nested_split(one.extent, key[0], key[2]), nested_split(other.extent, key[1], key[3]),
+                nested_starts(one.extent, key[0], key[2]), nested_starts(other.extent, key[1], key[3]),
                 stride, dilation, padding, size,
             )
             grid_sums[key] = int(touched.sum()), int(touched[0, 0])

@@ -3,7 +3,8 @@
 A *variant* fixes what cannot be a number: which operand the DRAM loops hold (its irrelevant loops are innermost),
 which the registers hold, and what bypasses. Within a variant every quantity is ``coefficient · ∏_blocks column``:
 
-- cycles of the grid (an upper row: what cannot overlap) and of the DRAM channel; latency is the larger of the two;
+- cycles of the grid (an upper row: what cannot overlap), of the DRAM channel, and of all loads with the last pass
+  behind them; latency is the largest of the three;
 - energy, as one sum;
 - sizes of tiles against the capacities.
 
@@ -89,12 +90,12 @@ class Exposed:
 
 @dataclass(frozen=True)
 class Capacity:
-    """``Σ bits of the tiles ≤ size_bits``. ``doubled``: whether a tile may be kept twice."""
+    """``Σ bits of the tiles ≤ size_bits``. ``doubled``: operands whose tile may be kept twice."""
 
     memory: str
     size_bits: int
     tiles: dict[Operand, Term]
-    doubled: bool
+    doubled: frozenset[Operand]
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,8 @@ class CostModel:
     exposed: tuple[Exposed, ...]
     channel: tuple[Term, ...]
     channel_constant: float
+    final: tuple[Term, ...]
+    final_constant: float
     energy: tuple[Term, ...]
     energy_constant: float
     capacities: tuple[Capacity, ...]
@@ -255,10 +258,25 @@ class _Builder:
         return tuple(found)
 
     def _last_write(self, bandwidth: int) -> Term:
-        if self.variant.bypass == "output":
-            return self.term("last_write", self.precision.output.bits / bandwidth)
-        dims = {dim: "last" for dim in DIMS if dim in RELEVANT_DIMS["output"]}
+        column = "last_inner" if self.variant.bypass == "output" else "last"
+        dims = {dim: column for dim in DIMS if dim in RELEVANT_DIMS["output"]}
         return self.term("last_write", self.precision.output.bits / bandwidth, **dims)
+
+    def final_terms(self, dram: dict[str, Term], parameter_bits: int) -> tuple[tuple[Term, ...], float]:
+        """Cycles of all loads, and behind them the last pass and the last write."""
+        memory, bypass = self.accelerator.dram, self.variant.bypass
+        bandwidth = memory.bandwidth_bits_per_cycle
+        step = self.accelerator.processing_element.cycles_per_step(self.precision)
+        columns = {
+            dim: "last_inner_steps" if bypass and dim in RELEVANT_DIMS[bypass] else "last_steps" for dim in DIMS
+        }
+        terms = (
+            self.scaled(dram["weight"], 1 / bandwidth, "loads_weight"),
+            self.scaled(dram["input"], 1 / bandwidth, "loads_input"),
+            self.term("last_pass", step, **columns),
+            self._last_write(bandwidth),
+        )
+        return terms, memory.latency_cycles + parameter_bits / bandwidth + self.timing.tail_cycles
 
     def energy_terms(self, dram: dict[str, Term]) -> tuple[tuple[Term, ...], float]:
         """Energy in pJ, exactly as ``simulator.counts`` has it."""
@@ -317,13 +335,17 @@ class _Builder:
                 if operand != self.variant.bypass
             }
             if tiles:
-                found.append(Capacity(buffer.name, buffer.size_bits, tiles, buffer.double_buffer))
+                doubled = frozenset(tiles) if buffer.double_buffer else frozenset[Operand]()
+                found.append(Capacity(buffer.name, buffer.size_bits, tiles, doubled))
         for file in self.accelerator.register_files:
             tiles = {
                 operand: self.tile(operand, "register", "input_register", f"register_{operand}")
                 for operand in file.keeps
             }
-            found.append(Capacity(file.name, file.size_bits, tiles, False))
+            # Only what comes straight from DRAM is loaded ahead into registers.
+            ahead = file.double_buffer and self.variant.bypass in file.keeps
+            doubled = frozenset(o for o in tiles if ahead and o == self.variant.bypass)
+            found.append(Capacity(file.name, file.size_bits, tiles, doubled))
         return tuple(found)
 
 
@@ -342,6 +364,7 @@ def build_cost_model(
         builder.scaled(dram[operand], (2 if operand == "output" else 1) / bandwidth, f"channel_{operand}")
         for operand in OPERANDS
     )
+    final, final_constant = builder.final_terms(dram, parameters)
     energy, energy_constant = builder.energy_terms(dram)
     return CostModel(
         variant=variant,
@@ -351,6 +374,8 @@ def build_cost_model(
         exposed=builder.exposed(dram),
         channel=channel,
         channel_constant=latency + (parameters + finished - 2 * spilled) / bandwidth,
+        final=final,
+        final_constant=final_constant,
         energy=energy,
         energy_constant=energy_constant,
         capacities=builder.capacities(),

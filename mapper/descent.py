@@ -8,7 +8,8 @@ import numpy as np
 
 from mapper.cost_terms import CostModel, Term
 from mapper.solution import OBJECTIVES, Objective
-from simulator.kernels import descent as kernel
+from simulator.kernels import choice_cost as kernel
+from simulator.kernels import random_descents
 from simulator.layer import OPERANDS, Operand
 
 
@@ -23,11 +24,11 @@ class Candidate:
 
 def may_double(model: CostModel) -> tuple[bool, ...]:
     """Whether each operand may be double-buffered at all."""
-    allowed = {operand for capacity in model.capacities if capacity.doubled for operand in capacity.tiles}
+    allowed = {operand for capacity in model.capacities for operand in capacity.doubled}
     return tuple(operand in allowed for operand in OPERANDS)
 
 
-def kernel_input(model: CostModel, objective: Objective, event_price_cycles: float = 0.0) -> kernel.DescentInput:
+def kernel_input(model: CostModel, objective: Objective, event_price_cycles: float = 0.0) -> kernel.CostInput:
     """Lay a cost model out for the kernel."""
     terms: list[tuple[Term, int, int, int]] = []
     terms += [(term, kernel.GRID, 0, 0) for term in model.grid]
@@ -39,6 +40,7 @@ def kernel_input(model: CostModel, objective: Objective, event_price_cycles: flo
         price = Term("events", event_price_cycles, trips)
         terms += [(price, kernel.GRID, 0, 0), (price, kernel.CHANNEL, 0, 0)]
     terms += [(term, kernel.CHANNEL, 0, 0) for term in model.channel]
+    terms += [(term, kernel.FINAL, 0, 0) for term in model.final]
     terms += [(term, kernel.ENERGY, 0, 0) for term in model.energy]
     single_constant = np.zeros(3)
     for exposed in model.exposed:
@@ -54,7 +56,7 @@ def kernel_input(model: CostModel, objective: Objective, event_price_cycles: flo
         for b, factor in enumerate(term.factors):
             if factor is not None:
                 factors[starts[b] : starts[b + 1], t] = factor
-    return kernel.DescentInput(
+    return kernel.CostInput(
         factors=factors,
         block_start=starts,
         axis_use=np.concatenate([block.axis_use for block in model.blocks]),
@@ -64,10 +66,11 @@ def kernel_input(model: CostModel, objective: Objective, event_price_cycles: flo
         operand=np.array([operand for _, _, operand, _ in terms], dtype=np.int64),
         capacity=np.array([place for *_, place in terms], dtype=np.int64),
         capacity_size=np.array([capacity.size_bits for capacity in model.capacities], dtype=np.float64),
-        capacity_doubles=np.array([capacity.doubled for capacity in model.capacities]),
+        capacity_doubles=np.array([[o in capacity.doubled for o in OPERANDS] for capacity in model.capacities]),
         may_double=np.array(may_double(model)),
         grid_constant=float(model.grid_constant),
         channel_constant=float(model.channel_constant),
+        final_constant=float(model.final_constant),
         energy_constant=float(model.energy_constant),
         single_constant=single_constant,
         objective=OBJECTIVES.index(objective),
@@ -95,7 +98,7 @@ def descend(
     """
     data = kernel_input(model, objective, event_price_cycles)
     first = data.block_start[:-1] + smallest_rows(model)
-    rows, costs, masks = kernel.random_descents(data, first, starts, seed)
+    rows, costs, masks = random_descents(data, first, starts, seed)
     found: dict[tuple[int, ...], Candidate] = {}
     for row, cost, mask in zip(rows, costs, masks, strict=True):
         if not np.isfinite(cost):

@@ -4,7 +4,8 @@
     subject to Σ_t coefficient_t · ∏_b factor_tb[row_b] ≤ size_j        for each limit j
 
 A *subproblem* is a variant with the set of double-buffered operands fixed, under one objective. Energy has one
-sum, latency two (the grid's and the channel's), and the energy-delay product two, whose terms are products of theirs.
+sum, latency three (the grid's, the channel's, and all loads with the last pass), and the energy-delay product three,
+whose terms are products of theirs and the energy's.
 """
 
 from __future__ import annotations
@@ -103,16 +104,17 @@ def build_subproblem(
             grid_constant += exposed.single_constant
     grid = Sum(grid_constant, tuple(grid_terms))
     channel = Sum(model.channel_constant, model.channel)
+    final = Sum(model.final_constant, model.final)
     energy = Sum(model.energy_constant, model.energy)
     sums = {
-        "latency": (grid, channel),
+        "latency": (grid, channel, final),
         "energy": (energy,),
-        "edp": (_product(grid, energy), _product(channel, energy)),
+        "edp": (_product(grid, energy), _product(channel, energy), _product(final, energy)),
     }[objective]
     limits = []
     for capacity in model.capacities:
         terms = tuple(
-            _scaled(term, 2.0) if capacity.doubled and operand in double_buffer and not relaxed else term
+            _scaled(term, 2.0) if operand in capacity.doubled and operand in double_buffer and not relaxed else term
             for operand, term in capacity.tiles.items()
         )
         limits.append(Limit(capacity.memory, float(capacity.size_bits), terms))
@@ -136,8 +138,12 @@ def _row_bounds(terms: tuple[Term, ...], rows: Rows) -> list[npt.NDArray[np.floa
     return bounds
 
 
-def surviving_rows(problem: Subproblem, below: float) -> tuple[Rows | None, float]:
+def surviving_rows(
+    problem: Subproblem, below: float, *, dominated: bool = False
+) -> tuple[Rows | None, float]:
     """Drop rows that cannot be part of a choice that costs less than ``below``.
+
+    Rows that another matches or beats in everything are dropped too, unless ``dominated`` asks for them.
 
     Returns the rows kept of each block (None where no choice is left) and a lower bound of the subproblem.
     """
@@ -159,6 +165,8 @@ def surviving_rows(problem: Subproblem, below: float) -> tuple[Rows | None, floa
                 return None, below
         if sum(len(kept) for kept in rows) == before:
             break
+    if dominated:
+        return rows, lowest
     return [_undominated(problem, b, kept) for b, kept in enumerate(rows)], lowest
 
 

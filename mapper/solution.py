@@ -14,6 +14,7 @@ from simulator.result import LayerResult
 Objective = Literal["latency", "energy", "edp"]
 OBJECTIVES: tuple[Objective, ...] = ("latency", "energy", "edp")
 Status = Literal["optimal", "feasible"]
+Prover = Literal["auto", "enumeration", "cp_sat"]
 
 
 def objective_cost(result: LayerResult, objective: Objective) -> float:
@@ -31,19 +32,22 @@ class SearchBudget(Frozen):
     Attributes:
         cpu_seconds: CPU time for one layer, precision and objective.
         target_gap: stop once (cost − lower bound) / cost is at most this; 0 asks for the optimum.
-        cuts: mappings that the loop may propose, simulate and cut away.
+        cuts: mappings that the CP-SAT loop may propose, simulate and cut away.
+        prover: ``enumeration`` (depth-first over the blocks), ``cp_sat``, or ``auto``: enumeration first, and CP-SAT
+            for what it could not finish.
     """
 
     cpu_seconds: float = Field(default=10.0, gt=0)
     target_gap: float = Field(default=0.0, ge=0)
     cuts: int = Field(default=200, ge=1)
+    prover: Prover = "auto"
 
 
 class MappingSolution(Frozen):
     """The best mapping found for one layer at one precision, with its certificate.
 
     Attributes:
-        status: ``optimal`` where cost and lower bound meet (within the solver's integer units), else ``feasible``.
+        status: ``optimal`` where cost and lower bound meet (to 2e-6, the solver's integer units), else ``feasible``.
         cost: simulated cost in the objective's unit (cycles, pJ, pJ·cycles).
         lower_bound: no mapping of the searched space costs less; same unit.
         gap: (cost − lower_bound) / cost.

@@ -5,7 +5,8 @@ Three things take time whatever happens, and each gives a bound:
 1. the grid: parameters and the first tiles must arrive, all passes run one after another, and the last outputs
    must drain and be written; tiles of an operand that is not double-buffered load while the grid waits;
 2. the DRAM channel: it moves all bits, after its latency;
-3. both: the last pass cannot start before all loads are done, and the last write follows it.
+3. both: the last pass cannot start before all loads are done, and the last write follows it. (From one pass to the
+   next the tile of the weight or of the input changes, so the last pass waits for the last load.)
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 
 from simulator.counts import DramTraffic, dram_traffic, energy_pj, traffic_rows
 from simulator.fast import pe_utilization
-from simulator.layer import DIMS, RELEVANT_DIMS, Operand
+from simulator.layer import DIMS, RELEVANT_DIMS, Dim, Operand
 from simulator.plan import Plan
 from simulator.result import STALL_CAUSES, LayerResult, StallCause
 
@@ -74,24 +75,41 @@ def first_tile_bits(plan: Plan, operand: Operand) -> int:
     return count * plan.precision.stored_bits(operand)
 
 
+def _last_extent(plan: Plan, dim: Dim) -> int:
+    """Extent of what the last event covers of a dimension."""
+    i = DIMS.index(dim)
+    last = int(plan.extent[i]) - (int(plan.dram_trips[i]) - 1) * int(plan.buffer_tile[i])
+    if dim in plan.buffer_event_loops:
+        step = int(plan.grid_tile[i])
+        last -= (-(-last // step) - 1) * step
+    return last
+
+
 def last_write_bits(plan: Plan) -> int:
     """Bits of the write-back after the last event."""
     count = 1
     for dim in RELEVANT_DIMS["output"]:
         i = DIMS.index(dim)
-        extent, tile = int(plan.extent[i]), int(plan.buffer_tile[i])
-        last = extent - (int(plan.dram_trips[i]) - 1) * tile
-        if plan.bypass == "output" and dim in plan.buffer_event_loops:
-            step = int(plan.grid_tile[i])
-            last -= (-(-last // step) - 1) * step
-        count *= last
+        if plan.bypass == "output":
+            count *= _last_extent(plan, dim)
+        else:
+            count *= int(plan.extent[i]) - (int(plan.dram_trips[i]) - 1) * int(plan.buffer_tile[i])
     return count * plan.precision.output.bits
+
+
+def last_pass_cycles(plan: Plan) -> int:
+    """Cycles in which the last pass takes steps."""
+    steps = 1
+    for i, dim in enumerate(DIMS):
+        steps *= -(-_last_extent(plan, dim) // int(plan.unroll[i]))
+    return steps * plan.step_cycles
 
 
 def bound_cycles(plan: Plan, dram: DramTraffic) -> CycleBound:
     """Bound the cycles of a plan from below (module docstring)."""
     memory = plan.accelerator.dram
     bandwidth, latency = memory.bandwidth_bits_per_cycle, memory.latency_cycles
+    timing = plan.timing
     compute, overhead = plan.compute_cycles, _grid_overhead(plan)
     first = {operand: first_tile_bits(plan, operand) for operand in ("weight", "input")}
     arrival_bits = dram.parameter_read_bits + sum(first.values())
@@ -107,7 +125,10 @@ def bound_cycles(plan: Plan, dram: DramTraffic) -> CycleBound:
         serial_bits += dram.sum_read_bits + dram.sum_write_bits + dram.final_write_bits - last_write_bits(plan)
     grid = start + compute + overhead + _ceil(serial_bits, bandwidth) + last_write
     channel = _ceil(dram.total_bits, bandwidth) + (latency if dram.total_bits > dram.final_write_bits else 0)
-    total = max(grid, channel)
+    loads = dram.parameter_read_bits + dram.weight_read_bits + dram.input_read_bits
+    loaded = _ceil(loads, bandwidth) + (latency if loads else 0)
+    final = loaded + last_pass_cycles(plan) + timing.tail_cycles + last_write
+    total = max(grid, channel, final)
     return CycleBound(total, compute, overhead, channel)
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from simulator.accelerator import LANES, Accelerator, MulticastPassing, SystolicPassing
 from simulator.errors import MappingError, Problem, closest
-from simulator.kernels import touched_counts
+from simulator.kernels import nested_starts, tile_starts, touched_counts
 from simulator.layer import DIMS, OPERANDS, RELEVANT_DIMS, Dim, Layer, Operand
 from simulator.mapping import Mapping
 from simulator.precision import LayerPrecision
@@ -54,24 +54,6 @@ def grid_timing(accelerator: Accelerator) -> GridTiming:
         preload=passing.stationary_preload,
         stationary=passing.stationary,
     )
-
-
-def split(extent: int, tile: int) -> Counts:
-    """Starts of the tiles of a dimension, and its extent at the end."""
-    return np.append(np.arange(0, extent, tile), extent).astype(np.int64)
-
-
-def nested_split(extent: int, outer: int, inner: int) -> Counts:
-    """Starts of the inner tiles inside each outer tile, ⌈outer/inner⌉ entries an outer tile, and the extent.
-
-    An outer tile cut short has fewer inner tiles; the entries that it lacks are empty tiles at its end.
-    """
-    starts = [
-        min(begin + step * inner, begin + outer, extent)
-        for begin in range(0, extent, outer)
-        for step in range(-(-outer // inner))
-    ]
-    return np.array([*starts, extent], dtype=np.int64)
 
 
 class Plan:
@@ -187,7 +169,7 @@ class Plan:
         """Rows and columns of the input's buffer tiles, by trip of (P, R) and of (Q, S)."""
         found = []
         for axis, pair in enumerate(POSITION_AND_TAP):
-            tiles = [split(self.layer.extent(d), int(self.buffer_tile[DIMS.index(d)])) for d in pair]
+            tiles = [tile_starts(self.layer.extent(d), int(self.buffer_tile[DIMS.index(d)])) for d in pair]
             found.append(self.touched(axis, tiles[0], tiles[1]))
         return found[0], found[1]
 
@@ -200,7 +182,7 @@ class Plan:
             for dim in pair:
                 index = DIMS.index(dim)
                 outer, inner = int(self.buffer_tile[index]), int(self.grid_tile[index])
-                tiles.append(nested_split(self.layer.extent(dim), outer, inner))
+                tiles.append(nested_starts(self.layer.extent(dim), outer, inner))
             found.append(self.touched(axis, tiles[0], tiles[1]))
         return found[0], found[1]
 

@@ -11,6 +11,31 @@ import numpy as np
 
 
 @numba.njit(cache=True)
+def tile_starts(extent, tile):
+    """Starts of the tiles of a dimension, and its extent at the end (int64)."""
+    count = -(-extent // tile)
+    starts = np.arange(count + 1) * tile
+    starts[count] = extent
+    return starts
+
+
+@numba.njit(cache=True)
+def nested_starts(extent, outer, inner):
+    """Starts of the inner tiles inside each outer tile, ⌈outer/inner⌉ entries an outer tile, and the extent (int64).
+
+    An outer tile cut short has fewer inner tiles; the entries that it lacks are empty tiles at its end.
+    """
+    inside = -(-outer // inner)
+    count = -(-extent // outer) * inside
+    starts = np.empty(count + 1, dtype=np.int64)
+    for place in range(count):
+        begin = place // inside * outer
+        starts[place] = min(begin + place % inside * inner, begin + outer, extent)
+    starts[count] = extent
+    return starts
+
+
+@numba.njit(cache=True)
 def touched_counts(position_tile, tap_tile, stride, dilation, padding, size):
     """Distinct stored positions of every pair of an output tile and a tap tile.
 

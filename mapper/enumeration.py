@@ -1,0 +1,77 @@
+"""Proof by enumeration: simulate every choice whose closed-form cost lies below what is to be beaten.
+
+The closed form is a lower bound of the simulated cost. So once all choices below the target were simulated, none of
+the space costs less. Choices come cheapest first, in growing batches: where time ends before, the closed-form cost of
+the first choice that was not simulated is the bound.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from mapper.cost_terms import CostModel
+from mapper.descent import kernel_input
+from mapper.incumbent import Incumbent
+from simulator.kernels import choice_cost, enumerate_choices
+
+BATCHES = (1 << 6, 1 << 11, 1 << 15, 1 << 18)  # choices simulated a variant, at most
+NODES_PER_SECOND = 2_000_000  # of the depth-first search, roughly; a limit for it follows from the time left
+CHUNK = 256
+
+
+@dataclass
+class _Variant:
+    """State of one variant. No choice below ``floor`` is left to simulate; ``finished``: the search came that far."""
+
+    model: CostModel
+    kernel: choice_cost.CostInput
+    floor: float = 0.0
+    finished: bool = False
+
+
+def compile_enumeration(model: CostModel) -> None:
+    """Have Numba compile the search, or load it, before a budget runs."""
+    enumerate_choices(kernel_input(model, "latency"), -np.inf, 1, 1)
+
+
+def prove_by_enumeration(
+    models: list[CostModel], incumbent: Incumbent, give_up: float, deadline: float
+) -> tuple[float, list[CostModel]]:
+    """Simulate what could beat the incumbent, until nothing can or ``deadline`` (``time.process_time``).
+
+    A variant of which even the cheapest choices are not known at ``give_up`` is left to others. Returns the lower
+    bound over the variants that were searched, and the variants that were left.
+    """
+    variants = [_Variant(model, kernel_input(model, incumbent.objective)) for model in models]
+    for most in BATCHES:
+        still = [variant for variant in variants if variant.floor < incumbent.target()]
+        for place, variant in enumerate(still):
+            left = (deadline if variant.finished else give_up) - time.process_time()
+            if left <= 0:
+                continue
+            _extend(variant, incumbent, most, left / (len(still) - place) ** 0.5, deadline)
+    open_floors = [v.floor for v in variants if v.finished and v.floor < incumbent.target() * (1 - 1e-12)]
+    return min([incumbent.proven(), *open_floors]), [v.model for v in variants if not v.finished]
+
+
+def _extend(variant: _Variant, incumbent: Incumbent, most: int, seconds: float, deadline: float) -> None:
+    """Enumerate and simulate the ``most`` cheapest choices of a variant below the target."""
+    nodes = max(1000, int(seconds * NODES_PER_SECOND))
+    rows, masks, costs, floor, finished = enumerate_choices(variant.kernel, incumbent.target(), most, nodes)
+    order = np.argsort(costs, kind="stable")
+    if variant.finished:
+        order = order[costs[order] >= variant.floor]  # the cheaper ones were simulated before
+    for begin in range(0, len(order), CHUNK):
+        chunk = order[begin : begin + CHUNK]
+        if time.process_time() > deadline or costs[chunk[0]] >= incumbent.target():
+            floor = min(floor, float(costs[chunk[0]]))
+            break
+        simulated = incumbent.consider_many(variant.model, rows[chunk], masks[chunk])
+        if not simulated.all():
+            floor = min(floor, float(costs[chunk][~simulated].min()))
+            break
+    if finished:
+        variant.finished, variant.floor = True, floor

@@ -1,0 +1,153 @@
+"""The best simulated mapping so far, and the exact cost of many choices at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from mapper.build_mapping import buffer_order, build_mapping, dram_orders
+from mapper.cost_terms import CostModel
+from mapper.descent import Candidate
+from mapper.solution import Objective, objective_cost
+from simulator.accelerator import Accelerator
+from simulator.engine import simulate
+from simulator.fast import walk_input
+from simulator.kernels import tiling_cycles
+from simulator.kernels.tile_walk import WalkInput
+from simulator.layer import DIMS, OPERANDS, Dim, Layer
+from simulator.mapping import Mapping
+from simulator.plan import Plan
+from simulator.precision import LayerPrecision
+from simulator.result import LayerResult
+
+PROOF_TOLERANCE = 1e-6  # relative
+MOST_EVENTS = 1 << 22  # a tiling with more passes is not simulated; what is known of it is its closed-form cost
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass
+class Incumbent:
+    """Best mapping of one layer by simulated cost; ``cost`` is in the objective's unit.
+
+    ``proposals`` counts the mappings that were simulated.
+    """
+
+    layer: Layer
+    precision: LayerPrecision
+    accelerator: Accelerator
+    objective: Objective
+    target_gap: float
+    cost: float = float("inf")
+    mapping: Mapping | None = None
+    result: LayerResult | None = None
+    proposals: int = 0
+    _walks: dict[int, tuple[CostModel, WalkInput]] = field(default_factory=dict)
+
+    def target(self) -> float:
+        """A mapping matters only if it costs less than this.
+
+        Cycles are whole: without a gap allowed, a better mapping saves at least one.
+        """
+        target = self.cost * (1 - max(self.target_gap, PROOF_TOLERANCE))
+        if self.objective == "latency" and self.target_gap == 0 and np.isfinite(self.cost):
+            return min(target, self.cost - 1 + 1e-6)
+        return target
+
+    def proven(self) -> float:
+        """Lower bound where no mapping costs less than ``target``."""
+        whole = self.objective == "latency" and self.target_gap == 0
+        return self.cost if whole else self.target()
+
+    def consider(self, model: CostModel, candidate: Candidate) -> None:
+        """Simulate the mappings that a candidate stands for and keep the best."""
+        rows = np.array([candidate.rows], dtype=np.int64)
+        mask = sum(1 << i for i, operand in enumerate(OPERANDS) if operand in candidate.double_buffer)
+        self.consider_many(model, rows, np.array([mask]))
+
+    def consider_many(self, model: CostModel, rows: Ints, masks: Ints) -> npt.NDArray[np.bool_]:
+        """Simulate all mappings of many choices: ``rows`` (choices, blocks), ``masks`` (choices,) double buffering.
+
+        Returns which of them were simulated: those with too many passes are not.
+        """
+        simulated = np.ones(len(rows), dtype=np.bool_)
+        if len(rows) == 0:
+            return simulated
+        tilings = _tilings(model, rows)
+        doubled = (masks[:, None] >> np.arange(len(OPERANDS))) & 1 == 1
+        template = self._walk_of(model, rows[0], int(masks[0]))
+        energy = _energy_pj(model, rows) if self.objective == "edp" else np.ones(len(rows))
+        geometry = np.array(
+            [
+                [self.layer.stride[axis], self.layer.dilation[axis], self.layer.padding_begin[axis],
+                 self.layer.stored_input_size[axis]]
+                for axis in (0, 1)
+            ]
+        )
+        inner = _places(buffer_order(model.variant))
+        for which, order in enumerate(dram_orders(model.variant)):
+            if self.objective == "energy":
+                costs = _energy_pj(model, rows)
+                if which > 0:
+                    break  # the order outside the held loops takes no energy
+            else:
+                cycles = tiling_cycles(template, geometry, _places(order), inner, *tilings, doubled, MOST_EVENTS)
+                simulated &= cycles >= 0
+                costs = np.where(cycles >= 0, cycles * energy, np.inf)
+            self.proposals += len(rows)
+            best = int(np.argmin(costs))
+            while costs[best] < self.cost * (1 - 1e-12):
+                self._adopt(model, rows[best], int(masks[best]), which)
+                costs[best] = np.inf
+                best = int(np.argmin(costs))
+        return simulated
+
+    def _walk_of(self, model: CostModel, rows: Ints, mask: int) -> WalkInput:
+        """Walk input of one mapping of a model."""
+        if id(model) not in self._walks:
+            mapping = build_mapping(model, _candidate(rows, mask), self.accelerator)[0]
+            plan = Plan(self.layer, self.precision, self.accelerator, mapping)
+            self._walks[id(model)] = model, walk_input(plan)
+        return self._walks[id(model)][1]
+
+    def _adopt(self, model: CostModel, rows: Ints, mask: int, order: int) -> None:
+        mapping = build_mapping(model, _candidate(rows, mask), self.accelerator)[order]
+        result = simulate(self.layer, self.precision, self.accelerator, mapping)
+        cost = objective_cost(result, self.objective)
+        if cost < self.cost:
+            self.cost, self.mapping, self.result = cost, mapping, result
+
+
+def _candidate(rows: Ints, mask: int) -> Candidate:
+    doubled = tuple(operand for i, operand in enumerate(OPERANDS) if (mask >> i) & 1)
+    return Candidate(tuple(int(row) for row in rows), doubled, 0.0)
+
+
+def _places(order: tuple[Dim, ...]) -> Ints:
+    return np.array([DIMS.index(dim) for dim in order], dtype=np.int64)
+
+
+def _tilings(model: CostModel, rows: Ints) -> tuple[Ints, Ints, Ints]:
+    """Buffer tile, register tile and unrolling of each choice, shapes (choices, 8)."""
+    found = tuple(np.ones((len(rows), len(DIMS)), dtype=np.int64) for _ in range(3))
+    for block, chosen in zip(model.blocks, rows.T, strict=True):
+        for choice in block.choices:
+            place = DIMS.index(choice.dim)
+            found[0][:, place] = choice.buffer_tile[chosen]
+            found[1][:, place] = choice.register_tile[chosen]
+            found[2][:, place] = choice.unroll[chosen]
+    return found[0], found[1], found[2]
+
+
+def _energy_pj(model: CostModel, rows: Ints) -> Floats:
+    """Energy of each choice: the closed form is exact."""
+    total = np.full(len(rows), model.energy_constant)
+    for term in model.energy:
+        value = np.full(len(rows), term.coefficient)
+        for factor, chosen in zip(term.factors, rows.T, strict=True):
+            if factor is not None:
+                value = value * factor[chosen]
+        total += value
+    return total

@@ -1,0 +1,107 @@
+"""The closed-form cost of one choice of the search: a row of each block (``mapper.cost_terms``).
+
+The terms lie in one table: ``factors[row, term]``, blocks below one another; a term's value is its coefficient times
+the factor of one row of each block. A term's kind says what it adds to. The cost grows with every term, so the same
+function of lower bounds of the terms is a lower bound of the cost.
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+
+import numba
+import numpy as np
+
+GRID, CHANNEL, FINAL, ENERGY, DOUBLED, SINGLE, TILE = range(7)
+LATENCY, ENERGY_COST, EDP = range(3)
+MASKS = 8  # sets of double-buffered operands, one bit an operand
+
+CostInput = namedtuple(
+    "CostInput",
+    [
+        "factors",  # (rows, terms) float64
+        "block_start",  # (blocks + 1,)
+        "axis_use",  # (rows, axes) int64
+        "axis_size",  # (axes,)
+        "coefficient",  # (terms,)
+        "kind",  # (terms,)
+        "operand",  # (terms,) of DOUBLED, SINGLE, TILE terms
+        "capacity",  # (terms,) of TILE terms
+        "capacity_size",  # (capacities,)
+        "capacity_doubles",  # (capacities, 3) whether an operand's tile may be kept twice
+        "may_double",  # (3,)
+        "grid_constant", "channel_constant", "final_constant", "energy_constant",
+        "single_constant",  # (3,)
+        "objective",
+    ],
+)
+
+
+@numba.njit(cache=True)
+def new_scratch(m):
+    """Room that ``choice_cost`` works in, so that it allocates nothing."""
+    return np.empty((2 + m.capacity_size.shape[0], 3))
+
+
+@numba.njit(cache=True)
+def choice_cost(m, value, scratch, by_mask):
+    """Cost of one choice from its terms' values; inf where it does not fit.
+
+    Returns (cost, double-buffered operands as bits) of the cheapest set of double-buffered operands, and leaves the
+    cost with each set in ``by_mask`` (``MASKS``,). Energy does not depend on double buffering: there only the empty
+    set counts.
+    """
+    grid, channel, final, energy = m.grid_constant, m.channel_constant, m.final_constant, m.energy_constant
+    scratch[:] = 0.0
+    scratch[1] += m.single_constant
+    for t in range(value.shape[0]):
+        kind = m.kind[t]
+        if kind == GRID:
+            grid += value[t]
+        elif kind == CHANNEL:
+            channel += value[t]
+        elif kind == FINAL:
+            final += value[t]
+        elif kind == ENERGY:
+            energy += value[t]
+        elif kind == DOUBLED:
+            scratch[0, m.operand[t]] += value[t]
+        elif kind == SINGLE:
+            scratch[1, m.operand[t]] += value[t]
+        else:
+            scratch[2 + m.capacity[t], m.operand[t]] += value[t]
+    channel = max(channel, final)
+    best = np.inf
+    best_mask = 0
+    for mask in range(MASKS):
+        by_mask[mask] = np.inf
+        if mask > 0 and m.objective == ENERGY_COST:
+            continue
+        fits = True
+        exposed = 0.0
+        for operand in range(3):
+            doubled = (mask >> operand) & 1
+            if doubled and not m.may_double[operand]:
+                fits = False
+            exposed += scratch[1 - doubled, operand]
+        for c in range(m.capacity_size.shape[0]):
+            need = 0.0
+            for operand in range(3):
+                twice = m.capacity_doubles[c, operand] and (mask >> operand) & 1
+                need += scratch[2 + c, operand] * (2 if twice else 1)
+            if need > m.capacity_size[c] * (1 + 1e-12):
+                fits = False
+        if not fits:
+            continue
+        latency = max(grid + exposed, channel)
+        if m.objective == LATENCY:
+            cost = latency
+        elif m.objective == ENERGY_COST:
+            cost = energy
+        else:
+            cost = latency * energy
+        by_mask[mask] = cost
+        if cost < best:
+            best = cost
+            best_mask = mask
+    return best, best_mask
