@@ -22,6 +22,12 @@ One layer, its best mapping for latency in cycles, and the proof: no mapping tak
 >>> solution.lower_bound <= solution.cost == solution.result.total_cycles
 True
 
+Frames have units in their column names, and show themselves as tables in a notebook:
+
+>>> frame = bitmosaic.solutions_frame([solution])
+>>> int(frame["compute_cycles"][0]) <= int(frame["total_cycles"][0]) == solution.result.total_cycles
+True
+
 ``explore`` does the whole job; ``bitmosaic explore --help`` is the same on the command line.
 """
 
@@ -39,10 +45,12 @@ if TYPE_CHECKING:
     from bitmosaic.exploration import Exploration, Point, load_exploration
     from bitmosaic.explorer import ExplorationInterrupted, explore
     from bitmosaic.folder import write_outputs
-    from bitmosaic.frames import cycles_frame, energy_frame, front_frame, layers_frame, points_frame
+    from bitmosaic.frames import cycles_frame, energy_frame, front_frame, layers_frame, points_frame, summary_frame
     from bitmosaic.menu import default_menu
     from bitmosaic.plots import plot_costs, plot_front, plot_layers, save_figure
+    from bitmosaic.progress import PlainProgress, Progress
     from bitmosaic.report import energy_table, layers_table, mappings_table, points_table
+    from bitmosaic.subject_frames import memories_frame, operations_frame, rates_frame, solutions_frame
     from hw_configs import dump_accelerator, list_presets, open_accelerator, validate_file
     from mapper.assignment import Assignment, Choice, assign, assignment_front
     from mapper.network import network_precisions, simulate_network
@@ -73,10 +81,14 @@ _HOME = {
     "bitmosaic.exploration": ("Exploration", "Point", "load_exploration"),
     "bitmosaic.explorer": ("ExplorationInterrupted", "explore"),
     "bitmosaic.folder": ("write_outputs",),
-    "bitmosaic.frames": ("cycles_frame", "energy_frame", "front_frame", "layers_frame", "points_frame"),
+    "bitmosaic.frames": (
+        "cycles_frame", "energy_frame", "front_frame", "layers_frame", "points_frame", "summary_frame",
+    ),
     "bitmosaic.menu": ("default_menu",),
     "bitmosaic.plots": ("plot_costs", "plot_front", "plot_layers", "save_figure"),
+    "bitmosaic.progress": ("PlainProgress", "Progress"),
     "bitmosaic.report": ("energy_table", "layers_table", "mappings_table", "points_table"),
+    "bitmosaic.subject_frames": ("memories_frame", "operations_frame", "rates_frame", "solutions_frame"),
     "bitmosaic.baseline_cost": ("uniform_cost",),
     "hw_configs": ("dump_accelerator", "list_presets", "open_accelerator", "validate_file"),
     "mapper.assignment": ("Assignment", "Choice", "assign", "assignment_front"),
@@ -105,13 +117,14 @@ __all__ = [
     "Accelerator", "AccuracyEvaluator", "AccuracyResult", "Assignment", "BitmosaicError", "Choice",
     "ConfigurationError", "Exploration", "ExplorationInterrupted", "Format", "InfeasibleError", "Layer",
     "LayerPrecision", "LayerResult", "Mapping", "MappingError", "MappingLevel", "MappingSolution",
-    "MissingPackageError", "Network", "NetworkError", "NetworkResult", "Point", "PrecisionError",
-    "SearchBudget", "Sensitivity", "VectorOp", "VectorResult", "__version__", "assign", "assignment_front",
-    "cycles_frame", "default_menu", "dump_accelerator", "energy_frame", "energy_table", "estimate", "explore",
-    "find_task", "front_frame", "layers_frame", "layers_table", "list_networks", "list_presets",
-    "load_exploration", "map_layer", "mappings_table", "network_precisions", "open_accelerator", "open_network",
-    "plot_costs", "plot_front", "plot_layers", "points_frame", "points_table", "save_figure", "simulate",
-    "simulate_network", "uniform_cost", "validate_file", "write_outputs",
+    "MissingPackageError", "Network", "NetworkError", "NetworkResult", "PlainProgress", "Point", "PrecisionError",
+    "Progress", "SearchBudget", "Sensitivity", "VectorOp", "VectorResult", "__version__", "assign",
+    "assignment_front", "cycles_frame", "default_menu", "dump_accelerator", "energy_frame", "energy_table",
+    "estimate", "explore", "find_task", "front_frame", "layers_frame", "layers_table", "list_networks",
+    "list_presets", "load_exploration", "map_layer", "mappings_table", "memories_frame", "network_precisions",
+    "open_accelerator", "open_network", "operations_frame", "plot_costs", "plot_front", "plot_layers", "points_frame",
+    "points_table", "rates_frame", "save_figure", "simulate", "simulate_network", "solutions_frame", "summary_frame",
+    "uniform_cost", "validate_file", "write_outputs",
 ]
 
 

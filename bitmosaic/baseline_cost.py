@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bitmosaic.exploration import Point
-from bitmosaic.menu import for_layer
+from bitmosaic.menu import for_layer, problems_of
 from bitmosaic.progress import Progress, Silent
 from bitmosaic.records import PointRecord, layer_row, vector_rows
 from hw_configs import open_accelerator
@@ -13,6 +13,7 @@ from mapper.cache import MappingCache
 from mapper.network import MappingJob, map_many, network_precisions, simulate_network
 from mapper.solution import Objective, SearchBudget
 from simulator.accelerator import Accelerator
+from simulator.errors import PrecisionError
 from simulator.precision import LayerPrecision
 from workloads import Network, open_network
 
@@ -38,7 +39,9 @@ def uniform_cost(
     network = network if isinstance(network, Network) else open_network(network)
     accelerator = accelerator if isinstance(accelerator, Accelerator) else open_accelerator(accelerator)
     precision = precision if isinstance(precision, LayerPrecision) else LayerPrecision.parse(precision)
-    accelerator.processing_element.check(precision)
+    problems = problems_of(precision, accelerator)
+    if problems:
+        raise PrecisionError(problems)
     progress = progress or Silent()
     assignment = {layer.name: for_layer(layer, precision) for layer in network.layers}
     exact = network_precisions(network, assignment)

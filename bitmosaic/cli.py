@@ -127,14 +127,13 @@ def explore(
             interrupted = False
     _show(exploration, None)
     if interrupted:
-        click.echo(
-            f"Interrupted: {len(exploration.points)} points are kept, drawn and listed in {exploration.folder}; "
-            "the same command goes on from there.", err=True,
-        )
+        count = len(exploration.points)
+        kept = f"{count} point{'s' * (count > 1)} kept, drawn and listed" if count else "what was found so far is kept"
+        click.echo(f"Interrupted: {kept} in {exploration.folder}; the same command goes on from there.", err=True)
         click.get_current_context().exit(INTERRUPTED)
 
 
-@main.command()
+@main.command(short_help="Draw tables and plots of a results folder again.")
 @click.argument("results", type=click.Path(path_type=Path))
 @click.option("--point", metavar="LABEL", help="The point to show layer by layer; by default the chosen one.")
 def redraw(results: Path, point: str | None) -> None:
@@ -148,7 +147,7 @@ def redraw(results: Path, point: str | None) -> None:
     _show(exploration, shown)
 
 
-@main.command()
+@main.command(short_help="Show the cost of NETWORK in one precision.")
 @click.argument("network")
 @_HARDWARE
 @click.option("--precision", default="w8a8", show_default=True, metavar="W8A8",
@@ -185,7 +184,7 @@ def simulate(
     )
 
 
-@main.command()
+@main.command(short_help="Check hardware descriptions in YAML.")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 def validate(files: tuple[Path, ...]) -> None:
     """Check hardware descriptions in YAML, and name every mistake in each of the FILES."""
@@ -211,7 +210,7 @@ def hardware() -> None:
     _print(_listing(("name", "description"), [(preset.name, preset.description) for preset in list_presets()]))
 
 
-@main.command()
+@main.command(short_help="List the networks that come with Bitmosaic.")
 def networks() -> None:
     """List the networks that come with Bitmosaic, and what each of them needs."""
     from workloads import list_networks
@@ -245,8 +244,10 @@ def _open(network: str, shapes: tuple[str, ...]) -> Network:
         try:
             wanted[name] = tuple(int(dim) for dim in dims.replace("x", ",").split(","))
         except ValueError:
+            name = ""
+        if not name:
             rule = "must be NAME=DIMS with whole numbers, e.g. x=1,3,48,320"
-            raise ConfigurationError(Problem(rule, path="--shape", value=repr(shape))) from None
+            raise ConfigurationError(Problem(rule, path="--shape", value=repr(shape)))
     return open_network(network, input_shapes=wanted or None)
 
 
@@ -271,7 +272,8 @@ def _print(renderable: RenderableType) -> None:
     console = Console(file=sys.stdout)
     if not console.is_terminal:
         console = Console(file=sys.stdout, width=PIPE_WIDTH)
-    console.print(renderable)
+    # What is wider than the screen after all breaks there: better than numbers that are cut off.
+    console.print(renderable, crop=False)
 
 
 def _show(exploration: Exploration, point: Point | None) -> None:

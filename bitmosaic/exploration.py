@@ -44,6 +44,12 @@ class Point:
         """Latency in ms or energy in µJ of one inference."""
         return self.record.latency_ms if axis == "latency" else self.record.energy_uj
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: cost, and the layers as a table."""
+        from bitmosaic.notebook import point_html
+
+        return point_html(self)
+
 
 @dataclass(frozen=True)
 class Exploration:
@@ -105,6 +111,12 @@ class Exploration:
             return min(good, key=lambda point: (point.record.total_cycles, point.record.energy_pj, -_score(point)))
         return max(measured, key=lambda point: (_score(point), -point.record.total_cycles))
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the baselines and front points as a table, and both fronts."""
+        from bitmosaic.notebook import exploration_html
+
+        return exploration_html(self)
+
 
 def _score(point: Point) -> float:
     return point.record.accuracy.value if point.record.accuracy else -math.inf
@@ -127,7 +139,7 @@ def load_exploration(folder: str | Path) -> Exploration:
     path = folder / SETTINGS_FILE
     try:
         settings = Settings.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ConfigurationError(
             Problem(f"is no results folder: it has no {SETTINGS_FILE}", where=str(folder))
         ) from None

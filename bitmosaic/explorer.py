@@ -15,11 +15,11 @@ from pathlib import Path
 
 from bitmosaic._version import __version__
 from bitmosaic.accuracy_book import AccuracyBook, Assignment
-from bitmosaic.exploration import POINTS_FILE, CostAxis, Exploration, load_exploration
-from bitmosaic.folder import default_folder, write_inputs, write_outputs
+from bitmosaic.exploration import MAPPINGS_FILE, POINTS_FILE, CostAxis, Exploration, load_exploration
+from bitmosaic.folder import check_folder, default_folder, write_inputs, write_outputs
 from bitmosaic.identity import Json, accelerator_identity, content_key, file_sha256, network_identity
 from bitmosaic.mapping_book import MappingBook
-from bitmosaic.menu import BASELINE, default_menu, for_layer, read_menu
+from bitmosaic.menu import BASELINE, check_fits, default_menu, for_layer, read_menu
 from bitmosaic.progress import Progress, Silent
 from bitmosaic.records import (
     SENSITIVITY_METHODS,
@@ -102,6 +102,10 @@ def explore(
     if task is None and network.model is not None:
         task = find_task(network) if inputs is None else UserInputsTask(network, inputs)
     folder = default_folder(network, accelerator) if results is None else Path(results)
+    check_folder(folder)
+    progress = progress or Silent()
+    if not (folder / MAPPINGS_FILE).exists():
+        check_fits(precisions, accelerator, progress)
     data = None if inputs is None else file_sha256(Path(inputs))
     if user_task and task is not None:
         data = _fingerprint(task)
@@ -112,7 +116,6 @@ def explore(
         "subject": subject, "accelerator": accelerator_identity(accelerator), "clock_mhz": accelerator.clock_mhz,
         "objective": objective, "budget": budget.model_dump(mode="json"),
     })
-    progress = progress or Silent()
     with sole_writer(folder):
         book = AccuracyBook(network, task, subject, folder) if task else None
         settings = Settings(
@@ -203,7 +206,8 @@ class _Run:
 
 def _score_all(run: _Run, menu: tuple[LayerPrecision, ...], method: SensitivityMethod, points: int) -> None:
     if run.accuracy is None:
-        run.progress.say(f"{run.network.name}: cost only (no trained weights, or no data to measure accuracy on)")
+        reason = "no trained weights" if run.network.model is None else "no data were given to measure accuracy on"
+        run.progress.say(f"{run.network.name}: cost only ({reason})")
     else:
         fp32 = run.accuracy.measure({})
         run.progress.say(f"{run.network.name} in FP32: {fp32.metric} {100 * fp32.value:.2f} % on {fp32.count} examples")

@@ -27,9 +27,10 @@ from bitmosaic.records import Settings
 from bitmosaic.report import report_text
 from hw_configs import dump_accelerator
 from simulator.accelerator import Accelerator
+from simulator.errors import ConfigurationError, Problem
 from workloads.network import Network
 
-PLOTS = "plots"
+INPUTS, PLOTS = "inputs", "plots"
 
 
 def default_folder(network: Network, accelerator: Accelerator) -> Path:
@@ -38,19 +39,33 @@ def default_folder(network: Network, accelerator: Accelerator) -> Path:
     return Path("results") / name
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse what is no place for results, before anything is written: a file, or a folder with other things in it.
+
+    Raises ``ConfigurationError``.
+    """
+    rule = ""
+    if folder.exists() and not folder.is_dir():
+        rule = "is a file, not a folder for results; name another with --output"
+    elif folder.is_dir() and not (folder / INPUTS).is_dir() and any(folder.iterdir()):
+        rule = "holds other files and no results; name a new or an empty folder with --output"
+    if rule:
+        raise ConfigurationError(Problem(rule, where=str(folder)))
+
+
 def write_inputs(
     folder: Path, network: Network, accelerator: Accelerator, settings: Settings, inputs: Path | None
 ) -> None:
     """Write the exact inputs of a run, in a form that opens again; what is there already is left untouched."""
-    _write(folder / "inputs/accelerator.yaml", dump_accelerator(accelerator).encode())
+    _write(folder / INPUTS / "accelerator.yaml", dump_accelerator(accelerator).encode())
     if network.model is not None:
-        _write(folder / "inputs/network.onnx", model_bytes(network.model))
+        _write(folder / INPUTS / "network.onnx", model_bytes(network.model))
     else:
         graph = {"name": network.name, "source": network.source, "graph": network_shapes(network)}
         shapes = json.dumps(graph, indent=1)
-        _write(folder / "inputs/network.json", shapes.encode())
-    if inputs is not None and inputs.resolve() != (folder / "inputs/inputs.npz").resolve():
-        shutil.copyfile(inputs, folder / "inputs/inputs.npz")
+        _write(folder / INPUTS / "network.json", shapes.encode())
+    if inputs is not None and inputs.resolve() != (folder / INPUTS / "inputs.npz").resolve():
+        shutil.copyfile(inputs, folder / INPUTS / "inputs.npz")
     _write(folder / SETTINGS_FILE, (json.dumps(settings.model_dump(mode="json"), indent=2) + "\n").encode())
 
 

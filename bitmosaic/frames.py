@@ -1,6 +1,7 @@
-"""The data behind every table and plot, as pandas frames with units in the column names.
+"""What an exploration found, as pandas frames with units in the column names: the data behind every table and plot.
 
-``plots`` and ``report`` draw these and compute nothing themselves; ``points.csv`` and ``layers.csv`` are these.
+``plots``, ``report`` and ``notebook`` draw these and compute nothing themselves; ``points.csv`` and ``layers.csv``
+are these.
 """
 
 from __future__ import annotations
@@ -47,6 +48,44 @@ def points_frame(exploration: Exploration) -> pd.DataFrame:
 _POINT_COLUMNS = [
     "point", "uniform", "origin", "latency_cycles", "latency_ms", "energy_uj", "edp_uj_ms", "accuracy_percent",
     "examples", "predicted_harm", "worst_gap_percent", "latency_front", "energy_front", "precisions",
+]
+
+
+def summary_frame(exploration: Exploration) -> pd.DataFrame:
+    """The baselines and the points on either front, fastest first: what is worth choosing from.
+
+    Columns: ``point``, ``uniform`` (whether a baseline), ``fronts`` (``latency``, ``energy``, both or empty),
+    ``latency_cycles``, ``latency_ms``, ``energy_uj``, ``times_faster`` and ``times_less_energy`` (cost of the first
+    baseline over this cost), ``accuracy_percent``, ``worst_gap_percent``, ``chosen`` (whether ``chosen()`` is it).
+    """
+    fronts = {axis: {point.label for point in exploration.front(axis)} for axis in ("latency", "energy")}
+    chosen = exploration.chosen()
+    baseline = exploration.points[0].record if exploration.points else None
+    rows = []
+    for point in sorted(exploration.points, key=lambda point: (point.record.total_cycles, point.record.energy_pj)):
+        record = point.record
+        names = [axis for axis, labels in fronts.items() if point.label in labels]
+        if baseline is None or not (point.is_uniform or names):
+            continue
+        rows.append({
+            "point": point.label,
+            "uniform": point.is_uniform,
+            "fronts": ", ".join(names),
+            "latency_cycles": record.total_cycles,
+            "latency_ms": record.latency_ms,
+            "energy_uj": record.energy_uj,
+            "times_faster": baseline.total_cycles / record.total_cycles,
+            "times_less_energy": baseline.energy_pj / record.energy_pj,
+            "accuracy_percent": record.accuracy_percent,
+            "worst_gap_percent": 100.0 * record.worst_gap,
+            "chosen": chosen is not None and chosen.label == point.label,
+        })
+    return pd.DataFrame(rows, columns=_SUMMARY_COLUMNS)
+
+
+_SUMMARY_COLUMNS = [
+    "point", "uniform", "fronts", "latency_cycles", "latency_ms", "energy_uj", "times_faster", "times_less_energy",
+    "accuracy_percent", "worst_gap_percent", "chosen",
 ]
 
 

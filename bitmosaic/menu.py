@@ -7,12 +7,17 @@ always save traffic; narrower activations are offered where the element also run
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from bitmosaic.progress import Progress
+from mapper.search import map_layer
+from mapper.solution import SearchBudget
 from simulator.accelerator import Accelerator
-from simulator.errors import PrecisionError, Problem
+from simulator.errors import ConfigurationError, InfeasibleError, PrecisionError, Problem
 from simulator.layer import Layer
 from simulator.precision import LayerPrecision
 
+PREPARING = "checking that precisions fit (compiles first on a new machine)"
 BASELINE = LayerPrecision.parse("w8a8")
 _WEIGHTS = ("w8a8", "w6a8", "w5a8", "w4a8", "w2a8")
 _ACTIVATIONS = ("w8a8", "w6a8", "w6a6", "w4a8", "w4a4", "w2a8")
@@ -31,7 +36,9 @@ def default_menu(accelerator: Accelerator) -> tuple[LayerPrecision, ...]:
     Raises ``PrecisionError`` where it cannot run ``w8a8``.
     """
     element = accelerator.processing_element
-    element.check(BASELINE)
+    problems = _baseline_problems(accelerator)
+    if problems:
+        raise PrecisionError(problems)
 
     def rate(label: str) -> float:
         precision = LayerPrecision.parse(label)
@@ -49,26 +56,58 @@ def default_menu(accelerator: Accelerator) -> tuple[LayerPrecision, ...]:
 def read_menu(texts: Sequence[str], accelerator: Accelerator) -> tuple[LayerPrecision, ...]:
     """Read a user's menu; ``w8a8``, the baseline, is put in front where it is missing.
 
-    Raises ``PrecisionError`` with every entry that cannot be read or that the processing element cannot run.
+    Raises ``PrecisionError`` with every entry that cannot be read or that the processing element cannot run, and
+    ``ConfigurationError`` where there is no entry.
     """
-    problems: list[Problem] = []
+    if not texts:
+        raise ConfigurationError(Problem("must name at least one precision, e.g. w8a8,w4a8", path="menu"))
+    problems = _baseline_problems(accelerator)
     menu = [BASELINE]
-    for problem in accelerator.processing_element.problems(BASELINE):
-        problems.append(_named(problem, "w8a8 (the baseline)", accelerator))
     for text in texts:
         try:
             precision = LayerPrecision.parse(text)
         except PrecisionError as error:
             problems.extend(error.problems)
             continue
-        found = accelerator.processing_element.problems(precision)
         if precision != BASELINE:
-            problems.extend(_named(problem, precision.label, accelerator) for problem in found)
+            problems.extend(problems_of(precision, accelerator))
         if precision not in menu:
             menu.append(precision)
     if problems:
         raise PrecisionError(problems)
     return tuple(menu)
+
+
+def problems_of(precision: LayerPrecision, accelerator: Accelerator) -> list[Problem]:
+    """What of a precision the accelerator's processing element cannot run."""
+    found = accelerator.processing_element.problems(precision)
+    return [_named(problem, precision.label, accelerator) for problem in found]
+
+
+def check_fits(menu: Sequence[LayerPrecision], accelerator: Accelerator, progress: Progress) -> None:
+    """Ask the mapper whether each precision fits the memories at all: a layer of one product needs least of all.
+
+    So a machine that can run nothing is refused before anything is written, and for all precisions together.
+    Raises ``InfeasibleError`` with the memory, demand and capacity for every precision that does not fit.
+    """
+    problems: list[Problem] = []
+    # The first mapping on a machine compiles the kernels: a rate taken from it would foretell far too much.
+    progress.update(PREPARING, 0, len(menu))
+    for precision in menu:
+        smallest = Layer(name=precision.label, dims={})
+        try:
+            map_layer(smallest, precision, accelerator, budget=SearchBudget(cpu_seconds=1e-3, target_gap=1.0))
+        except InfeasibleError as error:
+            where = f"accelerator {accelerator.name}, precision {precision.label}"
+            problems += [replace(problem, where=where) for problem in error.problems]
+    progress.update(PREPARING, len(menu), len(menu))
+    if problems:
+        raise InfeasibleError(problems)
+
+
+def _baseline_problems(accelerator: Accelerator) -> list[Problem]:
+    found = accelerator.processing_element.problems(BASELINE)
+    return [_named(problem, f"{BASELINE.label} (the baseline)", accelerator) for problem in found]
 
 
 def _named(problem: Problem, label: str, accelerator: Accelerator) -> Problem:

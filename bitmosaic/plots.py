@@ -7,6 +7,7 @@ colour-blind readers can tell apart; markers and hatches carry the same informat
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +15,9 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patheffects import Normal, Stroke
 from matplotlib.ticker import EngFormatter
+from PIL import Image  # comes with matplotlib
 
 from bitmosaic.exploration import CostAxis, Exploration, Point
 from bitmosaic.frames import cycles_frame, energy_frame, front_frame, points_frame
@@ -28,11 +31,27 @@ _AXIS_TITLE: dict[CostAxis, str] = {
     "latency": "Latency of one inference", "energy": "Energy of one inference",
 }
 _MAX_ROWS = 40
+# White around text, so that a line behind it does not strike it out.
+_OUTLINE = (Stroke(linewidth=2.5, foreground="white"), Normal())
 PNG_DPI = 160
+SHOWN_DPI = 90
+
+
+class ShownFigure(Figure):
+    """A figure that notebooks show by themselves: no pyplot and no backend to choose."""
+
+    def _repr_png_(self) -> bytes:
+        """The picture that a notebook shows, in 256 colours: a saved notebook stays small."""
+        drawn, small = BytesIO(), BytesIO()
+        self.savefig(drawn, format="png", dpi=SHOWN_DPI)
+        # Maximum coverage: a median cut would merge the colours of small areas, such as those of the legend.
+        picture = Image.open(drawn).convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE)
+        picture.save(small, format="PNG", optimize=True)
+        return small.getvalue()
 
 
 def _new_figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = ShownFigure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
@@ -140,6 +159,9 @@ def _label_uniform(axes: Axes, uniform: pd.DataFrame) -> None:
     placed: list[tuple[float, float]] = []
     low, high = axes.get_xlim()
     bottom, top = axes.get_ylim()
+    # Room for the label of the lowest square.
+    bottom -= 0.05 * (top - bottom)
+    axes.set_ylim(bottom, top)
     for row in uniform.sort_values("cost").itertuples():
         x = (row.cost - low) / ((high - low) or 1.0)
         y = (row.accuracy_percent - bottom) / ((top - bottom) or 1.0) - 0.04
@@ -150,7 +172,7 @@ def _label_uniform(axes: Axes, uniform: pd.DataFrame) -> None:
         at_edge = y - 0.045 * drop < 0.01
         offset = (8, -3) if at_edge else (6, -12 - 10 * drop)
         axes.annotate(row.uniform, (row.cost, row.accuracy_percent), xytext=offset, textcoords="offset points",
-                      fontsize=8, zorder=7)
+                      fontsize=8, zorder=7, path_effects=_OUTLINE)
 
 
 def plot_costs(exploration: Exploration) -> Figure:
@@ -169,11 +191,12 @@ def plot_costs(exploration: Exploration) -> Figure:
     axes.scatter(uniform["x"], uniform["y"], s=46, marker="s", color=VERMILION, edgecolors="black", linewidths=0.7,
                  label="uniform precision")
     for row in uniform.itertuples():
-        axes.annotate(row.uniform, (row.x, row.y), xytext=(7, -11), textcoords="offset points", fontsize=8)
+        axes.annotate(row.uniform, (row.x, row.y), xytext=(7, -11), textcoords="offset points", fontsize=8,
+                      path_effects=_OUTLINE)
     axes.margins(0.12)
     axes.set_xlabel(latency_title)
     axes.set_ylabel(energy_title)
-    axes.legend(loc="upper left", fontsize=8)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     axes.set_title(f"{exploration.settings.network} on {exploration.settings.accelerator}", fontsize=11)
     return figure
 
@@ -224,6 +247,9 @@ def _draw_bars(axes: Axes, frame: pd.DataFrame, names: list[str]) -> None:
         axes.barh(positions, values, left=start, height=0.72, color=_FILLS[style], hatch=_HATCHES[style],
                   edgecolor="#222222", linewidth=0.4, label=column)
         start = start + values
+    # Said outright: a last part of width 0 would pin the axis to the end of its bar.
+    axes.set_xlim(0.0, 1.04 * float(start.max()) or 1.0)
+    axes.set_ylim(-0.7, len(frame) - 0.3)
     axes.set_yticks(list(positions), names, fontsize=8)
     axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
 

@@ -17,6 +17,7 @@ from rich.progress import Progress as RichProgress
 from rich.text import Text
 
 LINE_SECONDS = 5.0
+RATE_SECONDS = 600.0  # long enough to hold several items of the slowest stage
 
 
 class Progress(Protocol):
@@ -54,7 +55,10 @@ def time_left(done: int, total: int, seconds: float) -> str:
 
 
 class PlainProgress:
-    """A line at the start and the end of each stage, and at most one every five seconds between them."""
+    """A line at the start and the end of each stage, and at most one every five seconds between them.
+
+    Items that are done when a stage begins (they were found in a cache) say nothing about its rate.
+    """
 
     def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream if stream is not None else sys.stderr
@@ -63,21 +67,24 @@ class PlainProgress:
         self._began = 0.0
         self._last = 0.0
         self._finished = False
+        self._first = 0
 
     def update(self, stage: str, done: int, total: int) -> None:
         """Print a line if it is time for one."""
         now = self._clock()
         if stage != self._stage or (self._finished and done < total):
             self._stage, self._began, self._last, self._finished = stage, now, now, False
+            self._first = done
             if done < total:
-                self.say(f"{stage}: {total} to do")
+                self.say(f"{stage}: {total - done} to do" + (f", {done} are done already" if done else ""))
                 return
         if done == total and not self._finished:
             self._finished = True
             self.say(f"{stage}: {done}/{total} done in {now - self._began:.1f} s")
         elif done < total and now - self._last >= LINE_SECONDS:
             self._last = now
-            self.say(f"{stage}: {done}/{total}, {time_left(done, total, now - self._began)}")
+            pace = time_left(done - self._first, total - self._first, now - self._began)
+            self.say(f"{stage}: {done}/{total}, {pace}")
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -86,9 +93,9 @@ class PlainProgress:
 
 class _RateColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
-        """Items a second since the stage began."""
-        elapsed = task.finished_time if task.finished else task.elapsed
-        return Text(f"{task.completed / elapsed:.3g}/s" if elapsed and task.completed else "")
+        """Items a second, without those that were done when the stage began."""
+        rate = task.finished_speed or task.speed
+        return Text(f"{rate:.3g}/s" if rate else "")
 
 
 class TerminalProgress:
@@ -98,6 +105,7 @@ class TerminalProgress:
         self._rich = RichProgress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _RateColumn(),
             TimeRemainingColumn(elapsed_when_finished=True), console=console,
+            speed_estimate_period=RATE_SECONDS,
         )
         self._tasks: dict[str, TaskID] = {}
 

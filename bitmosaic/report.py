@@ -5,73 +5,91 @@ Rich tables, printed on a terminal or written to ``report.txt``; their numbers a
 
 from __future__ import annotations
 
+import math
 from io import StringIO
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from bitmosaic.exploration import DEFAULT_ACCURACY_LOSS, Exploration, Point
+from bitmosaic.frames import summary_frame
 from bitmosaic.records import LayerRow, VectorRow
 from mapper.solution import Objective
 
 REPORT_WIDTH = 150
+_NAME_WIDTH = 14  # to which names of layers and mappings may shrink
 OBJECTIVE_UNIT: dict[Objective, str] = {"latency": "cycles", "energy": "pJ", "edp": "pJ·cycles"}
+# Unit, factor from pJ, and the total in pJ from which the next one is used.
+_ENERGY_UNITS = (("nJ", 1e-3, 1e9), ("µJ", 1e-6, 1e12), ("mJ", 1e-9, math.inf))
+
+
+def _table(title: str) -> Table:
+    return Table(title=f"\n{title}", title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+
+
+def _readable(table: Table) -> Table:
+    """Let a narrow screen break headings and long names, but never cut a number or a short word."""
+    for column in table.columns:
+        words = [word for text in (column.header, *column.cells) for word in str(text).split()]
+        widest = max(map(len, words))
+        column.min_width = min(widest, _NAME_WIDTH) if column.overflow == "fold" else widest
+    return table
+
+
+def number_text(value: float) -> str:
+    """A number with four significant digits or more, and an exponent only where it would be very long.
+
+    >>> number_text(0.0027524), number_text(13841.9), number_text(1.39521919e16)
+    ('0.002752', '13,842', '1.395e+16')
+    """
+    return f"{value:,.0f}" if 1e3 <= abs(value) < 1e9 else f"{value:.4g}"
 
 
 def points_table(exploration: Exploration) -> Table:
     """Baselines and points on either front, fastest first: cost, accuracy, and what the baseline costs more."""
-    table = Table(title=f"{exploration.settings.network} on {exploration.settings.accelerator}", title_justify="left")
+    table = _table(f"{exploration.settings.network} on {exploration.settings.accelerator}")
     has_accuracy = exploration.has_accuracy
     table.add_column("point")
-    table.add_column("front")
+    if has_accuracy:
+        table.add_column("front")
     for heading in ("cycles", "latency (ms)", "energy (µJ)", "× faster", "× less energy"):
         table.add_column(heading, justify="right")
     if has_accuracy:
         metric = exploration.settings.metric or "accuracy"
         table.add_column(f"{metric} (%)", justify="right")
     table.add_column("worst gap (%)", justify="right")
-    fronts = {axis: {point.label for point in exploration.front(axis)} for axis in ("latency", "energy")}
-    baseline = exploration.points[0].record if exploration.points else None
-    shown = [
-        point for point in exploration.points
-        if point.is_uniform or point.label in fronts["latency"] | fronts["energy"]
-    ]
-    chosen = exploration.chosen()
-    for point in sorted(shown, key=lambda point: (point.record.total_cycles, point.record.energy_pj)):
-        record = point.record
-        assert baseline is not None
-        names = [axis for axis in ("latency", "energy") if point.label in fronts[axis]]
+    for row in summary_frame(exploration).itertuples():
         cells = [
-            point.label + (" (uniform)" if point.is_uniform else ""), ", ".join(names),
-            f"{record.total_cycles:,}", f"{record.latency_ms:.4g}", f"{record.energy_uj:.4g}",
-            f"{baseline.total_cycles / record.total_cycles:.2f}", f"{baseline.energy_pj / record.energy_pj:.2f}",
+            row.point + (" (uniform)" if row.uniform else ""), *([row.fronts] if has_accuracy else []),
+            f"{row.latency_cycles:,}", number_text(row.latency_ms), number_text(row.energy_uj),
+            f"{row.times_faster:.2f}", f"{row.times_less_energy:.2f}",
         ]
         if has_accuracy:
-            cells.append("not measured" if record.accuracy is None else f"{record.accuracy_percent:.2f}")
-        cells.append(f"{100 * record.worst_gap:.1f}")
-        is_chosen = chosen is not None and chosen.label == point.label
-        table.add_row(*cells, style="bold" if is_chosen else None)
-    return table
+            cells.append("not measured" if math.isnan(row.accuracy_percent) else f"{row.accuracy_percent:.2f}")
+        cells.append(f"{row.worst_gap_percent:.1f}")
+        table.add_row(*cells, style="bold" if row.chosen else None)
+    return _readable(table)
 
 
 def layers_table(point: Point, objective: Objective) -> Table:
     """One point layer by layer: precision, cycles by kind, utilisation, and the mapping's proof."""
     record = point.record
-    table = Table(title=f"Point {point.label}: cycles", title_justify="left")
+    table = _table(f"Point {point.label}: cycles")
     table.add_column("layer", overflow="fold")
-    table.add_column("precision", no_wrap=True)
+    table.add_column("precision")
     for heading in ("cycles", "compute", "fill, drain", "waiting"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("most for", no_wrap=True)
+        table.add_column(heading, justify="right")
+    table.add_column("most for")
     for heading in ("PEs used (%)", f"bound ({OBJECTIVE_UNIT[objective]})", "gap (%)"):
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading, justify="right")
     for row in record.layers:
         causes = sorted(row.stall_cycles.items(), key=lambda item: -item[1])
         cause = causes[0][0].replace("_", " ") if causes and causes[0][1] else ""
         table.add_row(
             row.layer, row.precision, f"{row.total_cycles:,}", f"{row.compute_cycles:,}", f"{row.fill_drain_cycles:,}",
-            f"{row.total_stall_cycles:,}", cause, f"{100 * row.pe_utilization:.1f}", f"{row.lower_bound:,.0f}",
+            f"{row.total_stall_cycles:,}", cause, f"{100 * row.pe_utilization:.1f}", number_text(row.lower_bound),
             f"{100 * row.gap:.1f}",
         )
     table.add_section()
@@ -85,11 +103,11 @@ def layers_table(point: Point, objective: Objective) -> Table:
         "total", "", f"{record.total_cycles:,}", f"{sum(row.compute_cycles for row in rows):,}",
         f"{sum(row.fill_drain_cycles for row in record.layers):,}", f"{waiting:,}", style="bold",
     )
-    return table
+    return _readable(table)
 
 
 def energy_table(point: Point) -> Table:
-    """One point layer by layer: energy by component, in nJ."""
+    """One point layer by layer: energy by component, in nJ, or in the µJ or mJ that its total asks for."""
     record = point.record
     rows: list[tuple[str, str, LayerRow | VectorRow]] = [(row.layer, row.precision, row) for row in record.layers]
     rows += [(f"{row.operator} ×{row.count}", "", row) for row in record.vector]
@@ -98,34 +116,35 @@ def energy_table(point: Point) -> Table:
         for name, energy in row.energy_pj.items():
             sums[name] = sums.get(name, 0.0) + energy
     components = [name for name, energy in sums.items() if energy > 0]
-    table = Table(title=f"Point {point.label}: energy (nJ)", title_justify="left")
+    unit, factor = next((unit, factor) for unit, factor, limit in _ENERGY_UNITS if record.energy_pj < limit)
+    table = _table(f"Point {point.label}: energy ({unit})")
     table.add_column("layer", overflow="fold")
-    table.add_column("precision", no_wrap=True)
+    table.add_column("precision")
     for heading in ("total", *components):
         table.add_column(heading.replace("_", " "), justify="right")
     for name, precision, row in rows:
-        cells = [_nanojoules(row.energy_pj.get(component, 0.0)) for component in components]
-        table.add_row(name, precision, _nanojoules(row.total_energy_pj), *cells)
+        cells = [_energy(row.energy_pj.get(component, 0.0), factor) for component in components]
+        table.add_row(name, precision, _energy(row.total_energy_pj, factor), *cells)
     table.add_section()
-    table.add_row("total", "", _nanojoules(record.energy_pj), *(_nanojoules(sums[name]) for name in components),
-                  style="bold")
-    return table
+    totals = (record.energy_pj, *(sums[name] for name in components))
+    table.add_row("total", "", *(_energy(total, factor) for total in totals), style="bold")
+    return _readable(table)
 
 
-def _nanojoules(energy_pj: float) -> str:
-    return f"{energy_pj * 1e-3:,.1f}" if energy_pj else ""
+def _energy(energy_pj: float, factor: float) -> str:
+    return f"{energy_pj * factor:,.1f}" if energy_pj else ""
 
 
 def mappings_table(point: Point) -> Table:
     """The mapping of each layer of a point: buffer tile, register tile, unrolling, loop orders, bypass."""
-    table = Table(title=f"Point {point.label}: mappings", title_justify="left")
+    table = _table(f"Point {point.label}: mappings")
     table.add_column("layer", overflow="fold")
     table.add_column("precision")
     table.add_column("mapping (order: DRAM loops / buffer loops)", overflow="fold")
     table.add_column("proof")
     for row in point.record.layers:
         table.add_row(row.layer, row.precision, row.mapping, row.status)
-    return table
+    return _readable(table)
 
 
 def summary(exploration: Exploration, point: Point | None = None) -> RenderableType:
@@ -144,7 +163,7 @@ def summary(exploration: Exploration, point: Point | None = None) -> RenderableT
     shown = point or exploration.chosen()
     assert shown is not None
     if point is None and exploration.has_accuracy:
-        notes.append(Text(_choice_note(exploration, shown)))
+        notes.append(Text(choice_note(exploration, shown)))
     objective = exploration.settings.objective
     return Group(
         points_table(exploration), *notes, layers_table(shown, objective), energy_table(shown),
@@ -153,7 +172,8 @@ def summary(exploration: Exploration, point: Point | None = None) -> RenderableT
     )
 
 
-def _choice_note(exploration: Exploration, chosen: Point) -> str:
+def choice_note(exploration: Exploration, chosen: Point) -> str:
+    """Why this point is shown: one sentence."""
     fp32 = exploration.fp32
     loss = 100.0 * DEFAULT_ACCURACY_LOSS
     if fp32 is None or chosen.record.accuracy is None:
@@ -166,6 +186,9 @@ def _choice_note(exploration: Exploration, chosen: Point) -> str:
 def report_text(exploration: Exploration, point: Point | None = None) -> str:
     """The summary as plain text, ``REPORT_WIDTH`` columns wide."""
     stream = StringIO()
-    console = Console(file=stream, width=REPORT_WIDTH, color_system=None, force_terminal=False)
+    # Inside a notebook, rich would show the text there and write nothing to the stream.
+    console = Console(
+        file=stream, width=REPORT_WIDTH, color_system=None, force_terminal=False, force_jupyter=False
+    )
     console.print(summary(exploration, point))
     return stream.getvalue()

@@ -6,6 +6,7 @@ its end is such a loss: it is ignored, and cut off before the next record is wri
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -98,10 +99,16 @@ class RecordFile(Generic[R]):
 def sole_writer(folder: Path) -> Iterator[None]:
     """Hold a results folder against other writers; it is let go when the process ends, however it ends.
 
-    Raises ``ConfigurationError`` where another run writes there.
+    Raises ``ConfigurationError`` where another run writes there, or the folder cannot be made or written to.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise _no_folder(folder, error.strerror) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        os.close(descriptor)
+        raise _no_folder(folder, os.strerror(errno.EACCES))
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -113,3 +120,8 @@ def sole_writer(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _no_folder(folder: Path, reason: str | None) -> ConfigurationError:
+    rule = f"cannot be used as results folder: {reason or 'it cannot be made'}; name another with --output"
+    return ConfigurationError(Problem(rule, where=str(folder)))

@@ -62,7 +62,7 @@ def open_accelerator(name_or_path: str | Path) -> Accelerator:
         return load_accelerator(PRESETS / f"{text}.yaml")
     path = Path(text)
     looks_like_path = isinstance(name_or_path, Path) or len(path.parts) > 1 or path.suffix in (".yaml", ".yml")
-    if looks_like_path or path.is_file():
+    if looks_like_path or path.exists():
         return load_accelerator(path)
     raise ConfigurationError(
         Problem("no such preset", path="accelerator", value=value_text(text),

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from mapper.candidates import BLOCKS, Block
+from mapper.candidates import BLOCKS, Block, build_blocks
 from simulator.accelerator import Accelerator
 from simulator.kernels import non_dominated
 from simulator.layer import DIMS, OPERANDS, RELEVANT_DIMS, Dim, Layer, Operand
@@ -38,11 +38,20 @@ class Variant:
     """Which operands the loop orders hold, and which one bypasses its buffer.
 
     ``held_by_registers`` None: every operand is fetched anew for each register tile.
+    ``single_trip``: dimensions whose buffer loops have one trip. Without the loops irrelevant to the stationary operand,
+    which must be innermost, another operand can be held; without the loops relevant to a bypassing operand, its
+    registers hold it across passes.
     """
 
     held_by_dram: Operand
     held_by_registers: Operand | None
     bypass: Operand | None
+    single_trip: frozenset[Dim] = frozenset()
+
+    @property
+    def refills_registers(self) -> bool:
+        """Whether an operand bypasses and its registers are filled anew for each pass."""
+        return self.bypass is not None and not RELEVANT_DIMS[self.bypass] <= self.single_trip
 
 
 @dataclass(frozen=True)
@@ -159,7 +168,8 @@ class _Builder:
 
     def refetch(self, operand: Operand) -> dict[str, str]:
         """Columns of the trips that fetch an operand from DRAM again."""
-        if operand == self.variant.held_by_dram and operand != self.variant.bypass:
+        refilled = operand == self.variant.bypass and self.variant.refills_registers
+        if operand == self.variant.held_by_dram and not refilled:
             return {}
         return dict.fromkeys(IRRELEVANT[operand], "trips")
 
@@ -349,10 +359,20 @@ class _Builder:
         return tuple(found)
 
 
-def build_cost_model(
+def build_cost_models(layer: Layer, precision: LayerPrecision, accelerator: Accelerator) -> list[CostModel]:
+    """Lay out the cost of every mapping of a layer, one model a variant that has any."""
+    blocks = build_blocks(layer, precision, accelerator)
+    found = []
+    for variant in variants(accelerator):
+        own = _without_loops(blocks, variant.single_trip)
+        if all(block.size for block in own):
+            found.append(_build_cost_model(own, layer, precision, accelerator, variant))
+    return found
+
+
+def _build_cost_model(
     blocks: tuple[Block, ...], layer: Layer, precision: LayerPrecision, accelerator: Accelerator, variant: Variant
 ) -> CostModel:
-    """Lay out the cost of every mapping of a variant."""
     builder = _Builder(blocks, layer, precision, accelerator, variant)
     dram = builder.dram_terms()
     parameters = precision.parameter_bits(layer)
@@ -386,18 +406,33 @@ def build_cost_model(
     )
 
 
-def variants(layer: Layer, accelerator: Accelerator) -> tuple[Variant, ...]:
-    """All variants of a machine: three operands in DRAM, three in the registers (or the stationary one), bypasses."""
+def variants(accelerator: Accelerator) -> tuple[Variant, ...]:
+    """All variants of a machine: three operands in DRAM, those kept by registers there, bypasses."""
     stationary = grid_timing(accelerator).stationary
     kept: tuple[Operand | None, ...] = tuple(
         operand for operand in OPERANDS if accelerator.registers_of(operand) is not None
     )
-    if stationary is not None:
-        kept = (stationary,)
     found = []
-    for held in OPERANDS:
-        for registers in kept or (None,):
-            found.append(Variant(held, registers, None))
-            if registers is not None and registers in accelerator.buffer_of(registers).may_bypass:
-                found.append(Variant(held, registers, registers))
+    for registers in kept or (None,):
+        single = frozenset[Dim]()
+        if stationary is not None and registers != stationary:
+            single = frozenset(IRRELEVANT[stationary])
+        found += [Variant(held, registers, None, single) for held in OPERANDS]
+        if registers is not None and registers in accelerator.buffer_of(registers).may_bypass:
+            found += [Variant(held, registers, registers, single) for held in OPERANDS]
+            found.append(Variant(registers, registers, registers, single | RELEVANT_DIMS[registers]))
+    return tuple(found)
+
+
+def _without_loops(blocks: tuple[Block, ...], dims: frozenset[Dim]) -> tuple[Block, ...]:
+    """Rows whose buffer loops over some dimensions have one trip."""
+    if not dims:
+        return blocks
+    found = []
+    for block in blocks:
+        single = np.ones(block.size, dtype=np.bool_)
+        for choice in block.choices:
+            if choice.dim in dims:
+                single &= choice.buffer_tile <= choice.grid_tile
+        found.append(block.take(single))
     return tuple(found)

@@ -14,8 +14,8 @@ from __future__ import annotations
 import math
 import time
 
-from mapper.candidates import SPACE, build_blocks
-from mapper.cost_terms import CostModel, build_cost_model, variants
+from mapper.candidates import SPACE
+from mapper.cost_terms import CostModel, build_cost_models
 from mapper.cp_sat_proof import prove_by_cp_sat
 from mapper.descent import descend
 from mapper.enumeration import compile_enumeration, prove_by_enumeration
@@ -80,10 +80,7 @@ def map_layer(
     budget = budget or SearchBudget()
     accelerator.processing_element.check(precision)
     began = time.process_time()
-    blocks = build_blocks(layer, precision, accelerator)
-    models = [
-        build_cost_model(blocks, layer, precision, accelerator, variant) for variant in variants(layer, accelerator)
-    ]
+    models = build_cost_models(layer, precision, accelerator)
     incumbent = Incumbent(layer, precision, accelerator, objective, budget.target_gap)
     _start(models, incumbent)
     compile_enumeration(models[0])

@@ -49,15 +49,17 @@ def _grid_overhead(plan: Plan) -> int:
             folds *= plan.tiles_of(dim, plan.unroll)
     folds *= passes_per_streamed
     tail = timing.tail_cycles
+    # Folds shorter than their results take to leave wait for them, all but the last.
+    paced = max(0, (folds - 1) * timing.drain_cycles - plan.compute_cycles) if timing.overlap else 0
     if not timing.preload:
-        return folds * (timing.load_cycles + (0 if timing.overlap else tail)) + (tail if timing.overlap else 0)
+        return folds * (timing.load_cycles + (0 if timing.overlap else tail)) + (paced + tail if timing.overlap else 0)
     inside = 0 if timing.overlap else folds * tail
     after = tail if timing.overlap else 0
     events = plan.event_count
     # Each pass pays one load; folds shorter than a load pay the difference, which the sum bounds from below.
     hidden = folds - events
     waits = max(0, hidden * timing.load_cycles - plan.compute_cycles - inside)
-    return events * timing.load_cycles + inside + waits + after
+    return events * timing.load_cycles + inside + max(waits, paced) + after
 
 
 def first_tile_bits(plan: Plan, operand: Operand) -> int:

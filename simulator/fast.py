@@ -50,6 +50,7 @@ def walk_input(plan: Plan) -> kernel.WalkInput:
         step_cycles=plan.step_cycles,
         load_cycles=plan.timing.load_cycles,
         tail_cycles=plan.timing.tail_cycles,
+        drain_cycles=plan.timing.drain_cycles,
         overlap=plan.timing.overlap,
         preload=plan.timing.preload,
         folds_on=stationary is not None,

@@ -26,13 +26,17 @@ POSITION_AND_TAP: tuple[tuple[Dim, Dim], tuple[Dim, Dim]] = (("P", "R"), ("Q", "
 
 @dataclass(frozen=True)
 class GridTiming:
-    """What the grid costs beyond its steps (docs/simulator.md, "The grid's time")."""
+    """What the grid costs beyond its steps (docs/simulator.md, "The grid's time").
+
+    ``drain_cycles``: the least that passes from one fold to the next, because results leave by one chain a column.
+    """
 
     load_cycles: int
     tail_cycles: int
     overlap: bool
     preload: bool
     stationary: Operand | None
+    drain_cycles: int = 0
 
 
 def grid_timing(accelerator: Accelerator) -> GridTiming:
@@ -53,6 +57,7 @@ def grid_timing(accelerator: Accelerator) -> GridTiming:
         overlap=passing.fold_overlap or passing.stationary is None,
         preload=passing.stationary_preload,
         stationary=passing.stationary,
+        drain_cycles=rows if passing.stationary == "output" and passing.drains_outputs else 0,
     )
 
 

@@ -10,4 +10,5 @@ pip install --quiet --disable-pip-version-check --no-deps rapidocr
 ruff check .
 mypy
 lint-imports
-python -m pytest -n "${TEST_WORKERS:-2}" -q
+# Notebooks run too, top to bottom; no cell may take ten minutes.
+python -m pytest -n "${TEST_WORKERS:-2}" -q --nbmake --nbmake-timeout=600 tests notebooks

@@ -172,13 +172,14 @@ def open_network(
         NetworkError: no such network or file, or the file cannot be imported.
         MissingPackageError: the optional package that holds the network is not installed.
     """
-    name = str(name_or_path)
+    name, path = str(name_or_path), Path(name_or_path)
     if name in _ENTRIES and not isinstance(name_or_path, Path):
         if dimension_values:
             rule = "gives values for dimensions of ONNX files; built-in networks take input_shapes"
             raise NetworkError(Problem(rule, path="dimension_values"))
         return _ENTRIES[name].open(name, input_shapes or {})
-    if isinstance(name_or_path, Path) or name.lower().endswith(".onnx") or os.sep in name:
+    looks_like_path = isinstance(name_or_path, Path) or name.lower().endswith(".onnx") or os.sep in name
+    if looks_like_path or path.exists():
         return load_onnx(name_or_path, input_shapes=input_shapes, dimension_values=dimension_values)
     names = tuple(_ENTRIES)
     rule = "no such network; a path to an .onnx file is accepted too"

@@ -26,8 +26,10 @@ def read_model(path: Path) -> onnx.ModelProto:
     where = str(path)
     if not path.exists():
         raise NetworkError(Problem("no such file", where=where))
+    if path.is_dir():
+        raise NetworkError(Problem("is a directory, not an ONNX file", where=where))
     if not path.is_file():
-        raise NetworkError(Problem("is not a file", where=where))
+        raise NetworkError(Problem("is not a regular file", where=where))
     try:
         model = onnx.load(str(path))
     except DecodeError as error:

@@ -34,7 +34,7 @@ WalkInput = namedtuple(
         "bypass_runs_each_event",
         "double_buffer",  # (3,)
         "parameter_bits",
-        "step_cycles", "load_cycles", "tail_cycles", "overlap", "preload", "folds_on",
+        "step_cycles", "load_cycles", "tail_cycles", "drain_cycles", "overlap", "preload", "folds_on",
         "bandwidth", "latency", "burst",
     ],
 )
@@ -56,7 +56,10 @@ def _transfer(bits, bandwidth, burst):
 
 @numba.njit(cache=True)
 def _occupation(w, length):
-    """Cycles that one pass holds the grid: (occupied, of which compute). ``length``: extents of the pass."""
+    """Cycles that one pass holds the grid. ``length``: extents of the pass.
+
+    Returns (occupied, of which compute, how many of the occupied cycles the results need not wait for).
+    """
     folds = 1
     steps = 1
     for d in range(8):
@@ -66,12 +69,12 @@ def _occupation(w, length):
         else:
             steps *= count
     t = steps * w.step_cycles
-    inside = 0 if w.overlap else w.tail_cycles
+    paced = max(t, w.drain_cycles) if w.overlap else t + w.tail_cycles
     if w.preload:
-        occupied = w.load_cycles + (folds - 1) * max(t + inside, w.load_cycles) + t + inside
+        occupied = w.load_cycles + (folds - 1) * max(paced, w.load_cycles) + paced
     else:
-        occupied = folds * (w.load_cycles + t + inside)
-    return occupied, folds * t
+        occupied = folds * (w.load_cycles + paced)
+    return occupied, folds * t, paced - t if w.overlap else 0
 
 
 @numba.njit(cache=True)
@@ -177,7 +180,7 @@ def walk(w):
     last_write = np.int64(0)
     while True:
         # The pass itself.
-        occupied, compute = _occupation(w, inner_length)
+        occupied, compute, early = _occupation(w, inner_length)
         start = grid_free
         cause = -1
         if parameters_done > start:
@@ -197,7 +200,7 @@ def walk(w):
         result[COMPUTE] += compute
         result[FILL_DRAIN] += occupied - compute
         grid_free = start + occupied
-        complete = grid_free + (w.tail_cycles if w.overlap else 0)
+        complete = grid_free - early + (w.tail_cycles if w.overlap else 0)
         result[EVENTS] += 1
 
         # What the next event needs.

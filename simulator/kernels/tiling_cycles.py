@@ -71,8 +71,8 @@ def tiling_cycles(w, geometry, dram_order, buffer_order, buffer_tile, register_t
         one = WalkInput(
             loop_dim[:loops], loop_is_buffer[:loops], w.extent, buffer_tile[i], grid_tile, unroll[i], inner_trips,
             w.streamed, w.relevant, buffer_rows, buffer_columns, grid_rows, grid_columns, w.element_bits, w.bypass,
-            loops > outer_loops, doubled[i], w.parameter_bits, w.step_cycles, w.load_cycles, w.tail_cycles, w.overlap,
-            w.preload, w.folds_on, w.bandwidth, w.latency, w.burst,
+            loops > outer_loops, doubled[i], w.parameter_bits, w.step_cycles, w.load_cycles, w.tail_cycles,
+            w.drain_cycles, w.overlap, w.preload, w.folds_on, w.bandwidth, w.latency, w.burst,
         )
         cycles[i] = walk(one)[TOTAL]
     return cycles

@@ -97,6 +97,7 @@ class SystolicGrid(Grid):
         }
         pipeline = passing.pipeline_cycles + element.pipeline_cycles
         drain = self.rows if passing.drains_outputs and self.stationary == "output" else 0
+        self._drain = drain
         self._exit: DelayLine[list[tuple[Step, Values]]] = DelayLine(pipeline + drain)
         self._arrived: dict[Step, list[Values]] = defaultdict(list)
         self._in_flight = 0
@@ -111,6 +112,7 @@ class SystolicGrid(Grid):
         self._load_row = 0
         self._fold: Fold | None = None
         self._clock = 0
+        self._draining = 0
 
     def cycle(self) -> Activity | None:
         """Pass one cycle."""
@@ -119,7 +121,11 @@ class SystolicGrid(Grid):
         activity: Activity | None = None
         right: StepToken | None = None
         down: StepToken | LoadToken | None = None
+        drained = False
         if self.occupied:
+            if self._draining:
+                self._draining -= 1
+                drained = self._draining == 0
             self._start_fold()
             self._start_load()
             activity = "fill_drain"
@@ -133,12 +139,17 @@ class SystolicGrid(Grid):
         self._down.advance(down)
         self._receive()
         self._pass_results()
+        self._folds_released += drained
         if self._folds_released == len(self._folds):
             self.occupied = False
         return activity
 
     def _start_fold(self) -> None:
-        """Start the next fold as soon as its stationary operand is loaded and the fold before is through."""
+        """Start the next fold as soon as its stationary operand is loaded and the fold before is through.
+
+        Results leave by one chain of registers a column, so a fold is not through before that chain has taken those
+        of the fold before: one result a row.
+        """
         number = self._folds_started
         if self._fold is None and number < self._loads_done and number == self._folds_released:
             self._fold, self._clock = self._folds[number], 0
@@ -182,7 +193,9 @@ class SystolicGrid(Grid):
         self._clock += 1
         if self._clock == len(fold.steps) * self.cycles_per_step:
             self._fold = None
-            self._folds_released += self.overlaps
+            if self.overlaps:
+                self._draining = max(0, self._drain - self._clock)
+                self._folds_released += self._draining == 0
         return right, down
 
     # ------------------------------------------------------------------ in the array

@@ -635,7 +635,7 @@ def test_broken_graphs(nodes, rule):
 def test_files_that_are_missing_or_broken(tmp_path: Path):
     with pytest.raises(NetworkError, match="no such file"):
         load_onnx(tmp_path / "none.onnx")
-    with pytest.raises(NetworkError, match="is not a file"):
+    with pytest.raises(NetworkError, match="is a directory, not an ONNX file"):
         load_onnx(tmp_path)
     path = tmp_path / "net.onnx"
     for content in (b"", b"not a model at all", b"\x89PNG\r\n\x1a\n" + bytes(range(256))):

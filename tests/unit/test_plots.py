@@ -13,7 +13,7 @@ from bitmosaic.folder import write_outputs
 from bitmosaic.frames import cycles_frame, energy_frame, front_frame, layers_frame, points_frame
 from bitmosaic.plots import plot_costs, plot_front, plot_layers, save_figure
 from bitmosaic.records import Accuracy, LayerRow, PointRecord, Settings, VectorRow
-from bitmosaic.report import report_text
+from bitmosaic.report import energy_table, report_text
 
 
 def _layer(name: str, precision: str, cycles: int, energy: float) -> LayerRow:
@@ -156,6 +156,40 @@ def test_many_layers_are_cut_to_the_slowest(tmp_path: Path) -> None:
     ticks = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert len(ticks) == 40 and ticks[0] == "layer20  w8a8" and ticks[-1] == "layer59  w8a8"
     assert "the 40 slowest of 61 rows" in figure.get_suptitle()
+
+
+def test_bars_end_inside_the_axes(tmp_path: Path) -> None:
+    last_part_is_nothing = POINTS[0].record.model_copy(update={"vector": ()})
+    point = Point("w8a8", last_part_is_nothing)
+    for axes, total in zip(plot_layers(_exploration(tmp_path, (point,)), point).axes, (2000, 20.0), strict=True):
+        left, right = axes.get_xlim()
+        assert left == 0.0 and right == pytest.approx(1.04 * total)
+        assert axes.get_ylim() == pytest.approx((1.7, -0.7)), "no empty rows above or below two bars"
+
+
+def test_labels_of_baselines_stand_inside_the_axes(tmp_path: Path) -> None:
+    figure = plot_front(_exploration(tmp_path), "latency")
+    figure.savefig(tmp_path / "front.png")
+    for axes in figure.axes:
+        box = axes.get_window_extent()
+        for text in axes.texts:
+            extent = text.get_window_extent()
+            assert box.y0 <= extent.y0 and extent.x1 <= box.x1, text.get_text()
+
+
+@pytest.mark.parametrize(("scale", "unit", "total"), [
+    (1.0, "nJ", "42,000.0"), (1e3, "µJ", "42,000.0"), (1e6, "mJ", "42,000.0"), (1e9, "mJ", "42,000,000.0"),
+])
+def test_the_unit_of_the_energy_table_follows_its_total(scale: float, unit: str, total: str) -> None:
+    record = _point("w8a8", 4000, 40.0, None, uniform=True).record
+    rows = tuple(
+        row.model_copy(update={"energy_pj": {name: energy * scale for name, energy in row.energy_pj.items()}})
+        for row in (*record.layers, *record.vector)
+    )
+    scaled = record.model_copy(update={"layers": rows[:2], "vector": rows[2:], "energy_pj": 42e6 * scale})
+    table = energy_table(Point("w8a8", scaled))
+    assert str(table.title).strip() == f"Point w8a8: energy ({unit})"
+    assert list(table.columns[2].cells)[-1] == total
 
 
 def test_outputs_are_written_and_equal_each_time(tmp_path: Path) -> None:

@@ -89,6 +89,8 @@ class UserInputsTask:
 
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:
+    if path.is_dir():
+        raise NetworkError(Problem("is a directory, not an .npz file", where=str(path)))
     try:
         archive = np.load(path, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
@@ -98,4 +100,6 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
     except FileNotFoundError as error:
         raise NetworkError(Problem("no such file", where=str(path))) from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise NetworkError(Problem(f"is no .npz file of plain arrays: {error}", where=str(path))) from error
+        # What NumPy says to a file of another kind speaks of pickles, and leads astray.
+        rule = "is no .npz file of plain arrays: save with np.savez, names = inputs"
+        raise NetworkError(Problem(rule, where=str(path))) from error
