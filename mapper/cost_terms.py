@@ -38,9 +38,9 @@ class Variant:
     """Which operands the loop orders hold, and which one bypasses its buffer.
 
     ``held_by_registers`` None: every operand is fetched anew for each register tile.
-    ``single_trip``: dimensions whose buffer loops have one trip. Without the loops irrelevant to the stationary operand,
-    which must be innermost, another operand can be held; without the loops relevant to a bypassing operand, its
-    registers hold it across passes.
+    ``single_trip``: dimensions whose buffer loops have one trip. Without the loops irrelevant to the stationary
+    operand, which must be innermost, another operand can be held; without the loops relevant to a bypassing operand,
+    its registers hold it across passes.
     """
 
     held_by_dram: Operand

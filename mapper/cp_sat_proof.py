@@ -90,6 +90,7 @@ class _Prover:
         if rows is None:
             return incumbent.proven()
         bound = max(bound, tighter)
+        simulated: set[tuple[int, ...]] = set()
         model = TilingModel(problem, rows, incumbent.target())
         for _ in range(self.cuts):
             answer = model.solve(incumbent.target(), deadline - time.process_time())
@@ -107,7 +108,7 @@ class _Prover:
             if cost >= incumbent.target():
                 # Too dear by its true closed-form cost; what it dominates is dearer still.
                 model.forbid(answer.rows)
-            elif cost <= answer.lower_bound * (1 + 1e-4):
+            elif cost <= answer.lower_bound * (1 + 1e-4) or answer.rows in simulated:
                 if not every_row:
                     every_row = True
                     kept, _ = surviving_rows(problem, incumbent.target(), dominated=True)
@@ -115,6 +116,7 @@ class _Prover:
                         return incumbent.proven()
                     model = TilingModel(problem, kept, incumbent.target())
                 model.forbid(answer.rows)
+            simulated.add(answer.rows)
             if time.process_time() >= deadline:
                 return bound
         return bound

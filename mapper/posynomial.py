@@ -65,7 +65,10 @@ class Subproblem:
         return self.model.blocks
 
     def cost(self, rows: tuple[int, ...]) -> float:
-        """The model's cost of one choice, in the objective's unit."""
+        """The model's cost of one choice, in the objective's unit: what CP-SAT minimises.
+
+        At most the closed-form cost, and equal to it but for negative constants in products (``_product``).
+        """
         return max(total.at(rows) for total in self.sums)
 
 
@@ -73,7 +76,28 @@ def _scaled(term: Term, factor: float) -> Term:
     return Term(term.name, term.coefficient * factor, term.factors, term.floor * factor)
 
 
+def _without_negative_constant(total: Sum) -> Sum:
+    """A lower bound of a sum whose constant is not negative, so that products of sums have no negative terms.
+
+    Where a term's product X is at least 1, ``a·X − c ≥ (a − c)·X`` for ``0 ≤ c ≤ a``. Negative constants stand for
+    the first visit of each output, so the outputs' terms take them.
+    """
+    if total.constant >= 0:
+        return total
+    rest = -total.constant
+    terms = []
+    for term in sorted(total.terms, key=lambda term: "output" not in term.name):
+        at_least_one = all(factor is None or factor.min() >= 1 for factor in term.factors)
+        taken = min(rest, term.coefficient) if at_least_one else 0.0
+        rest -= taken
+        terms.append(Term(term.name, term.coefficient - taken, term.factors, term.floor * (1 - taken / term.coefficient) if taken else term.floor))
+    assert rest <= 1e-6 * -total.constant, "a constant more negative than its terms are positive"
+    return Sum(0.0, tuple(terms))
+
+
 def _product(left: Sum, right: Sum) -> Sum:
+    """A lower bound of the product of two sums; exact where neither constant is negative."""
+    left, right = _without_negative_constant(left), _without_negative_constant(right)
     terms = [_scaled(term, right.constant) for term in left.terms if right.constant]
     terms += [_scaled(term, left.constant) for term in right.terms if left.constant]
     for one in left.terms:
