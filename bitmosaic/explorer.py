@@ -33,6 +33,7 @@ from bitmosaic.records import (
 from bitmosaic.store import RecordFile, sole_writer
 from hw_configs import open_accelerator
 from mapper.assignment import Choice, assignment_front
+from mapper.cache import MODEL_VERSION
 from mapper.network import network_precisions, simulate_network
 from mapper.solution import OBJECTIVES, Objective, SearchBudget
 from simulator.accelerator import Accelerator
@@ -44,7 +45,7 @@ from workloads.tasks import Task, find_task
 from workloads.tasks.user_inputs import UserInputsTask
 
 DEFAULT_POINTS = 10
-DEFAULT_BUDGET = SearchBudget(cpu_seconds=2.0, target_gap=0.05)
+DEFAULT_BUDGET = SearchBudget(cpu_seconds=2.0)
 AXES: tuple[CostAxis, ...] = ("latency", "energy")
 
 
@@ -113,7 +114,8 @@ def explore(
         "subject", {"network": network_identity(network), "task": task.name if task else None, "data": data}
     )
     context = content_key("context", {
-        "subject": subject, "accelerator": accelerator_identity(accelerator), "clock_mhz": accelerator.clock_mhz,
+        "subject": subject, "model": MODEL_VERSION,
+        "accelerator": accelerator_identity(accelerator), "clock_mhz": accelerator.clock_mhz,
         "objective": objective, "budget": budget.model_dump(mode="json"),
     })
     with sole_writer(folder):

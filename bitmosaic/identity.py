@@ -1,7 +1,7 @@
 """What makes two results the same: canonical JSON of everything that affects them, hashed.
 
 A key names a computation by its content. Names, descriptions and sources do not affect a result and are left
-out; the version of the model is always in.
+out; the version is always in.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from pathlib import Path
 import onnx
 
 from bitmosaic._version import __version__
-from mapper.cache import MODEL_VERSION
 from simulator.accelerator import Accelerator
 from workloads.network import Network
 
@@ -30,8 +29,8 @@ def canonical_json(value: Json) -> str:
 
 
 def content_key(kind: str, value: Json) -> str:
-    """SHA-256 (hexadecimal) of a kind of result, the model's version, and what affects the result."""
-    text = canonical_json({"kind": kind, "version": __version__, "model": MODEL_VERSION, "of": value})
+    """SHA-256 (hexadecimal) of a kind of result, the version, and what affects the result."""
+    text = canonical_json({"kind": kind, "version": __version__, "of": value})
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 
@@ -41,6 +44,19 @@ def _renamed(solution: MappingSolution, layer: Layer) -> MappingSolution:
         return solution
     result = solution.result.model_copy(update={"layer": layer.name})
     return solution.model_copy(update={"layer": layer, "result": result})
+
+
+@contextmanager
+def _ctrl_c_held_back() -> Iterator[None]:
+    """Keep Ctrl-C for the parent: workers that start inside are born deaf to it, and end when the pool does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def map_many(
@@ -90,9 +106,10 @@ def map_many(
         # Spawned, not forked: the parent may run threads (onnxruntime, CP-SAT) that do not survive a fork.
         pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"))
         try:
-            futures: dict[Future[MappingSolution], str] = {
-                pool.submit(_solve, job, accelerator, objective, budget): key for key, job in pending.items()
-            }
+            with _ctrl_c_held_back():
+                futures: dict[Future[MappingSolution], str] = {
+                    pool.submit(_solve, job, accelerator, objective, budget): key for key, job in pending.items()
+                }
             waiting = set(futures)
             while waiting:
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)

@@ -90,7 +90,8 @@ def _without_negative_constant(total: Sum) -> Sum:
         at_least_one = all(factor is None or factor.min() >= 1 for factor in term.factors)
         taken = min(rest, term.coefficient) if at_least_one else 0.0
         rest -= taken
-        terms.append(Term(term.name, term.coefficient - taken, term.factors, term.floor * (1 - taken / term.coefficient) if taken else term.floor))
+        share = 1 - taken / term.coefficient if taken else 1.0
+        terms.append(_scaled(term, share))
     assert rest <= 1e-6 * -total.constant, "a constant more negative than its terms are positive"
     return Sum(0.0, tuple(terms))
 

@@ -52,8 +52,9 @@ def choice_cost(m, value, scratch, by_mask):
     set counts.
     """
     grid, channel, final, energy = m.grid_constant, m.channel_constant, m.final_constant, m.energy_constant
-    scratch[:] = 0.0
-    scratch[1] += m.single_constant
+    for place in range(scratch.shape[0]):
+        for operand in range(3):
+            scratch[place, operand] = m.single_constant[operand] if place == 1 else 0.0
     for t in range(value.shape[0]):
         kind = m.kind[t]
         if kind == GRID:

@@ -25,12 +25,16 @@ def descend(m, start):
     while improved:
         improved = False
         for b in range(blocks):
-            partial[:] = m.coefficient
-            used[:] = 1
-            for other in range(blocks):
-                if other != b:
-                    partial *= m.factors[row[other]]
-                    used *= m.axis_use[row[other]]
+            for t in range(terms):
+                partial[t] = m.coefficient[t]
+                for other in range(blocks):
+                    if other != b:
+                        partial[t] *= m.factors[row[other], t]
+            for a in range(axes):
+                used[a] = 1
+                for other in range(blocks):
+                    if other != b:
+                        used[a] *= m.axis_use[row[other], a]
             for candidate in range(m.block_start[b], m.block_start[b + 1]):
                 fits = True
                 for a in range(axes):
@@ -39,7 +43,8 @@ def descend(m, start):
                         break
                 if not fits:
                     continue
-                value[:] = partial * m.factors[candidate]
+                for t in range(terms):
+                    value[t] = partial[t] * m.factors[candidate, t]
                 cost, mask = choice_cost(m, value, scratch, by_mask)
                 if cost < best:
                     best, best_mask = cost, mask
@@ -47,6 +52,28 @@ def descend(m, start):
                         row[b] = candidate
                         improved = True
     return row, best, best_mask
+
+
+@numba.njit(cache=True)
+def _fits_axes(m, row):
+    """Whether the unrolling of one choice fits the grid."""
+    for a in range(m.axis_use.shape[1]):
+        used = 1
+        for b in range(row.shape[0]):
+            used *= m.axis_use[row[b], a]
+        if used > m.axis_size[a]:
+            return False
+    return True
+
+
+@numba.njit(cache=True)
+def _cost_at(m, row, value, scratch, by_mask):
+    """Cost of one choice."""
+    for t in range(value.shape[0]):
+        value[t] = m.coefficient[t]
+        for b in range(row.shape[0]):
+            value[t] *= m.factors[row[b], t]
+    return choice_cost(m, value, scratch, by_mask)[0]
 
 
 @numba.njit(cache=True)
@@ -60,22 +87,18 @@ def random_descents(m, smallest, starts, seed):
     rows = np.empty((starts + 1, blocks), dtype=np.int64)
     costs = np.empty(starts + 1)
     masks = np.empty(starts + 1, dtype=np.int64)
-    scratch, by_mask = new_scratch(m), np.empty(MASKS)
+    value, scratch, by_mask = np.empty(m.factors.shape[1]), new_scratch(m), np.empty(MASKS)
     for s in range(starts + 1):
         row = smallest.copy()
         if s > 0:
             # Random moves that keep the choice feasible, then descent.
             for _ in range(2 * blocks):
                 b = np.random.randint(blocks)
-                trial = row.copy()
-                trial[b] = np.random.randint(m.block_start[b], m.block_start[b + 1])
-                value = m.coefficient.copy()
-                used = np.ones(m.axis_use.shape[1], dtype=np.int64)
-                for other in range(blocks):
-                    value *= m.factors[trial[other]]
-                    used *= m.axis_use[trial[other]]
-                if (used <= m.axis_size).all() and choice_cost(m, value, scratch, by_mask)[0] < np.inf:
-                    row = trial
-        end, cost, mask = descend(m, row)
-        rows[s], costs[s], masks[s] = end, cost, mask
+                before = row[b]
+                row[b] = m.block_start[b] + int(np.random.random() * (m.block_start[b + 1] - m.block_start[b]))
+                if not (_fits_axes(m, row) and _cost_at(m, row, value, scratch, by_mask) < np.inf):
+                    row[b] = before
+        end, costs[s], masks[s] = descend(m, row)
+        for b in range(blocks):
+            rows[s, b] = end[b]
     return rows, costs, masks

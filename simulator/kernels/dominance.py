@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import numba
 import numpy as np
+import numpy.typing as npt
+
+
+def non_dominated(values: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Mask of the rows that no other row matches or beats in every column (of equal rows, one stays).
+
+    ``values`` has shape (rows, columns), int64; smaller is better.
+    """
+    # A row can only be beaten by one of a smaller sum. Sorting is left to NumPy: Numba compiles its own for seconds.
+    keep: npt.NDArray[np.bool_] = _front(values, np.argsort(values.sum(axis=1), kind="stable"))
+    return keep
 
 
 @numba.njit(cache=True)
-def non_dominated(values):
-    """Mask of the rows that no other row matches or beats in every column (of equal rows, the first stays).
-
-    ``values`` has shape (rows, columns); smaller is better.
-    """
+def _front(values, order):
+    """``non_dominated`` for rows that come in an order in which none is beaten by a later one."""
     count, width = values.shape
     keep = np.zeros(count, dtype=np.bool_)
-    order = np.argsort(values.sum(axis=1))
     front = np.empty(count, dtype=np.int64)
     found = 0
     for candidate in order:

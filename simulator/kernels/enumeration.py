@@ -8,53 +8,60 @@ from __future__ import annotations
 
 import numba
 import numpy as np
+import numpy.typing as npt
 
-from simulator.kernels.choice_cost import MASKS, choice_cost, new_scratch
+from simulator.kernels.choice_cost import MASKS, CostInput, choice_cost, new_scratch
 
-
-@numba.njit(cache=True)
-def _smallest_factors(m, alive):
-    """Per block, the smallest factor of each term among the rows that are alive."""
-    blocks, terms = m.block_start.shape[0] - 1, m.factors.shape[1]
-    smallest = np.full((blocks, terms), np.inf)
-    for b in range(blocks):
-        for row in range(m.block_start[b], m.block_start[b + 1]):
-            if alive[row]:
-                smallest[b] = np.minimum(smallest[b], m.factors[row])
-    return smallest
+Ints = npt.NDArray[np.int64]
 
 
 @numba.njit(cache=True)
-def surviving_rows(m, below):
-    """Rows that can be part of a choice that costs less than ``below``.
+def _smallest_factors(m, alive, smallest):
+    """Set, for each block, the smallest factor of each term among the rows that are alive (inf without any)."""
+    for b in range(smallest.shape[0]):
+        for t in range(smallest.shape[1]):
+            least = np.inf
+            for row in range(m.block_start[b], m.block_start[b + 1]):
+                if alive[row]:
+                    least = min(least, m.factors[row, t])
+            smallest[b, t] = least
 
-    Returns (alive (rows,), bound (rows,): of the cost of every choice with that row).
+
+@numba.njit(cache=True)
+def surviving_rows(m, below, alive, bound, smallest):
+    """Clear ``alive`` of the rows that can be no part of a choice that costs less than ``below``.
+
+    Sets ``bound`` (rows,), of the cost of every choice with a row that is alive, and ``smallest`` (blocks, terms), the
+    smallest factors of these rows. Returns whether every block has one left.
     """
-    blocks = m.block_start.shape[0] - 1
-    rows = m.factors.shape[0]
-    alive = np.ones(rows, dtype=np.bool_)
-    bound = np.zeros(rows)
+    blocks, terms = smallest.shape
     scratch, by_mask = new_scratch(m), np.empty(MASKS)
+    others, value = np.empty(terms), np.empty(terms)
     changed = True
     while changed:
         changed = False
-        smallest = _smallest_factors(m, alive)
+        _smallest_factors(m, alive, smallest)
         for b in range(blocks):
-            others = m.coefficient.copy()
-            for other in range(blocks):
-                if other != b:
-                    others *= smallest[other]
+            for t in range(terms):
+                others[t] = m.coefficient[t]
+                for other in range(blocks):
+                    if other != b:
+                        others[t] *= smallest[other, t]
+            left = 0
             for row in range(m.block_start[b], m.block_start[b + 1]):
-                if alive[row]:
-                    bound[row], _ = choice_cost(m, others * m.factors[row], scratch, by_mask)
-                    if not bound[row] < below:
-                        alive[row] = False
-                        changed = True
-        for b in range(blocks):
-            if not alive[m.block_start[b] : m.block_start[b + 1]].any():
-                alive[:] = False
-                return alive, bound
-    return alive, bound
+                if not alive[row]:
+                    continue
+                for t in range(terms):
+                    value[t] = others[t] * m.factors[row, t]
+                bound[row], _ = choice_cost(m, value, scratch, by_mask)
+                if bound[row] < below:
+                    left += 1
+                else:
+                    alive[row] = False
+                    changed = True
+            if left == 0:
+                return False
+    return True
 
 
 @numba.njit(cache=True)
@@ -75,45 +82,53 @@ def _sift(cost, place, count, rows, masks):
         place = child
 
 
-@numba.njit(cache=True)
-def enumerate_choices(m, below, most, node_limit):
+def enumerate_choices(
+    m: CostInput, below: float, most: int, node_limit: int
+) -> tuple[Ints, Ints, npt.NDArray[np.float64], float, bool]:
     """Find the ``most`` cheapest pairs of choice and double buffering that cost less than ``below``.
 
     Returns (rows (found, blocks), double-buffer bits, costs, floor, finished). No choice costs less than ``floor``
     but those that were found; that holds only where ``finished``: else the search gave up after ``node_limit`` nodes.
     """
-    blocks, terms, axes = m.block_start.shape[0] - 1, m.factors.shape[1], m.axis_use.shape[1]
-    rows = np.empty((most, blocks), dtype=np.int64)
-    masks = np.empty(most, dtype=np.int64)
-    cost = np.empty(most)
-    count = 0
-    alive, bound = surviving_rows(m, below)
-    sizes = np.empty(blocks, dtype=np.int64)
-    for b in range(blocks):
-        sizes[b] = alive[m.block_start[b] : m.block_start[b + 1]].sum()
-    if sizes.min() == 0:
-        return rows[:0], masks[:0], cost[:0], below, True
-    # Small blocks first: their choices then prune the large ones.
-    order = np.argsort(sizes)
-    smallest = _smallest_factors(m, alive)
+    blocks, terms = len(m.block_start) - 1, m.factors.shape[1]
+    alive, bound = np.ones(len(m.factors), dtype=np.bool_), np.zeros(len(m.factors))
+    smallest = np.empty((blocks, terms))
+    rows, masks, costs = np.empty((most, blocks), dtype=np.int64), np.empty(most, dtype=np.int64), np.empty(most)
+    # Called also where nothing survives, so that everything is compiled by a first call that finds nothing.
+    possible = surviving_rows(m, below, alive, bound, smallest)
+    own = [np.flatnonzero(alive[a:b]) + a for a, b in zip(m.block_start[:-1], m.block_start[1:], strict=True)]
+    # Small blocks first: their choices then prune the large ones. Most promising rows first.
+    order = np.argsort([len(kept) for kept in own], kind="stable")
+    listed = np.concatenate([own[b][np.argsort(bound[own[b]], kind="stable")] for b in order])
+    start = np.concatenate([[0], np.cumsum([len(own[b]) for b in order])]).astype(np.int64)
     rest = np.ones((blocks + 1, terms))
     for level in range(blocks - 1, -1, -1):
         rest[level] = rest[level + 1] * smallest[order[level]]
-    # Rows of each level, most promising first.
-    start = np.zeros(blocks + 1, dtype=np.int64)
-    listed = np.empty(sizes.sum(), dtype=np.int64)
-    for level in range(blocks):
-        b = order[level]
-        own = np.flatnonzero(alive[m.block_start[b] : m.block_start[b + 1]]) + m.block_start[b]
-        start[level + 1] = start[level] + own.shape[0]
-        listed[start[level] : start[level + 1]] = own[np.argsort(bound[own])]
+    search = _depth_first(
+        m, below, node_limit if possible else 0, order, listed, start, bound, rest, rows, masks, costs
+    )
+    count, floor, finished = (0, below, True) if not possible else search
+    return rows[:count], masks[:count], costs[:count], floor, finished
 
+
+@numba.njit(cache=True)
+def _depth_first(m, below, node_limit, order, listed, start, bound, rest, rows, masks, cost):
+    """Fill ``rows``, ``masks``, ``cost`` with the cheapest choices. Returns (found, floor, finished).
+
+    ``order`` (blocks,): the block of each level; ``listed`` from ``start[level]``: its rows, by rising ``bound``;
+    ``rest`` (blocks + 1, terms): smallest product of the factors from a level on.
+    """
+    blocks, terms, axes = order.shape[0], m.factors.shape[1], m.axis_use.shape[1]
+    most, count = cost.shape[0], 0
     partial = np.empty((blocks + 1, terms))
-    partial[0] = m.coefficient
+    for t in range(terms):
+        partial[0, t] = m.coefficient[t]
     used = np.ones((blocks + 1, axes), dtype=np.int64)
     value = np.empty(terms)
     scratch, by_mask = new_scratch(m), np.empty(MASKS)
-    following = start[:-1].copy()
+    following = np.empty(blocks, dtype=np.int64)
+    for level in range(blocks):
+        following[level] = start[level]
     chosen = np.empty(blocks, dtype=np.int64)
     limit = below
     nodes = 0
@@ -131,7 +146,7 @@ def enumerate_choices(m, below, most, node_limit):
             continue
         nodes += 1
         if nodes > node_limit:
-            return rows[:count], masks[:count], cost[:count], 0.0, False
+            return count, 0.0, False
         fits = True
         for a in range(axes):
             used[level + 1, a] = used[level, a] * m.axis_use[row, a]
@@ -159,7 +174,8 @@ def enumerate_choices(m, below, most, node_limit):
                 while place > 0 and cost[(place - 1) // 2] < by_mask[mask]:
                     parent = (place - 1) // 2
                     cost[place], masks[place] = cost[parent], masks[parent]
-                    rows[place] = rows[parent]
+                    for b in range(blocks):
+                        rows[place, b] = rows[parent, b]
                     place = parent
             else:
                 place = 0
@@ -171,4 +187,4 @@ def enumerate_choices(m, below, most, node_limit):
                 _sift(cost, 0, count, rows, masks)
             if count == most:
                 limit = min(limit, cost[0])
-    return rows[:count], masks[:count], cost[:count], limit, True
+    return count, limit, True

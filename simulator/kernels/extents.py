@@ -14,7 +14,9 @@ import numpy as np
 def tile_starts(extent, tile):
     """Starts of the tiles of a dimension, and its extent at the end (int64)."""
     count = -(-extent // tile)
-    starts = np.arange(count + 1) * tile
+    starts = np.empty(count + 1, dtype=np.int64)
+    for place in range(count):
+        starts[place] = place * tile
     starts[count] = extent
     return starts
 

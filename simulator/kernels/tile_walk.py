@@ -209,8 +209,9 @@ def walk(w):
         for d in (C, R, S):
             if (index[d] + 1) * w.buffer_tile[d] < w.extent[d]:
                 ends_reduction = False
-        next_index[:] = index
-        next_inner[:] = inner
+        for d in range(8):
+            next_index[d] = index[d]
+            next_inner[d] = inner[d]
         more = _advance(w, next_index, next_inner, outer_length)
         same_output = more and _same_tile(w, OUTPUT, index, inner, next_index, next_inner)
         output_run_ends = not same_output or (w.bypass == OUTPUT and w.bypass_runs_each_event)
@@ -270,8 +271,9 @@ def walk(w):
             slot_free = freed_before[OUTPUT] if w.double_buffer[OUTPUT] else freed[OUTPUT]
         if not more:
             break
-        index[:] = next_index
-        inner[:] = next_inner
+        for d in range(8):
+            index[d] = next_index[d]
+            inner[d] = next_inner[d]
 
     result[FILL_DRAIN] += complete - grid_free
     result[TOTAL] = max(complete, last_write)

@@ -37,10 +37,15 @@ def tiling_cycles(w, geometry, dram_order, buffer_order, buffer_tile, register_t
     cycles = np.empty(count, dtype=np.int64)
     nothing = np.zeros((1, 1), dtype=np.int64)
     for i in range(count):
-        grid_tile = register_tile[i] * unroll[i]
-        dram_trips = -(-w.extent // buffer_tile[i])
-        buffer_trips = -(-buffer_tile[i] // grid_tile)
-        inner_trips = np.ones(8, dtype=np.int64)
+        grid_tile = np.empty(8, dtype=np.int64)
+        dram_trips = np.empty(8, dtype=np.int64)
+        buffer_trips = np.empty(8, dtype=np.int64)
+        inner_trips = np.empty(8, dtype=np.int64)
+        for d in range(8):
+            grid_tile[d] = register_tile[i, d] * unroll[i, d]
+            dram_trips[d] = -(-w.extent[d] // buffer_tile[i, d])
+            buffer_trips[d] = -(-buffer_tile[i, d] // grid_tile[d])
+            inner_trips[d] = 1
         loop_dim = np.empty(16, dtype=np.int64)
         loop_is_buffer = np.zeros(16, dtype=np.bool_)
         loops = 0
