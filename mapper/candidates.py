@@ -11,7 +11,9 @@ The space (it is named in every certificate):
 - a factor on an axis of size s is min(n, ⌊s/k⌋) for some k, or the smallest factor with as many steps: any other
   leaves room on the axis that nothing can use;
 - a buffer tile is the smallest one for its number of trips, or that rounded up to whole register tiles;
-- register tiles come from ``REGISTER_TILES``, or are the whole dimension.
+- register tiles come from ``REGISTER_TILES``, or are the whole dimension;
+- of two ways to cut a dimension of which one is equal or worse in everything that a cost or limit counts, only the
+  other stays.
 """
 
 from __future__ import annotations
@@ -28,9 +30,10 @@ from simulator.layer import OPERANDS, RELEVANT_DIMS, Dim, Layer
 from simulator.precision import LayerPrecision
 
 SPACE = (
-    "axis factors min(n, floor(size/k)) or smaller with as many steps; buffer tiles ceil(n/T) or rounded up to "
-    "register tiles; register tiles 1, 2, 4, 8, 16 or the whole; loop orders that differ in what they hold; "
-    "groups outermost"
+    "axis factors min(n, floor(size/k)) or smaller with as many steps; buffer tiles ceil(n/T) or these rounded up to "
+    "register tiles; register tiles 1, 2, 4, 8, 16 or the whole; of two ways to cut a dimension of which one needs no "
+    "less of anything that is counted, only the other; two orders of the DRAM loops for each operand that they hold, one "
+    "of the buffer loops; groups outermost"
 )
 REGISTER_TILES = (1, 2, 4, 8, 16)
 BLOCKS: tuple[tuple[Dim, ...], ...] = (("G",), ("N",), ("K",), ("C",), ("P", "R"), ("Q", "S"))
