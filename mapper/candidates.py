@@ -32,8 +32,8 @@ from simulator.precision import LayerPrecision
 SPACE = (
     "axis factors min(n, floor(size/k)) or smaller with as many steps; buffer tiles ceil(n/T) or these rounded up to "
     "register tiles; register tiles 1, 2, 4, 8, 16 or the whole; of two ways to cut a dimension of which one needs no "
-    "less of anything that is counted, only the other; two orders of the DRAM loops for each operand that they hold, one "
-    "of the buffer loops; groups outermost"
+    "less of anything that is counted, only the other; two orders of the DRAM loops for each operand that they hold, "
+    "one of the buffer loops; groups outermost"
 )
 REGISTER_TILES = (1, 2, 4, 8, 16)
 BLOCKS: tuple[tuple[Dim, ...], ...] = (("G",), ("N",), ("K",), ("C",), ("P", "R"), ("Q", "S"))

@@ -24,12 +24,12 @@ CHUNK = 256
 
 @dataclass
 class _Variant:
-    """State of one variant. No choice below ``floor`` is left to simulate; ``finished``: the search came that far."""
+    """State of one variant. No choice below ``floor`` is left to simulate; ``known``: its cheapest choice is."""
 
     model: CostModel
     kernel: choice_cost.CostInput
     floor: float = 0.0
-    finished: bool = False
+    known: bool = False
 
 
 def compile_enumeration(model: CostModel) -> None:
@@ -46,15 +46,30 @@ def prove_by_enumeration(
     bound over the variants that were searched, and the variants that were left.
     """
     variants = [_Variant(model, kernel_input(model, incumbent.objective)) for model in models]
+    for place, variant in enumerate(variants):
+        left = give_up - time.process_time()
+        if left > 0:
+            _find_cheapest(variant, incumbent, left / (len(variants) - place) ** 0.5)
     for most in BATCHES:
-        still = [variant for variant in variants if variant.floor < incumbent.target()]
+        # The most promising first: what they find spares the others work.
+        still = sorted((v for v in variants if v.known and v.floor < incumbent.target()), key=lambda v: v.floor)
         for place, variant in enumerate(still):
-            left = (deadline if variant.finished else give_up) - time.process_time()
-            if left <= 0:
-                continue
-            _extend(variant, incumbent, most, left / (len(still) - place) ** 0.5, deadline)
-    open_floors = [v.floor for v in variants if v.finished and v.floor < incumbent.target() * (1 - 1e-12)]
-    return min([incumbent.proven(), *open_floors]), [v.model for v in variants if not v.finished]
+            left = deadline - time.process_time()
+            if left > 0 and variant.floor < incumbent.target():
+                _extend(variant, incumbent, most, left / (len(still) - place) ** 0.5, deadline)
+    open_floors = [v.floor for v in variants if v.known and v.floor < incumbent.target() * (1 - 1e-12)]
+    return min([incumbent.proven(), *open_floors]), [v.model for v in variants if not v.known]
+
+
+def _find_cheapest(variant: _Variant, incumbent: Incumbent, seconds: float) -> None:
+    """Find the least closed-form cost of a variant, if below the target, and simulate it."""
+    nodes = max(1000, int(seconds * NODES_PER_SECOND))
+    rows, masks, _, floor, variant.known = enumerate_choices(
+        variant.kernel, incumbent.target(), 1, nodes, undominated=True
+    )
+    if variant.known:
+        variant.floor = floor
+    incumbent.consider_many(variant.model, rows, masks)
 
 
 def _extend(variant: _Variant, incumbent: Incumbent, most: int, seconds: float, deadline: float) -> None:
@@ -62,8 +77,7 @@ def _extend(variant: _Variant, incumbent: Incumbent, most: int, seconds: float, 
     nodes = max(1000, int(seconds * NODES_PER_SECOND))
     rows, masks, costs, floor, finished = enumerate_choices(variant.kernel, incumbent.target(), most, nodes)
     order = np.argsort(costs, kind="stable")
-    if variant.finished:
-        order = order[costs[order] >= variant.floor]  # the cheaper ones were simulated before
+    order = order[costs[order] >= variant.floor]  # the cheaper ones were simulated before
     for begin in range(0, len(order), CHUNK):
         chunk = order[begin : begin + CHUNK]
         if time.process_time() > deadline or costs[chunk[0]] >= incumbent.target():
@@ -74,4 +88,4 @@ def _extend(variant: _Variant, incumbent: Incumbent, most: int, seconds: float, 
             floor = min(floor, float(costs[chunk][~simulated].min()))
             break
     if finished:
-        variant.finished, variant.floor = True, floor
+        variant.floor = max(variant.floor, floor)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.kernels.choice_cost import MASKS, CostInput, choice_cost, new_scratch
+from simulator.kernels.dominance import non_dominated
 
 Ints = npt.NDArray[np.int64]
 
@@ -83,12 +84,14 @@ def _sift(cost, place, count, rows, masks):
 
 
 def enumerate_choices(
-    m: CostInput, below: float, most: int, node_limit: int
+    m: CostInput, below: float, most: int, node_limit: int, undominated: bool = False
 ) -> tuple[Ints, Ints, npt.NDArray[np.float64], float, bool]:
     """Find the ``most`` cheapest pairs of choice and double buffering that cost less than ``below``.
 
     Returns (rows (found, blocks), double-buffer bits, costs, floor, finished). No choice costs less than ``floor``
     but those that were found; that holds only where ``finished``: else the search gave up after ``node_limit`` nodes.
+    ``undominated``: of rows of which one is at most another in every term, only that one is tried. The cheapest cost
+    is the same then, and sooner found; other choices may be missing.
     """
     blocks, terms = len(m.block_start) - 1, m.factors.shape[1]
     alive, bound = np.ones(len(m.factors), dtype=np.bool_), np.zeros(len(m.factors))
@@ -97,6 +100,8 @@ def enumerate_choices(
     # Called also where nothing survives, so that everything is compiled by a first call that finds nothing.
     possible = surviving_rows(m, below, alive, bound, smallest)
     own = [np.flatnonzero(alive[a:b]) + a for a, b in zip(m.block_start[:-1], m.block_start[1:], strict=True)]
+    if undominated and possible:
+        own = [rows_of[_undominated(m, rows_of)] for rows_of in own]
     # Small blocks first: their choices then prune the large ones. Most promising rows first.
     order = np.argsort([len(kept) for kept in own], kind="stable")
     listed = np.concatenate([own[b][np.argsort(bound[own[b]], kind="stable")] for b in order])
@@ -109,6 +114,16 @@ def enumerate_choices(
     )
     count, floor, finished = (0, below, True) if not possible else search
     return rows[:count], masks[:count], costs[:count], floor, finished
+
+
+def _undominated(m: CostInput, rows: Ints) -> npt.NDArray[np.bool_]:
+    """Which rows of a block no other one matches or beats in every term and on every axis."""
+    table = np.column_stack([m.factors[rows].astype(np.int64), m.axis_use[rows]])
+    varying = table[:, (table != table[0]).any(axis=0)]
+    if varying.shape[1] == 0:
+        first: npt.NDArray[np.bool_] = np.arange(len(rows)) == 0
+        return first
+    return non_dominated(np.ascontiguousarray(np.unique(varying, axis=1)))
 
 
 @numba.njit(cache=True)
