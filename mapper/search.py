@@ -84,6 +84,10 @@ def map_layer(
     incumbent = Incumbent(layer, precision, accelerator, objective, budget.target_gap)
     _start(models, incumbent)
     compile_enumeration(models[0])
+    if incumbent.mapping is None:
+        # Where little fits, descents may see nothing; a search through everything does.
+        deadline = time.process_time() + budget.cpu_seconds
+        prove_by_enumeration(models, incumbent, deadline, deadline)
     if incumbent.mapping is None or incumbent.result is None:
         raise InfeasibleError(explain_infeasible(models, layer))
     lower_bound = prove(models, incumbent, budget)

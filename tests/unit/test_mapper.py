@@ -51,6 +51,14 @@ def test_the_reported_gap_is_no_larger_than_asked_for() -> None:
     assert found.gap <= 0.05 + 1e-9 and found.lower_bound >= found.cost * 0.95 * (1 - 1e-9)
 
 
+def test_enumeration_finds_what_descents_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    accelerator = open_accelerator("bit_fusion")
+    best = map_layer(PRODUCT, W8A8, accelerator)
+    monkeypatch.setattr("mapper.search.descend", lambda *_, **__: [])
+    found = map_layer(PRODUCT, W8A8, accelerator)
+    assert best.status == found.status == "optimal" and found.cost == best.cost
+
+
 def test_without_time_the_bound_still_holds() -> None:
     accelerator = open_accelerator("bit_fusion")
     best = map_layer(CONVOLUTION, W8A8, accelerator, budget=SearchBudget(cpu_seconds=30))
