@@ -124,7 +124,7 @@ def test_documented_commands_parse() -> None:
     commands = [(page.name, command) for page in PAGES for command in _commands(page.read_text(encoding="utf-8"))]
     assert len(commands) >= 10
     for page, line in commands:
-        name, *arguments = shlex.split(line)[1:]
+        name, *arguments = shlex.split(line, comments=True)[1:]
         command = main.commands.get(name)
         assert command is not None, f"{page}: {line}"
         try:
