@@ -1,17 +1,24 @@
-"""A layer's timeline: its sums are those of the result, and in every cycle it says what the reference engine does."""
+"""What is drawn of a layer is what happens in it.
+
+The timeline's sums are those of the result, and in every cycle it says what the reference engine does; the closed form
+of how often each PE works counts the steps of the reference's program.
+"""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simulator.activity import active_steps, step_count
 from simulator.fast import simulate_fast
 from simulator.layer import OPERANDS
 from simulator.plan import Plan
 from simulator.reference.engine import _Machine
+from simulator.reference.program import Program
 from simulator.result import STALL_CAUSES
 from simulator.trace import Slice, count_slices, trace_layer
 from tests.properties.strategies import DATAFLOWS, Case, Dataflow, cases, share_of_examples
@@ -121,3 +128,21 @@ def test_what_is_left_out_is_counted(case: Case, most: int) -> None:
     assert list(trace.slices()) == everything[:most]
     assert trace.left_out == max(0, len(everything) - most) and count_slices(plan) == len(everything)
     assert trace.total_cycles == simulate_fast(plan).total_cycles
+
+
+@pytest.mark.parametrize("dataflow", DATAFLOWS)
+def test_each_pe_works_as_often_as_in_the_program(dataflow: Dataflow) -> None:
+    @share_of_examples
+    @given(cases(dataflow))
+    def check(case: Case) -> None:
+        plan, program = plan_of(case), Program(case.layer, case.accelerator, case.mapping)
+        steps = [step for event in program.events for fold in program.folds(event) for step in fold.steps]
+        expected = np.zeros([axis.size for axis in case.accelerator.grid.axes], dtype=np.int64)
+        for step in steps:
+            for position in step.work:
+                expected[position] += 1
+        assert np.array_equal(active_steps(plan), expected)
+        assert step_count(plan) == len(steps)
+        assert expected.sum() == plan.active_pe_steps
+
+    check()
