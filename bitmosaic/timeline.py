@@ -32,6 +32,8 @@ OPERATIONS, GRID, DRAM, VECTOR = 1, 2, 3, 4
 _THREADS = {OPERATIONS: "operations", GRID: "grid", DRAM: "DRAM channel", VECTOR: "vector unit"}
 _THREAD_OF = {"grid": GRID, "dram": DRAM}
 TraceEvent = dict[str, Any]
+# Made once: json.dumps would make an encoder for each event.
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 @dataclass(frozen=True)
@@ -120,9 +122,9 @@ def _write(path: Path, events: Iterator[TraceEvent], notes: dict[str, Any]) -> N
         # No name and no time in the header: equal traces are equal files.
         packed = raw if path.suffix == ".json" else gzip.GzipFile("", "wb", 6, raw, mtime=0)
         with io.TextIOWrapper(packed, encoding="utf-8") as text:
-            text.write(f'{{"displayTimeUnit": "ms", "otherData": {json.dumps(notes)}, "traceEvents": [\n')
+            text.write(f'{{"displayTimeUnit":"ms","otherData":{_encode(notes)},"traceEvents":[\n')
             for number, event in enumerate(events):
-                text.write((",\n" if number else "") + json.dumps(event, ensure_ascii=False))
+                text.write((",\n" if number else "") + _encode(event))
             text.write("\n]}\n")
 
 

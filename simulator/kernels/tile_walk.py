@@ -89,10 +89,10 @@ def _note_pass(log, load, folds, steps, period, start, occupied, event):
 
 
 @numba.njit(cache=True)
-def _request(w, result, log, kind, bits, channel, earliest, event):
+def _request(bandwidth, burst, result, log, kind, bits, channel, earliest, event):
     """Queue a request on the channel. Returns when the channel is free again."""
-    moved = -(-bits // w.burst) * w.burst
-    cycles = -(-moved // w.bandwidth)
+    moved = -(-bits // burst) * burst
+    cycles = -(-moved // bandwidth)
     channel = max(channel, earliest) + cycles
     result[BUSY] += cycles
     result[kind] += bits
@@ -190,6 +190,7 @@ def walk(w, log=None):
 
     ``log``: a ``Log`` that receives the timeline, or None.
     """
+    bandwidth, burst = w.bandwidth, w.burst
     result = np.zeros(RESULT_SIZE, dtype=np.int64)
     index = np.zeros(8, dtype=np.int64)
     inner = np.zeros(8, dtype=np.int64)
@@ -201,7 +202,7 @@ def walk(w, log=None):
     channel = np.int64(0)
     parameters_done = np.int64(0)
     if w.parameter_bits > 0:
-        channel = _request(w, result, log, PARAMETER_READ, w.parameter_bits, channel, 0, 0)
+        channel = _request(bandwidth, burst, result, log, PARAMETER_READ, w.parameter_bits, channel, 0, 0)
         parameters_done = channel + w.latency
 
     loaded = np.zeros(3, dtype=np.int64)  # when the present run's data is there
@@ -220,7 +221,7 @@ def walk(w, log=None):
         if bits > 0:
             if log is not None:
                 held_since[operand], held_bits[operand] = channel, bits
-            channel = _request(w, result, log, WEIGHT_READ + operand, bits, channel, 0, 0)
+            channel = _request(bandwidth, burst, result, log, WEIGHT_READ + operand, bits, channel, 0, 0)
             loaded[operand] = channel + w.latency
 
     grid_free = np.int64(0)
@@ -289,7 +290,9 @@ def walk(w, log=None):
                         _note(log, HELD0 + operand, since, grid_free - since, held_bits[operand], event)
                         held_since[operand], held_bits[operand] = max(channel, earliest), bits
                     if bits > 0:
-                        channel = _request(w, result, log, WEIGHT_READ + operand, bits, channel, earliest, event + 1)
+                        channel = _request(
+                            bandwidth, burst, result, log, WEIGHT_READ + operand, bits, channel, earliest, event + 1
+                        )
                         loaded[operand] = channel + w.latency
                     else:
                         loaded[operand] = earliest
@@ -315,12 +318,14 @@ def walk(w, log=None):
                         earliest = freed[OUTPUT] if sums_first or not w.double_buffer[OUTPUT] else freed_before[OUTPUT]
                         if log is not None:
                             held_since[OUTPUT] = max(channel, earliest)
-                        channel = _request(w, result, log, SUM_READ, sum_bits, channel, earliest, event + 1)
+                        channel = _request(
+                            bandwidth, burst, result, log, SUM_READ, sum_bits, channel, earliest, event + 1
+                        )
                         sums_loaded = channel + w.latency
                 else:
                     bits = output_elements * (w.element_bits[3] if ends_reduction else w.element_bits[OUTPUT])
                     kind = FINAL_WRITE if ends_reduction else SUM_WRITE
-                    channel = _request(w, result, log, kind, bits, channel, complete, event)
+                    channel = _request(bandwidth, burst, result, log, kind, bits, channel, complete, event)
                     if log is not None:
                         _note(log, HELD0 + OUTPUT, since, channel - since, held_bits[OUTPUT], event)
                     last_write = max(last_write, channel)
