@@ -196,7 +196,9 @@ def plot_roofline(frame: pd.DataFrame, title: str = "") -> Figure:
     axes.set_xlabel("Operational intensity (MACs per DRAM byte)")
     axes.set_ylabel("Throughput (MACs per cycle)")
     axes.set_title(title, fontsize=11)
-    figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    # Roofs in the left column, layers in the right one.
+    figure.legend(handles=[*axes.lines, *axes.collections], loc="outside lower center", ncols=2, fontsize=8,
+                  frameon=False)
     figure.draw_without_rendering()  # settles the layout, in which the names then look for room
     _name_layers(axes, frame)
     return figure
