@@ -41,16 +41,26 @@ from typing import TYPE_CHECKING, Any
 from bitmosaic._version import __version__
 
 if TYPE_CHECKING:
-    from bitmosaic.baseline_cost import uniform_cost
+    from bitmosaic.baseline_cost import UniformRun, uniform_cost, uniform_run
     from bitmosaic.exploration import Exploration, Point, load_exploration
     from bitmosaic.explorer import ExplorationInterrupted, explore
     from bitmosaic.folder import write_outputs
-    from bitmosaic.frames import cycles_frame, energy_frame, front_frame, layers_frame, points_frame, summary_frame
+    from bitmosaic.frames import (
+        cycles_frame,
+        energy_frame,
+        front_frame,
+        layers_frame,
+        point_frame,
+        points_frame,
+        summary_frame,
+    )
+    from bitmosaic.layer_plots import grid_frame, plot_roofline, plot_utilization, roofline_frame, write_plots
     from bitmosaic.menu import default_menu
-    from bitmosaic.plots import plot_costs, plot_front, plot_layers, save_figure
+    from bitmosaic.plots import plot_breakdown, plot_costs, plot_front, plot_layers, save_figure
     from bitmosaic.progress import PlainProgress, Progress
     from bitmosaic.report import energy_table, layers_table, mappings_table, points_table
     from bitmosaic.subject_frames import memories_frame, operations_frame, rates_frame, solutions_frame
+    from bitmosaic.timeline import TraceSummary, write_trace
     from hw_configs import dump_accelerator, list_presets, open_accelerator, validate_file
     from mapper.assignment import Assignment, Choice, assign, assignment_front
     from mapper.network import network_precisions, simulate_network
@@ -82,14 +92,16 @@ _HOME = {
     "bitmosaic.explorer": ("ExplorationInterrupted", "explore"),
     "bitmosaic.folder": ("write_outputs",),
     "bitmosaic.frames": (
-        "cycles_frame", "energy_frame", "front_frame", "layers_frame", "points_frame", "summary_frame",
+        "cycles_frame", "energy_frame", "front_frame", "layers_frame", "point_frame", "points_frame", "summary_frame",
     ),
+    "bitmosaic.layer_plots": ("grid_frame", "plot_roofline", "plot_utilization", "roofline_frame", "write_plots"),
     "bitmosaic.menu": ("default_menu",),
-    "bitmosaic.plots": ("plot_costs", "plot_front", "plot_layers", "save_figure"),
+    "bitmosaic.plots": ("plot_breakdown", "plot_costs", "plot_front", "plot_layers", "save_figure"),
     "bitmosaic.progress": ("PlainProgress", "Progress"),
     "bitmosaic.report": ("energy_table", "layers_table", "mappings_table", "points_table"),
     "bitmosaic.subject_frames": ("memories_frame", "operations_frame", "rates_frame", "solutions_frame"),
-    "bitmosaic.baseline_cost": ("uniform_cost",),
+    "bitmosaic.baseline_cost": ("UniformRun", "uniform_cost", "uniform_run"),
+    "bitmosaic.timeline": ("TraceSummary", "write_trace"),
     "hw_configs": ("dump_accelerator", "list_presets", "open_accelerator", "validate_file"),
     "mapper.assignment": ("Assignment", "Choice", "assign", "assignment_front"),
     "mapper.network": ("network_precisions", "simulate_network"),
@@ -118,13 +130,14 @@ __all__ = [
     "ConfigurationError", "Exploration", "ExplorationInterrupted", "Format", "InfeasibleError", "Layer",
     "LayerPrecision", "LayerResult", "Mapping", "MappingError", "MappingLevel", "MappingSolution",
     "MissingPackageError", "Network", "NetworkError", "NetworkResult", "PlainProgress", "Point", "PrecisionError",
-    "Progress", "SearchBudget", "Sensitivity", "VectorOp", "VectorResult", "__version__", "assign",
-    "assignment_front", "cycles_frame", "default_menu", "dump_accelerator", "energy_frame", "energy_table",
-    "estimate", "explore", "find_task", "front_frame", "layers_frame", "layers_table", "list_networks",
-    "list_presets", "load_exploration", "map_layer", "mappings_table", "memories_frame", "network_precisions",
-    "open_accelerator", "open_network", "operations_frame", "plot_costs", "plot_front", "plot_layers", "points_frame",
-    "points_table", "rates_frame", "save_figure", "simulate", "simulate_network", "solutions_frame", "summary_frame",
-    "uniform_cost", "validate_file", "write_outputs",
+    "Progress", "SearchBudget", "Sensitivity", "TraceSummary", "UniformRun", "VectorOp", "VectorResult",
+    "__version__", "assign", "assignment_front", "cycles_frame", "default_menu", "dump_accelerator", "energy_frame",
+    "energy_table", "estimate", "explore", "find_task", "front_frame", "grid_frame", "layers_frame", "layers_table",
+    "list_networks", "list_presets", "load_exploration", "map_layer", "mappings_table", "memories_frame",
+    "network_precisions", "open_accelerator", "open_network", "operations_frame", "plot_breakdown", "plot_costs",
+    "plot_front", "plot_layers", "plot_roofline", "plot_utilization", "point_frame", "points_frame", "points_table",
+    "rates_frame", "roofline_frame", "save_figure", "simulate", "simulate_network", "solutions_frame",
+    "summary_frame", "uniform_cost", "uniform_run", "validate_file", "write_outputs", "write_plots", "write_trace",
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from bitmosaic.exploration import Point
@@ -11,14 +12,59 @@ from bitmosaic.records import PointRecord, layer_row, vector_rows
 from hw_configs import open_accelerator
 from mapper.cache import MappingCache
 from mapper.network import MappingJob, map_many, network_precisions, simulate_network
-from mapper.solution import Objective, SearchBudget
+from mapper.solution import MappingSolution, Objective, SearchBudget
 from simulator.accelerator import Accelerator
 from simulator.errors import PrecisionError
+from simulator.plan import Plan
 from simulator.precision import LayerPrecision
+from simulator.result import NetworkResult
 from workloads import Network, open_network
 
 
-def uniform_cost(
+@dataclass(frozen=True)
+class UniformRun:
+    """A network in one precision throughout, mapped and simulated: what the traces and plots of layers look at.
+
+    Attributes:
+        network, accelerator: what ran, and where.
+        label: short name of the precision, ``w4a8``.
+        assignment: layer → the precision asked for.
+        precisions: layer → the precision simulated: with the output format that its readers take.
+        solutions: layer → its mapping, with the proof.
+        result: cost of one inference.
+    """
+
+    network: Network
+    accelerator: Accelerator
+    label: str
+    assignment: dict[str, LayerPrecision]
+    precisions: dict[str, LayerPrecision]
+    solutions: dict[str, MappingSolution]
+    result: NetworkResult
+
+    def plans(self) -> dict[str, Plan]:
+        """Layer → its mapping laid out for the engines."""
+        return {
+            layer.name: Plan(layer, self.precisions[layer.name], self.accelerator, self.solutions[layer.name].mapping)
+            for layer in self.network.layers
+        }
+
+    def point(self) -> Point:
+        """The run as a network point without accuracy, as the tables and plots take it."""
+        result, assignment = self.result, self.assignment
+        record = PointRecord(
+            key="", context="", origin="uniform", uniform=self.label,
+            assignment={name: each.label for name, each in assignment.items()}, total_cycles=result.total_cycles,
+            latency_ms=result.latency_ms, energy_pj=result.total_energy_pj, accuracy=None,
+            layers=tuple(
+                layer_row(row, assignment[row.layer].label, self.solutions[row.layer]) for row in result.layers
+            ),
+            vector=vector_rows(result),
+        )
+        return Point(self.label, record)
+
+
+def uniform_run(
     network: Network | str | Path,
     accelerator: Accelerator | str | Path,
     precision: LayerPrecision | str = "w8a8",
@@ -27,14 +73,11 @@ def uniform_cost(
     budget: SearchBudget | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
-) -> Point:
+) -> UniformRun:
     """Map every layer in one precision and simulate the network, vector operations included.
 
-    Arguments as of ``explore``. The point's record has latency (cycles, ms), energy (pJ), and a row a layer; its
-    accuracy is None, as nothing is measured.
-
-    Raises ``PrecisionError`` where the processing element cannot run the precision, ``InfeasibleError`` where a layer
-    fits in no way.
+    Arguments as of ``explore``. Raises ``PrecisionError`` where the processing element cannot run the precision,
+    ``InfeasibleError`` where a layer fits in no way.
     """
     network = network if isinstance(network, Network) else open_network(network)
     accelerator = accelerator if isinstance(accelerator, Accelerator) else open_accelerator(accelerator)
@@ -52,11 +95,25 @@ def uniform_cost(
     )
     solutions = {layer.name: solution for layer, solution in zip(network.layers, found, strict=True)}
     result = simulate_network(network, accelerator, exact, solutions)
-    record = PointRecord(
-        key="", context="", origin="uniform", uniform=precision.label,
-        assignment={name: each.label for name, each in assignment.items()},
-        total_cycles=result.total_cycles, latency_ms=result.latency_ms, energy_pj=result.total_energy_pj, accuracy=None,
-        layers=tuple(layer_row(row, assignment[row.layer].label, solutions[row.layer]) for row in result.layers),
-        vector=vector_rows(result),
+    return UniformRun(network, accelerator, precision.label, assignment, exact, solutions, result)
+
+
+def uniform_cost(
+    network: Network | str | Path,
+    accelerator: Accelerator | str | Path,
+    precision: LayerPrecision | str = "w8a8",
+    *,
+    objective: Objective = "edp",
+    budget: SearchBudget | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Point:
+    """The cost of ``uniform_run`` alone, as a point.
+
+    The point's record has latency (cycles, ms), energy (pJ), and a row a layer; its accuracy is None, as nothing is
+    measured. Arguments and errors as of ``uniform_run``.
+    """
+    run = uniform_run(
+        network, accelerator, precision, objective=objective, budget=budget, workers=workers, progress=progress
     )
-    return Point(precision.label, record)
+    return run.point()

@@ -22,6 +22,7 @@ from bitmosaic.progress import PlainProgress, Progress, TerminalProgress
 from simulator.errors import BitmosaicError, ConfigurationError, Problem
 
 if TYPE_CHECKING:
+    from bitmosaic.baseline_cost import UniformRun
     from bitmosaic.exploration import Exploration, Point
     from workloads.network import Network
 
@@ -154,15 +155,25 @@ def redraw(results: Path, point: str | None) -> None:
               help="The precision of every layer: weight and activation bits.")
 @_OBJECTIVE
 @_SHAPE
+@click.option("--trace", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+              help="Write what happens in each cycle as a trace for Perfetto or Chrome, gzipped unless FILE ends in "
+                   ".json.")
+@click.option("--trace-slices", type=click.IntRange(min=0), default=1_000_000, show_default=True, metavar="N",
+              help="The most slices that the trace may have; what does not fit is counted, and the trace says where.")
+@click.option("--trace-layer", "trace_layers", multiple=True, metavar="NAME",
+              help="Trace this layer alone; may be given several times. By default the whole network.")
+@click.option("--plots", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
+              help="Write plots as PNG and SVG: roofline, breakdown by layer, utilisation of the grid.")
 @_SECONDS
 @_GAP
 @_WORKERS
 def simulate(
-    network: str, hardware: str, precision: str, objective: str, shapes: tuple[str, ...],
-    seconds_per_layer: float | None, gap: float | None, workers: int | None,
+    network: str, hardware: str, precision: str, objective: str, shapes: tuple[str, ...], trace: Path | None,
+    trace_slices: int, trace_layers: tuple[str, ...], plots: Path | None, seconds_per_layer: float | None,
+    gap: float | None, workers: int | None,
 ) -> None:
     """Map and simulate NETWORK in one precision, and show its cost layer by layer."""
-    from bitmosaic.baseline_cost import uniform_cost
+    from bitmosaic.baseline_cost import uniform_run
     from bitmosaic.explorer import DEFAULT_BUDGET
     from bitmosaic.report import energy_table, layers_table, mappings_table
     from simulator.precision import LayerPrecision
@@ -170,10 +181,11 @@ def simulate(
     wanted = LayerPrecision.parse(precision)
     opened = _open(network, shapes)
     with _progress() as progress:
-        point = uniform_cost(
+        run = uniform_run(
             opened, hardware, wanted, objective=objective,  # type: ignore[arg-type]
             budget=_budget(DEFAULT_BUDGET, seconds_per_layer, gap), workers=workers, progress=progress,
         )
+    point = run.point()
     _print(layers_table(point, objective))  # type: ignore[arg-type]
     _print(energy_table(point))
     _print(mappings_table(point))
@@ -182,6 +194,26 @@ def simulate(
         f"{opened.name} in {point.label}: {record.total_cycles:,} cycles, {record.latency_ms:.4g} ms, "
         f"{record.energy_uj:.4g} µJ, worst gap {100 * record.worst_gap:.1f} %"
     )
+    if trace is not None:
+        _write_trace(run, trace, trace_slices, trace_layers)
+    if plots is not None:
+        from bitmosaic.layer_plots import write_plots
+
+        click.echo(f"Plots: {', '.join(str(path) for path in write_plots(run, plots) if path.suffix == '.png')}")
+
+
+def _write_trace(run: UniformRun, path: Path, most: int, layers: tuple[str, ...]) -> None:
+    from bitmosaic.timeline import write_trace
+
+    summary = write_trace(run, path, most, layers=layers)
+    click.echo(f"Trace: {path}, {summary.slices:,} slices; open it at https://ui.perfetto.dev")
+    if summary.left_out:
+        worst = max(summary.left_out, key=lambda name: summary.left_out[name])
+        click.echo(
+            f"The trace leaves out {sum(summary.left_out.values()):,} slices at the ends of {len(summary.left_out)} "
+            f"layers, most of them ({summary.left_out[worst]:,}) of {worst}; --trace-slices "
+            f"{summary.slices + sum(summary.left_out.values())} keeps all.", err=True,
+        )
 
 
 @main.command(short_help="Check hardware descriptions in YAML.")

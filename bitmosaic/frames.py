@@ -6,6 +6,8 @@ are these.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pandas as pd
 
 from bitmosaic.exploration import CostAxis, Exploration, Point
@@ -116,6 +118,11 @@ def _cycles(row: LayerRow) -> dict[str, int]:
 
 
 def layers_frame(exploration: Exploration, point: Point) -> pd.DataFrame:
+    """``point_frame`` with the harms that an exploration rated."""
+    return point_frame(point, exploration.harms)
+
+
+def point_frame(point: Point, harms: Mapping[tuple[str, str], float] | None = None) -> pd.DataFrame:
     """One row a layer of a point, then one a type of vector operation (``kind`` ``layer`` or ``vector``).
 
     Cycles stand in ``total_cycles`` and its parts (``compute_cycles``, ``fill_drain_cycles``, ``stall_…_cycles``: the
@@ -133,7 +140,7 @@ def layers_frame(exploration: Exploration, point: Point) -> pd.DataFrame:
             "energy_uj": row.total_energy_pj * 1e-6,
             **{f"energy_{name}_uj": row.energy_pj.get(name, 0.0) * 1e-6 for name in components},
             "pe_utilization_percent": 100.0 * row.pe_utilization,
-            "harm": exploration.harms.get((row.layer, row.precision)),
+            "harm": (harms or {}).get((row.layer, row.precision)),
             "cost": row.cost, "lower_bound": row.lower_bound, "gap_percent": 100.0 * row.gap,
             "status": row.status, "mapping": row.mapping,
         })
@@ -152,7 +159,12 @@ def layers_frame(exploration: Exploration, point: Point) -> pd.DataFrame:
 
 def cycles_frame(exploration: Exploration, point: Point) -> pd.DataFrame:
     """Plot data of the breakdown of cycles: index ``name``, one column a kind of cycle, vector operations last."""
-    frame = layers_frame(exploration, point).set_index("name")
+    return cycle_parts(layers_frame(exploration, point))
+
+
+def cycle_parts(layers: pd.DataFrame) -> pd.DataFrame:
+    """``cycles_frame`` from a ``layers_frame`` or ``point_frame``."""
+    frame = layers.set_index("name")
     columns = {"compute_cycles": "compute", "fill_drain_cycles": "fill and drain"}
     columns |= {f"stall_{cause}_cycles": f"wait: {cause.replace('_', ' ')}" for cause in STALL_CAUSES}
     return frame[list(columns)].rename(columns=columns)
@@ -160,7 +172,12 @@ def cycles_frame(exploration: Exploration, point: Point) -> pd.DataFrame:
 
 def energy_frame(exploration: Exploration, point: Point) -> pd.DataFrame:
     """Plot data of the breakdown of energy (µJ): index ``name``, one column a component."""
-    frame = layers_frame(exploration, point).set_index("name")
+    return energy_parts(layers_frame(exploration, point))
+
+
+def energy_parts(layers: pd.DataFrame) -> pd.DataFrame:
+    """``energy_frame`` from a ``layers_frame`` or ``point_frame``."""
+    frame = layers.set_index("name")
     columns = [name for name in frame.columns if name.startswith("energy_") and name != "energy_uj"]
     short = {name: name.removeprefix("energy_").removesuffix("_uj").replace("_", " ") for name in columns}
     return frame[columns].rename(columns=short)

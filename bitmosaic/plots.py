@@ -20,7 +20,7 @@ from matplotlib.ticker import EngFormatter
 from PIL import Image  # comes with matplotlib
 
 from bitmosaic.exploration import CostAxis, Exploration, Point
-from bitmosaic.frames import cycles_frame, energy_frame, front_frame, points_frame
+from bitmosaic.frames import cycle_parts, energy_parts, front_frame, layers_frame, points_frame
 
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, BLACK = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000",
@@ -32,7 +32,7 @@ _AXIS_TITLE: dict[CostAxis, str] = {
 }
 _MAX_ROWS = 40
 # White around text, so that a line behind it does not strike it out.
-_OUTLINE = (Stroke(linewidth=2.5, foreground="white"), Normal())
+OUTLINE = (Stroke(linewidth=2.5, foreground="white"), Normal())
 PNG_DPI = 160
 SHOWN_DPI = 90
 
@@ -50,13 +50,15 @@ class ShownFigure(Figure):
         return small.getvalue()
 
 
-def _new_figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """A figure of that many inches, without pyplot."""
     figure = ShownFigure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _tidy(axes: Axes) -> None:
+def tidy(axes: Axes) -> None:
+    """A light grid behind, and no frame above and to the right."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#DDDDDD", linewidth=0.6)
     axes.set_axisbelow(True)
@@ -87,7 +89,7 @@ def plot_front(exploration: Exploration, axis: CostAxis) -> Figure:
     zoom = _zoom_range(frame, fp32)
     factor, title = _scaled(frame["cost"], axis)
     frame["cost"] *= factor
-    figure = _new_figure(10.0 if zoom else 6.4, 4.4)
+    figure = new_figure(10.0 if zoom else 6.4, 4.4)
     panels = figure.subplots(1, 2 if zoom else 1, squeeze=False)[0]
     chosen = exploration.chosen()
     for number, axes in enumerate(panels):
@@ -126,7 +128,7 @@ def _zoom_range(frame: pd.DataFrame, fp32: float | None) -> float | None:
 def _draw_front(
     axes: Axes, frame: pd.DataFrame, visible: pd.DataFrame, fp32: float | None, chosen: Point | None
 ) -> None:
-    _tidy(axes)
+    tidy(axes)
     front = frame[frame["on_front"]]
     if len(front):
         cost = [*front["cost"], float(frame["cost"].max())]
@@ -172,15 +174,15 @@ def _label_uniform(axes: Axes, uniform: pd.DataFrame) -> None:
         at_edge = y - 0.045 * drop < 0.01
         offset = (8, -3) if at_edge else (6, -12 - 10 * drop)
         axes.annotate(row.uniform, (row.cost, row.accuracy_percent), xytext=offset, textcoords="offset points",
-                      fontsize=8, zorder=7, path_effects=_OUTLINE)
+                      fontsize=8, zorder=7, path_effects=OUTLINE)
 
 
 def plot_costs(exploration: Exploration) -> Figure:
     """Draw latency (ms) against energy (µJ) of all points: what a cost-only network is compared by."""
     frame = points_frame(exploration)
-    figure = _new_figure(6.4, 4.2)
+    figure = new_figure(6.4, 4.2)
     axes = figure.subplots()
-    _tidy(axes)
+    tidy(axes)
     horizontal, latency_title = _scaled(frame["latency_ms"], "latency")
     vertical, energy_title = _scaled(frame["energy_uj"], "energy")
     data = pd.DataFrame({"x": frame["latency_ms"] * horizontal, "y": frame["energy_uj"] * vertical,
@@ -192,7 +194,7 @@ def plot_costs(exploration: Exploration) -> Figure:
                  label="uniform precision")
     for row in uniform.itertuples():
         axes.annotate(row.uniform, (row.x, row.y), xytext=(7, -11), textcoords="offset points", fontsize=8,
-                      path_effects=_OUTLINE)
+                      path_effects=OUTLINE)
     axes.margins(0.12)
     axes.set_xlabel(latency_title)
     axes.set_ylabel(energy_title)
@@ -206,17 +208,27 @@ def plot_layers(exploration: Exploration, point: Point) -> Figure:
 
     Of networks with more than 40 rows the costliest 40 are shown, in the network's order; the title says so.
     """
-    cycles, energy = cycles_frame(exploration, point), energy_frame(exploration, point)
-    precisions = {row.layer: row.precision for row in point.record.layers}
+    settings = exploration.settings
+    title = f"{settings.network} on {settings.accelerator}, point {point.label}"
+    return plot_breakdown(layers_frame(exploration, point), title)
+
+
+def plot_breakdown(frame: pd.DataFrame, title: str = "") -> Figure:
+    """Draw where cycles go, by kind, and energy (µJ), by component: two stacked bars a row of a ``point_frame``.
+
+    Of more than 40 rows the 40 with the most cycles are shown, in their order; the title says so.
+    """
+    cycles, energy = cycle_parts(frame), energy_parts(frame)
+    precisions = dict(zip(frame["name"], frame["precision"], strict=True))
     takes_something = (cycles.sum(axis=1) > 0) | (energy.sum(axis=1) > 0)
     cycles, energy = cycles[takes_something], energy[takes_something]
     total = len(cycles)
     if total > _MAX_ROWS:
         keep = cycles.sum(axis=1).to_numpy().argsort(kind="stable")[::-1][:_MAX_ROWS]
         cycles, energy = cycles.iloc[sorted(keep)], energy.iloc[sorted(keep)]
-    figure = _new_figure(11.0, 1.7 + 0.24 * len(cycles))
+    figure = new_figure(11.0, 1.7 + 0.24 * len(cycles))
     left, right = figure.subplots(1, 2, sharey=True)
-    names = [f"{_shortened(str(name))}  {precisions.get(str(name), '')}".rstrip() for name in cycles.index]
+    names = [f"{shortened(str(name))}  {precisions.get(str(name), '')}".rstrip() for name in cycles.index]
     _draw_bars(left, cycles, names)
     left.set_xlabel("Cycles")
     left.xaxis.set_major_formatter(EngFormatter())
@@ -224,12 +236,12 @@ def plot_layers(exploration: Exploration, point: Point) -> Figure:
     right.set_xlabel("Energy (µJ)")
     left.invert_yaxis()
     shown = "" if total <= _MAX_ROWS else f", the {_MAX_ROWS} slowest of {total} rows"
-    settings = exploration.settings
-    figure.suptitle(f"{settings.network} on {settings.accelerator}, point {point.label}{shown}", fontsize=11)
+    figure.suptitle(f"{title}{shown}", fontsize=11)
     return figure
 
 
-def _shortened(name: str, limit: int = 34) -> str:
+def shortened(name: str, limit: int = 34) -> str:
+    """A name's end, where it is longer than ``limit`` characters."""
     return name if len(name) <= limit else "…" + name[1 - limit:]
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from bitmosaic.menu import default_menu, products_per_cycle
 from mapper.solution import MappingSolution
 from simulator.accelerator import Accelerator, Buffer, Dram
-from simulator.layer import DIMS, Layer
+from simulator.layer import Layer
 from simulator.precision import LayerPrecision
 from simulator.result import STALL_CAUSES
 from workloads.network import Network
@@ -86,9 +86,8 @@ def operations_frame(network: Network) -> pd.DataFrame:
     for operation in network.operations:
         row: dict[str, object] = {"operation": operation.name}
         if isinstance(operation, Layer):
-            loops = " ".join(f"{dim}{operation.extent(dim)}" for dim in DIMS if operation.extent(dim) > 1)
             weights = 0 if operation.weight_is_activation else operation.weight_count
-            row |= {"operator": "layer", "loops": loops, "macs": operation.macs, "weights": weights,
+            row |= {"operator": "layer", "loops": operation.describe(), "macs": operation.macs, "weights": weights,
                     "vector_operations": 0, "fused": False}
         else:
             count = operation.processed_count * operation.operations_per_element

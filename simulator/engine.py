@@ -48,6 +48,7 @@ def simulate_vector_op(operation: VectorOp, accelerator: Accelerator) -> VectorR
         total_cycles=total,
         compute_cycles=compute,
         stall_cycles=total - compute,
+        dram_busy_cycles=transfer,
         traffic=(Traffic(memory=dram.name, operand="input", read_bits=read, write_bits=written),),
         energy_pj={
             dram.name: read * dram.read_energy_pj_per_bit + written * dram.write_energy_pj_per_bit,

@@ -104,6 +104,14 @@ class Layer(Frozen):
         """Multiply-accumulates of the whole nest, those with padding zeros included."""
         return math.prod(self.shape)
 
+    def describe(self) -> str:
+        """The extents of the loop nest in one line, those of 1 left out.
+
+        >>> Layer(name="fc", dims={"K": 10, "C": 64}).describe()
+        'K10 C64'
+        """
+        return " ".join(f"{dim}{self.extent(dim)}" for dim in DIMS if self.extent(dim) > 1)
+
     @property
     def weight_count(self) -> int:
         """Elements of the weight operand."""

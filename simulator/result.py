@@ -87,13 +87,19 @@ class LayerResult(Frozen):
 
 
 class VectorResult(Frozen):
-    """Cost of one vector operation."""
+    """Cost of one vector operation.
+
+    Attributes:
+        total_cycles: compute_cycles plus stall_cycles.
+        dram_busy_cycles: cycles in which the DRAM channel transfers.
+    """
 
     operation: str
     operator: str
     total_cycles: int
     compute_cycles: int
     stall_cycles: int
+    dram_busy_cycles: int
     traffic: tuple[Traffic, ...]
     energy_pj: dict[str, float]
 

@@ -2,6 +2,9 @@
 
 The kernel keeps, for each operand, when its present and its last run let go of their slots, and when the DRAM
 channel is free next: everything else follows from maxima of these times. Cost grows with the number of events.
+
+The same walk writes a timeline where it is handed a ``Log``; Numba compiles the walk without one apart, and drops
+everything that concerns the log from it.
 """
 
 from __future__ import annotations
@@ -44,21 +47,66 @@ TOTAL, COMPUTE, FILL_DRAIN, STALL0 = 0, 1, 2, 3
 BUSY, EVENTS = 9, 10
 WEIGHT_READ, INPUT_READ, SUM_READ, FINAL_WRITE, SUM_WRITE, PARAMETER_READ = 11, 12, 13, 14, 15, 16
 RESULT_SIZE = 17
+# A timeline also has how long tiles stay on chip: HELD0 + operand.
+HELD0 = 17
 STALL_PARAMETERS, STALL_WEIGHT, STALL_INPUT, STALL_SUM, STALL_SLOT, STALL_WRITE = range(6)
+
+Log = namedtuple(
+    "Log",
+    [
+        "rows",  # (capacity, 5): kind (a place in the result, or HELD0 + operand), start, cycles, bits, event
+        "count",  # (1,) rows that there are; what is beyond the capacity is counted and not kept
+    ],
+)
 
 
 @numba.njit(cache=True)
-def _transfer(bits, bandwidth, burst):
-    """Cycles that a request holds the channel."""
+def _note(log, kind, start, cycles, bits, event):
+    """Add a row to the log; what takes no time is no row."""
+    if cycles > 0:
+        row = log.count[0]
+        if row < log.rows.shape[0]:
+            log.rows[row, 0] = kind
+            log.rows[row, 1] = start
+            log.rows[row, 2] = cycles
+            log.rows[row, 3] = bits
+            log.rows[row, 4] = event
+        log.count[0] = row + 1
+
+
+@numba.njit(cache=True)
+def _note_pass(log, load, folds, steps, period, start, occupied, event):
+    """Add the folds of a pass. ``steps``: compute cycles of one; ``period``: from one fold to the next."""
+    if period == steps:  # no gap between folds: one stretch of compute
+        folds, steps = 1, folds * steps
+    at = start
+    for fold in range(folds):
+        begin = start + load + fold * period
+        _note(log, FILL_DRAIN, at, begin - at, 0, event)
+        _note(log, COMPUTE, begin, steps, 0, event)
+        at = begin + steps
+    _note(log, FILL_DRAIN, at, start + occupied - at, 0, event)
+
+
+@numba.njit(cache=True)
+def _request(bandwidth, burst, result, log, kind, bits, channel, earliest, event):
+    """Queue a request on the channel. Returns when the channel is free again."""
     moved = -(-bits // burst) * burst
-    return -(-moved // bandwidth)
+    cycles = -(-moved // bandwidth)
+    channel = max(channel, earliest) + cycles
+    result[BUSY] += cycles
+    result[kind] += bits
+    if log is not None:
+        _note(log, kind, channel - cycles, cycles, bits, event)
+    return channel
 
 
 @numba.njit(cache=True)
 def _occupation(w, length):
     """Cycles that one pass holds the grid. ``length``: extents of the pass.
 
-    Returns (occupied, of which compute, how many of the occupied cycles the results need not wait for).
+    Returns (occupied, folds, compute cycles of a fold, cycles from one fold to the next, how many of the occupied
+    cycles the results need not wait for).
     """
     folds = 1
     steps = 1
@@ -70,11 +118,9 @@ def _occupation(w, length):
             steps *= count
     t = steps * w.step_cycles
     paced = max(t, w.drain_cycles) if w.overlap else t + w.tail_cycles
-    if w.preload:
-        occupied = w.load_cycles + (folds - 1) * max(paced, w.load_cycles) + paced
-    else:
-        occupied = folds * (w.load_cycles + paced)
-    return occupied, folds * t, paced - t if w.overlap else 0
+    period = max(paced, w.load_cycles) if w.preload else w.load_cycles + paced
+    occupied = w.load_cycles + (folds - 1) * period + paced
+    return occupied, folds, t, period, paced - t if w.overlap else 0
 
 
 @numba.njit(cache=True)
@@ -139,8 +185,12 @@ def _same_tile(w, operand, index, inner, next_index, next_inner):
 
 
 @numba.njit(cache=True)
-def walk(w):
-    """Walk all events of a layer. Returns an int64 array of ``RESULT_SIZE`` counts (see the constants)."""
+def walk(w, log=None):
+    """Walk all events of a layer. Returns an int64 array of ``RESULT_SIZE`` counts (see the constants).
+
+    ``log``: a ``Log`` that receives the timeline, or None.
+    """
+    bandwidth, burst = w.bandwidth, w.burst
     result = np.zeros(RESULT_SIZE, dtype=np.int64)
     index = np.zeros(8, dtype=np.int64)
     inner = np.zeros(8, dtype=np.int64)
@@ -152,14 +202,14 @@ def walk(w):
     channel = np.int64(0)
     parameters_done = np.int64(0)
     if w.parameter_bits > 0:
-        channel = _transfer(w.parameter_bits, w.bandwidth, w.burst)
-        result[BUSY] += channel
-        result[PARAMETER_READ] = w.parameter_bits
+        channel = _request(bandwidth, burst, result, log, PARAMETER_READ, w.parameter_bits, channel, 0, 0)
         parameters_done = channel + w.latency
 
     loaded = np.zeros(3, dtype=np.int64)  # when the present run's data is there
     freed = np.zeros(3, dtype=np.int64)  # when the last run let go of its slot
     freed_before = np.zeros(3, dtype=np.int64)  # and the one before it
+    held_since = np.zeros(3, dtype=np.int64)  # when the present run took its slot, for the log alone
+    held_bits = np.zeros(3, dtype=np.int64)
     slot_free = np.int64(0)  # output: when the present run's slot became free
     sums_loaded = np.int64(0)
     starts_output_run = True
@@ -169,18 +219,19 @@ def walk(w):
     for operand in (WEIGHT, INPUT):
         bits = _tile_bits(w, operand, index, inner, outer_length, inner_length) * w.element_bits[operand]
         if bits > 0:
-            duration = _transfer(bits, w.bandwidth, w.burst)
-            channel += duration
-            result[BUSY] += duration
+            if log is not None:
+                held_since[operand], held_bits[operand] = channel, bits
+            channel = _request(bandwidth, burst, result, log, WEIGHT_READ + operand, bits, channel, 0, 0)
             loaded[operand] = channel + w.latency
-        result[WEIGHT_READ + operand] += bits
 
     grid_free = np.int64(0)
     complete = np.int64(0)
     last_write = np.int64(0)
     while True:
         # The pass itself.
-        occupied, compute, early = _occupation(w, inner_length)
+        event = result[EVENTS]
+        occupied, folds, fold_compute, period, early = _occupation(w, inner_length)
+        compute = folds * fold_compute
         start = grid_free
         cause = -1
         if parameters_done > start:
@@ -197,6 +248,14 @@ def walk(w):
                 start, cause = slot_free, STALL_SLOT
         if cause >= 0:
             result[STALL0 + cause] += start - grid_free
+        output_elements = _tile_bits(w, OUTPUT, index, inner, outer_length, inner_length)
+        if log is not None:
+            _note(log, STALL0 + cause, grid_free, start - grid_free, 0, event)
+            _note_pass(log, w.load_cycles, folds, fold_compute, period, start, occupied, event)
+            if starts_output_run:
+                held_bits[OUTPUT] = output_elements * w.element_bits[OUTPUT]
+                if not loads_sums:
+                    held_since[OUTPUT] = start
         result[COMPUTE] += compute
         result[FILL_DRAIN] += occupied - compute
         grid_free = start + occupied
@@ -204,7 +263,6 @@ def walk(w):
         result[EVENTS] += 1
 
         # What the next event needs.
-        output_elements = _tile_bits(w, OUTPUT, index, inner, outer_length, inner_length)
         ends_reduction = True
         for d in (C, R, S):
             if (index[d] + 1) * w.buffer_tile[d] < w.extent[d]:
@@ -227,14 +285,17 @@ def walk(w):
                     earliest = freed_before[operand] if w.double_buffer[operand] else freed[operand]
                     elements = _tile_bits(w, operand, next_index, next_inner, outer_length, inner_length)
                     bits = elements * w.element_bits[operand]
+                    if log is not None:
+                        since = held_since[operand]
+                        _note(log, HELD0 + operand, since, grid_free - since, held_bits[operand], event)
+                        held_since[operand], held_bits[operand] = max(channel, earliest), bits
                     if bits > 0:
-                        duration = _transfer(bits, w.bandwidth, w.burst)
-                        channel = max(channel, earliest) + duration
-                        result[BUSY] += duration
+                        channel = _request(
+                            bandwidth, burst, result, log, WEIGHT_READ + operand, bits, channel, earliest, event + 1
+                        )
                         loaded[operand] = channel + w.latency
                     else:
                         loaded[operand] = earliest
-                    result[WEIGHT_READ + operand] += bits
 
         starts_output_run = output_run_ends
         if output_run_ends:
@@ -248,24 +309,26 @@ def walk(w):
                     elements = _tile_bits(w, OUTPUT, next_index, next_inner, outer_length, inner_length)
                     sum_bits = elements * w.element_bits[OUTPUT]
             sums_first = w.double_buffer[OUTPUT] and not same_output
+            since = held_since[OUTPUT]
             for turn in range(2):
                 if (turn == 0) == sums_first:
                     if loads_sums:
                         # Double-buffered: the slot of the last run but one, whose write-back is complete at
                         # `freed` now, before this run's own write-back takes its place below.
                         earliest = freed[OUTPUT] if sums_first or not w.double_buffer[OUTPUT] else freed_before[OUTPUT]
-                        duration = _transfer(sum_bits, w.bandwidth, w.burst)
-                        channel = max(channel, earliest) + duration
-                        result[BUSY] += duration
+                        if log is not None:
+                            held_since[OUTPUT] = max(channel, earliest)
+                        channel = _request(
+                            bandwidth, burst, result, log, SUM_READ, sum_bits, channel, earliest, event + 1
+                        )
                         sums_loaded = channel + w.latency
-                        result[SUM_READ] += sum_bits
                 else:
                     bits = output_elements * (w.element_bits[3] if ends_reduction else w.element_bits[OUTPUT])
-                    duration = _transfer(bits, w.bandwidth, w.burst)
-                    channel = max(channel, complete) + duration
-                    result[BUSY] += duration
+                    kind = FINAL_WRITE if ends_reduction else SUM_WRITE
+                    channel = _request(bandwidth, burst, result, log, kind, bits, channel, complete, event)
+                    if log is not None:
+                        _note(log, HELD0 + OUTPUT, since, channel - since, held_bits[OUTPUT], event)
                     last_write = max(last_write, channel)
-                    result[FINAL_WRITE if ends_reduction else SUM_WRITE] += bits
                     freed_before[OUTPUT] = freed[OUTPUT]
                     freed[OUTPUT] = channel
             slot_free = freed_before[OUTPUT] if w.double_buffer[OUTPUT] else freed[OUTPUT]
@@ -278,4 +341,10 @@ def walk(w):
     result[FILL_DRAIN] += complete - grid_free
     result[TOTAL] = max(complete, last_write)
     result[STALL0 + STALL_WRITE] = result[TOTAL] - complete
+    if log is not None:
+        _note(log, FILL_DRAIN, grid_free, complete - grid_free, 0, event)
+        _note(log, STALL0 + STALL_WRITE, complete, result[TOTAL] - complete, 0, event)
+        for operand in (WEIGHT, INPUT):
+            since = held_since[operand]
+            _note(log, HELD0 + operand, since, grid_free - since, held_bits[operand], event)
     return result
