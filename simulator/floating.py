@@ -40,11 +40,12 @@ _CODE_TYPES = {8: np.uint8, 16: np.uint16, 32: np.uint32}
 
 
 def decode(codes: npt.ArrayLike, number_format: Format) -> Reals:
-    """Values of codes of a floating-point format; infinities and NaN are those of float64."""
+    """Values of codes of a floating-point format; infinities and NaN are those of float64, every NaN a quiet one."""
     stored = np.asarray(codes).astype(_CODE_TYPES[number_format.bits]).view(FLOAT_TYPES[number_format])
-    # Widening a signalling NaN raises a flag in the processor; here a NaN is a value like any other.
+    # A signalling NaN raises a flag in the processor where it is used; here a NaN is a value like any other.
     with np.errstate(invalid="ignore"):
-        return np.asarray(stored.astype(np.float64))
+        values = stored.astype(np.float64)
+    return np.where(np.isnan(values), np.nan, values)
 
 
 def rounded(values: Reals, number_format: Format) -> Reals:
