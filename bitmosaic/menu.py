@@ -118,7 +118,8 @@ def _named(problem: Problem, label: str, accelerator: Accelerator) -> Problem:
 
 
 def _shortened(allowed: tuple[str, ...]) -> tuple[str, ...]:
-    return (f"{allowed[0]} … {allowed[-1]}",) if len(allowed) > 4 else allowed
+    # Widths of integers are a range; formats in floating point are not.
+    return (f"{allowed[0]} … {allowed[-1]}",) if len(allowed) > 4 and allowed[0].startswith("int") else allowed
 
 
 def for_layer(layer: Layer, precision: LayerPrecision) -> LayerPrecision:

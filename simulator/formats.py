@@ -1,21 +1,25 @@
 """Number formats: what one value of a tensor is stored as.
 
-A format is an integer of any width from 1 to 32 bits, signed (``int4``) or not (``uint8``), or one of five
-floating-point formats. The arithmetic of the floating-point formats comes from ``ml_dtypes``; nothing here
-computes.
+A format is an integer of any width from 1 to 32 bits, signed (``int4``) or not (``uint8``), or one of six
+floating-point formats. What their codes stand for is in ``floating``; nothing here computes.
+
+FP8 with four exponent bits exists with two ranges: ``fp8_e4m3`` has no infinities and reaches 448 (Micikevicius et
+al., "FP8 Formats for Deep Learning", arXiv:2209.05433, the OCP format), ``fp8_e4m3_ieee`` keeps its top exponent for
+infinities and NaN, as IEEE 754 does, and reaches 240.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Literal, get_args
 
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import core_schema
 
 from simulator.errors import PrecisionError, Problem, closest
 
-FLOAT_BITS: dict[str, int] = {"fp8_e4m3": 8, "fp8_e5m2": 8, "fp16": 16, "bf16": 16, "fp32": 32}
+FloatName = Literal["fp8_e4m3", "fp8_e4m3_ieee", "fp8_e5m2", "fp16", "bf16", "fp32"]
+FLOAT_BITS: dict[str, int] = dict(zip(get_args(FloatName), (8, 8, 8, 16, 16, 32), strict=True))
 _INTEGER = re.compile(r"(u?)int([1-9][0-9]?)")
 MAX_INTEGER_BITS = 32
 

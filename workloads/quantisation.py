@@ -21,19 +21,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from simulator.errors import PrecisionError, Problem
+from simulator.floating import FLOAT_TYPES
 from simulator.formats import Format
 
 Array = NDArray[np.float32]
 Scheme = Literal["affine", "symmetric"]
 
 MAX_INTEGER_BITS = 16
-_FLOAT_TYPES: dict[str, Any] = {
-    "fp8_e4m3": ml_dtypes.float8_e4m3fn,
-    "fp8_e5m2": ml_dtypes.float8_e5m2,
-    "fp16": np.float16,
-    "bf16": ml_dtypes.bfloat16,
-    "fp32": np.float32,
-}
 # A scale below the smallest normal number would make values / scale overflow.
 _SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 
@@ -105,7 +99,7 @@ def float_format(format: Format) -> FloatFormat:
     """Mantissa, exponent and range of a floating-point format. Raises ``PrecisionError`` for an integer one."""
     if format.is_integer:
         raise PrecisionError(Problem("is no floating-point format", path="format", value=repr(str(format))))
-    info: Any = ml_dtypes.finfo(_FLOAT_TYPES[format])  # type: ignore[no-untyped-call]
+    info: Any = ml_dtypes.finfo(FLOAT_TYPES[format])  # type: ignore[no-untyped-call]
     return FloatFormat(int(info.nmant), int(info.minexp), float(info.max))
 
 
@@ -176,7 +170,7 @@ def quantise(
         scaled = np.rint(scaled)
         row_codes: NDArray[Any] = scaled.astype(np.int32)
     else:
-        row_codes = scaled.astype(_FLOAT_TYPES[format])
+        row_codes = scaled.astype(FLOAT_TYPES[format])
         scaled = row_codes.astype(np.float32)
     shape = {0: (), -1: (len(rows),)}.get(group, rows.shape[:2])
     return Quantised(
@@ -227,7 +221,7 @@ def quantise_activation(values: ArrayLike, parameters: AffineParameters) -> Quan
         steps = np.clip(np.rint(array / scale), low, high)
         codes: NDArray[Any] = (steps + parameters.zero_point).astype(np.int32)
     else:
-        codes = np.clip(array / scale, low, high).astype(_FLOAT_TYPES[parameters.format])
+        codes = np.clip(array / scale, low, high).astype(FLOAT_TYPES[parameters.format])
         steps = codes.astype(np.float32)
     return Quantised(steps * scale, np.asarray(scale), parameters.zero_point, codes)
 

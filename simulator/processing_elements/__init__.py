@@ -10,9 +10,13 @@ from simulator.processing_elements.base import ProcessingElementBase
 from simulator.processing_elements.bit_fusion import BitFusionElement
 from simulator.processing_elements.bit_serial import BitSerialElement
 from simulator.processing_elements.fixed import FixedElement
+from simulator.processing_elements.floating_point import FloatingPointElement
 
 ProcessingElement = Annotated[
-    FixedElement | BitFusionElement | BitSerialElement, Field(discriminator="kind")
+    FixedElement | BitFusionElement | BitSerialElement | FloatingPointElement, Field(discriminator="kind")
 ]
 
-__all__ = ["BitFusionElement", "BitSerialElement", "FixedElement", "ProcessingElement", "ProcessingElementBase"]
+__all__ = [
+    "BitFusionElement", "BitSerialElement", "FixedElement", "FloatingPointElement", "ProcessingElement",
+    "ProcessingElementBase",
+]

@@ -3,7 +3,8 @@
 A processing element (PE) performs one *step* on ``lanes`` products: it multiplies that many weight and input
 pairs, adds them up and accumulates. How many lanes it has and how many cycles a step takes depends on the
 precision; that is all the timing engines know of it. ``dot`` computes the step's value from bits, the way the
-unit's circuit does, so that a mistake in the arithmetic shows as a wrong number.
+unit's circuit does, so that a mistake in the arithmetic shows as a wrong number; ``add`` and ``finish`` say how sums
+are added up and in what form they leave.
 """
 
 from __future__ import annotations
@@ -42,15 +43,45 @@ class ProcessingElementBase(Frozen):
         """Cycles that one step takes."""
 
     @abstractmethod
-    def allowed_bits(self, operand: Operand) -> tuple[int, ...]:
-        """Integer widths that the PE takes for ``weight`` or ``input``."""
-
-    @abstractmethod
     def dot(self, weights: IntArray, inputs: IntArray, precision: LayerPrecision) -> IntArray:
         """Sum of products over the last axis, computed the way the circuit does.
 
         ``weights`` and ``inputs`` have equal shapes ``(…, products)`` and hold codes in range of their formats.
         """
+
+    @abstractmethod
+    def add(self, sums: list[int], values: list[int], precision: LayerPrecision) -> list[int]:
+        """Add up pairwise what ``dot`` and ``add`` gave. Both lists have the same length."""
+
+    @abstractmethod
+    def finish(self, sums: list[int], precision: LayerPrecision) -> list[int]:
+        """Return finished sums as the engine hands them out."""
+
+    @abstractmethod
+    def problems(self, precision: LayerPrecision) -> list[Problem]:
+        """Say what of a precision this PE cannot run; empty if nothing."""
+
+    def check(self, precision: LayerPrecision) -> None:
+        """Raise ``PrecisionError`` with every problem of ``precision``."""
+        problems = self.problems(precision)
+        if problems:
+            raise PrecisionError(problems)
+
+
+class IntegerElementBase(ProcessingElementBase):
+    """What the kinds that compute with integers have in common: their sums are exact."""
+
+    @abstractmethod
+    def allowed_bits(self, operand: Operand) -> tuple[int, ...]:
+        """Integer widths that the PE takes for ``weight`` or ``input``."""
+
+    def add(self, sums: list[int], values: list[int], precision: LayerPrecision) -> list[int]:
+        """Add whole numbers pairwise, exactly."""
+        return [one + other for one, other in zip(sums, values, strict=True)]
+
+    def finish(self, sums: list[int], precision: LayerPrecision) -> list[int]:
+        """Return the sums as they are: scales, which are no part of a layer here, decide the output's codes."""
+        return sums
 
     def problems(self, precision: LayerPrecision) -> list[Problem]:
         """Say what of a precision this PE cannot run; empty if nothing."""
@@ -73,12 +104,6 @@ class ProcessingElementBase(Frozen):
                         value=str(precision.accumulator), allowed=("int32",))
             )
         return found
-
-    def check(self, precision: LayerPrecision) -> None:
-        """Raise ``PrecisionError`` with every problem of ``precision``."""
-        problems = self.problems(precision)
-        if problems:
-            raise PrecisionError(problems)
 
 
 def next_power_of_two(value: int) -> int:

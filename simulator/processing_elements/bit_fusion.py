@@ -15,10 +15,10 @@ from pydantic import Field, model_validator
 
 from simulator.layer import Operand
 from simulator.precision import LayerPrecision
-from simulator.processing_elements.base import IntArray, ProcessingElementBase, next_power_of_two, signed_digits
+from simulator.processing_elements.base import IntArray, IntegerElementBase, next_power_of_two, signed_digits
 
 
-class BitFusionElement(ProcessingElementBase):
+class BitFusionElement(IntegerElementBase):
     """A Fusion Unit: ``(max_bits/a)·(max_bits/w)`` products a cycle for rounded widths a and w."""
 
     kind: Literal["bit_fusion"] = "bit_fusion"

@@ -14,10 +14,10 @@ from pydantic import Field, model_validator
 
 from simulator.layer import Operand
 from simulator.precision import LayerPrecision
-from simulator.processing_elements.base import IntArray, ProcessingElementBase, next_power_of_two, signed_digits
+from simulator.processing_elements.base import IntArray, IntegerElementBase, next_power_of_two, signed_digits
 
 
-class BitSerialElement(ProcessingElementBase):
+class BitSerialElement(IntegerElementBase):
     """``lane_count`` products in Π ⌈width/digit_bits⌉ cycles over the serial operands.
 
     Attributes:

@@ -8,10 +8,10 @@ from pydantic import Field
 
 from simulator.layer import Operand
 from simulator.precision import LayerPrecision
-from simulator.processing_elements.base import IntArray, ProcessingElementBase
+from simulator.processing_elements.base import IntArray, IntegerElementBase
 
 
-class FixedElement(ProcessingElementBase):
+class FixedElement(IntegerElementBase):
     """A multiply-accumulate unit for operands of up to ``operand_bits``; one step a cycle."""
 
     kind: Literal["fixed"] = "fixed"

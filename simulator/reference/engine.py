@@ -30,11 +30,12 @@ def simulate_reference(
     """Step one layer through the machine.
 
     Args:
-        weights: codes, shape (G, K, C, R, S).
+        weights: codes, shape (G, K, C, R, S): whole numbers of an integer format, bit patterns of a floating one.
         inputs: codes, shape (G, N, C, H, W) with ``layer.stored_input_size`` = (H, W).
 
     Returns:
-        The result, and the outputs as DRAM holds them at the end, exact integers of shape (G, N, K, P, Q).
+        The result, and the outputs as DRAM holds them at the end, of shape (G, N, K, P, Q): exact sums of integers,
+        or bit patterns of the ``output`` format in floating point (docs/simulator.md, "Values").
 
     The mapping must be valid; where it is not, an assertion fails.
     """

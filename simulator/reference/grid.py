@@ -162,15 +162,18 @@ class Grid(ABC):
             assert not self._sums
             self._sums = self.memories.read_back(step)
         for values in results:
-            add(self._sums, values)
+            self._add(self._sums, values)
         if step.closes:
             self.memories.write(step, self._sums)
             self._sums = {}
         if step.event_last:
             self.completed.add(step.event)
 
-
-def add(sums: Values, values: Values) -> None:
-    """Add values onto partial sums."""
-    for element, value in values.items():
-        sums[element] = sums.get(element, 0) + value
+    def _add(self, sums: Values, values: Values) -> None:
+        """Add values onto partial sums; where there is none yet, the value is taken as it is."""
+        both = [element for element in values if element in sums]
+        added = self.element.add(
+            [sums[element] for element in both], [values[element] for element in both], self.precision
+        )
+        sums.update(values)
+        sums.update(zip(both, added, strict=True))

@@ -123,6 +123,9 @@ class Memories:
         self._written[self.accelerator.dram.name, "output"] += self.request_bits(request)
         destination = self.finished if self._is_finished(run) else self._spilled
         assert not destination.keys() & values.keys(), "an output was written over before it was read back"
+        if destination is self.finished:
+            sums = self.accelerator.processing_element.finish(list(values.values()), self.precision)
+            values = dict(zip(values, sums, strict=True))
         destination.update(values)
         self.release(run)
 

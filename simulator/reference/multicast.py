@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from simulator.processing_elements import ProcessingElementBase
 from simulator.reference.geometry import Position
-from simulator.reference.grid import Activity, DelayLine, Grid, add
+from simulator.reference.grid import Activity, DelayLine, Grid
 from simulator.reference.memories import Memories, Values
 from simulator.reference.program import Step
 
@@ -51,6 +51,6 @@ class MulticastGrid(Grid):
         step = next(iter(arrived.values()))[0]
         self.memories.note_products(step)
         for position, (_, values) in arrived.items():
-            add(self.pes[position].accumulators, values)
+            self._add(self.pes[position].accumulators, values)
         results = [state.take_accumulators() for state in self.pes.values()] if step.closes else []
         self._arrive(step, results, opens=step.opens)

@@ -28,7 +28,7 @@ from simulator.accelerator import SystolicPassing
 from simulator.layer import Operand
 from simulator.processing_elements import ProcessingElementBase
 from simulator.reference.geometry import Position
-from simulator.reference.grid import Activity, DelayLine, Grid, PeState, add
+from simulator.reference.grid import Activity, DelayLine, Grid, PeState
 from simulator.reference.memories import Memories, Values
 from simulator.reference.program import Fetch, Fold, Step
 
@@ -238,7 +238,7 @@ class SystolicGrid(Grid):
         leaving = []
         for position, (step, values) in ended.items():
             state = self.pes[position]
-            add(state.accumulators, values)
+            self._add(state.accumulators, values)
             if position == (self.rows - 1, self.columns - 1):
                 self.memories.note_products(step)
             if step.closes:
@@ -253,7 +253,7 @@ class SystolicGrid(Grid):
             if row > 0:
                 above = self._below[row - 1, column][-1]
                 assert above is not None and above[0] is step, "a partial sum is late or early"
-                add(sums, above[1])
+                self._add(sums, above[1])
             outgoing[row, column] = (step, sums)
         leaving = []
         for position, line in self._below.items():

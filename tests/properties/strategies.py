@@ -28,17 +28,11 @@ from simulator.accelerator import (
     SystolicPassing,
     VectorUnit,
 )
-from simulator.formats import Format
 from simulator.layer import DIMS, OPERANDS, RELEVANT_DIMS, Dim, Layer, Operand
 from simulator.mapping import Mapping, MappingLevel
 from simulator.precision import LayerPrecision
-from simulator.processing_elements import (
-    BitFusionElement,
-    BitSerialElement,
-    FixedElement,
-    ProcessingElement,
-)
 from simulator.reference.program import Program
+from tests.properties.element_strategies import KINDS, Kind, precisions, processing_elements, random_codes
 
 Dataflow = Literal["multicast", "streaming", "weight", "input", "output"]
 DATAFLOWS: tuple[Dataflow, ...] = get_args(Dataflow)
@@ -53,24 +47,23 @@ LARGEST: dict[Dim, int] = {"G": 3, "N": 3, "K": 7, "C": 9, "P": 6, "Q": 5, "R": 
 
 @dataclass(frozen=True)
 class Case:
-    """One simulation: a layer in a precision on a machine under a mapping."""
+    """One simulation: a layer in a precision on a machine under a mapping. ``seed`` is that of its operands."""
 
     layer: Layer
     precision: LayerPrecision
     accelerator: Accelerator
     mapping: Mapping
+    seed: int = 0
 
-    def operands(self, seed: int = 0) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Random codes over the whole range of the formats: weights GKCRS, inputs GNCHW."""
-        rng = np.random.default_rng(seed)
+    def operands(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Random codes of the formats, the whole range of integer ones: weights GKCRS, inputs GNCHW."""
+        rng = np.random.default_rng(self.seed)
         extent = self.layer.extent
         shapes = (
             (self.precision.weight, tuple(extent(dim) for dim in ("G", "K", "C", "R", "S"))),
             (self.precision.input, (extent("G"), extent("N"), extent("C"), *self.layer.stored_input_size)),
         )
-        weights, inputs = (
-            rng.integers(*number_format.integer_range, size=shape, endpoint=True) for number_format, shape in shapes
-        )
+        weights, inputs = (random_codes(rng, number_format, shape) for number_format, shape in shapes)
         return weights, inputs
 
 
@@ -103,52 +96,6 @@ def layers(draw: st.DrawFn, max_macs: int = 500) -> Layer:
     return Layer(
         name="layer", dims=dims, stride=stride, dilation=dilation, padding_begin=padding, input_size=input_size,
         has_bias=draw(st.booleans()), weight_is_activation=draw(st.booleans()),
-    )
-
-
-@st.composite
-def processing_elements(draw: st.DrawFn, max_lanes: int = 4) -> ProcessingElement:
-    """PEs of all three kinds with their parameters."""
-    common = {
-        "energy_pj_per_cycle": draw(st.sampled_from((0.0, 0.25, 1.5))),
-        "pipeline_cycles": draw(st.integers(0, 3)),
-    }
-    kind = draw(st.sampled_from(("fixed", "bit_fusion", "bit_serial")))
-    if kind == "fixed":
-        return FixedElement(
-            operand_bits=draw(st.sampled_from((4, 8, 16))), lane_count=draw(st.integers(1, max_lanes)), **common
-        )
-    if kind == "bit_fusion":
-        max_bits = draw(st.sampled_from((2, 4, 8)))
-        min_bits = draw(st.sampled_from([bits for bits in (1, 2, 4, 8) if bits <= max_bits]))
-        return BitFusionElement(max_bits=max_bits, min_bits=min_bits, **common)
-    serial = draw(st.sampled_from((("weight",), ("input",), ("weight", "input"))))
-    return BitSerialElement(
-        serial_operands=serial,
-        lane_count=draw(st.integers(1, max_lanes)),
-        digit_bits=draw(st.integers(1, 3)),
-        width_rounding=draw(st.sampled_from(("none", "power_of_two"))),
-        min_bits=draw(st.integers(1, 3)),
-        max_bits=8,
-        **common,
-    )
-
-
-@st.composite
-def precisions(draw: st.DrawFn, element: ProcessingElement) -> LayerPrecision:
-    """Precisions that a PE takes."""
-
-    def operand_format(operand: Operand) -> Format:
-        bits = draw(st.sampled_from([bits for bits in element.allowed_bits(operand) if bits <= 10]))
-        return Format(f"{draw(st.sampled_from(('int', 'uint')))}{bits}")
-
-    return LayerPrecision(
-        weight=operand_format("weight"),
-        input=operand_format("input"),
-        accumulator=Format(f"int{draw(st.sampled_from((12, 24, 32)))}"),
-        output=Format(f"int{draw(st.integers(1, 16))}"),
-        weight_group=draw(st.sampled_from((-1, 0, 2))),
-        scale_bits=draw(st.sampled_from((0, 16))),
     )
 
 
@@ -383,7 +330,8 @@ def drams(draw: st.DrawFn) -> Dram:
 
 @st.composite
 def cases(
-    draw: st.DrawFn, dataflow: Dataflow | None = None, max_macs: int = 500, max_events: int = 60
+    draw: st.DrawFn, dataflow: Dataflow | None = None, max_macs: int = 500, max_events: int = 60,
+    kinds: tuple[Kind, ...] = KINDS,
 ) -> Case:
     """Valid simulations on a grid of one dataflow (None: any). See the module's docstring."""
     if dataflow is None:
@@ -394,7 +342,7 @@ def cases(
     kept = tuple(op for op in OPERANDS if op in chosen or op in stationary or op == bypassing)
 
     grid = draw(grids(dataflow))
-    element = draw(processing_elements())
+    element = draw(processing_elements(kinds=kinds))
     precision = draw(precisions(element))
     layer = draw(layers(max_macs))
     bypass: tuple[Operand, ...] = () if bypassing is None else (bypassing,)
@@ -415,4 +363,4 @@ def cases(
 
     roomy = machine(dict.fromkeys(OPERANDS, HUGE), dict.fromkeys(OPERANDS, HUGE))
     sizes = _sizes(wishes, precision, mapping, Program(layer, roomy, mapping))
-    return Case(layer, precision, machine(*sizes), mapping)
+    return Case(layer, precision, machine(*sizes), mapping, draw(st.integers(0, 1 << 16)))

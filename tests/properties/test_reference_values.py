@@ -1,4 +1,7 @@
-"""What the reference engine computes is what NumPy computes, and what it counts is conserved."""
+"""What the reference engine computes is what NumPy computes, and what it counts is conserved.
+
+In floating point NumPy and ``ml_dtypes`` add in the documented order, bit for bit.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,11 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 
+from simulator.floating import NAN_CODES
 from simulator.layer import Layer, Operand
 from simulator.reference import simulate_reference
 from simulator.result import LayerResult
+from tests.properties.float_oracle import ordered_outputs
 from tests.properties.strategies import DATAFLOWS, Case, Dataflow, cases, share_of_examples
 
 IntArray = npt.NDArray[np.int64]
@@ -35,7 +40,12 @@ def numpy_outputs(layer: Layer, weights: IntArray, inputs: IntArray) -> IntArray
 
 def check_values(outputs: IntArray, case: Case) -> None:
     """What ended up in DRAM is what NumPy computes."""
-    np.testing.assert_array_equal(outputs, numpy_outputs(case.layer, *case.operands()))
+    if case.precision.weight.is_integer:
+        np.testing.assert_array_equal(outputs, numpy_outputs(case.layer, *case.operands()))
+        return
+    expected = ordered_outputs(case, *case.operands())
+    expected[expected == "NaN"] = NAN_CODES[case.precision.output]
+    np.testing.assert_array_equal(outputs, expected.astype(np.int64))
 
 
 def check_conservation(result: LayerResult, case: Case) -> None:
@@ -107,6 +117,19 @@ def test_reference_is_right(dataflow: Dataflow) -> None:
         check_conservation(result, case)
         check_registers(result, case)
         check_sums(result, case)
+
+    check()
+
+
+@pytest.mark.parametrize("dataflow", DATAFLOWS)
+def test_floating_point_adds_in_the_documented_order(dataflow: Dataflow) -> None:
+    @share_of_examples
+    @given(cases(dataflow, max_macs=300, kinds=("floating_point",)))
+    def check(case: Case) -> None:
+        _, outputs = simulate_reference(
+            case.layer, case.precision, case.accelerator, case.mapping, *case.operands()
+        )
+        check_values(outputs, case)
 
     check()
 

@@ -1,5 +1,6 @@
 """The FP8 unit in RTL is what ml_dtypes and NumPy's float32 say, bit for bit, rounding and special values included.
 
+And it is what the simulator's ``floating_point`` element says, in values, their one NaN too, and in cycles.
 ``float32`` is the oracle of the addition: the product of two FP8 numbers is exact in it, so multiplying and then
 adding rounds once, as the unit does.
 """
@@ -12,10 +13,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from simulator.precision import LayerPrecision
+from simulator.processing_elements import FloatingPointElement
 from tests.rtl import fp8_mac
-from tests.rtl.bench import Clock
+from tests.rtl.bench import Clock, predict_on_one_unit
 
 FORMATS = {"e4m3": ml_dtypes.float8_e4m3fn, "e5m2": ml_dtypes.float8_e5m2}
+ELEMENT = FloatingPointElement(energy_pj_per_cycle=0.0, operand_formats=("fp8_e4m3", "fp8_e5m2"))
 Pair = tuple[str, str]
 PAIRS: list[Pair] = list(itertools.product(FORMATS, repeat=2))
 # Zeros, smallest and largest subnormals, smallest and largest normals, ones, infinities (or what E4M3 has there), NaN.
@@ -157,3 +161,41 @@ def test_it_holds_its_sum_without_operands(clock: Clock) -> None:
     clock.cycle(one)
     clock.cycle({})
     assert clock.seen("sum") == 0x40000000
+
+
+def simulated(pair: Pair) -> LayerPrecision:
+    return LayerPrecision(weight=f"fp8_{pair[0]}", input=f"fp8_{pair[1]}", accumulator="fp32", output="fp32")
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+def test_the_element_adds_as_the_unit_does(clock: Clock, pair: Pair) -> None:
+    """Any codes, on presets of any kind: half of them near the product, a fourth special, the rest anything."""
+    rng, count = np.random.default_rng([31, *"".join(pair).encode()]), 2000
+    weights, inputs = rng.integers(256, size=(2, count))
+    near = rng.integers(112, 142, size=count) << 23 | rng.integers(1 << 23, size=count)
+    special = rng.choice(both_signs(SPECIAL_FP32, 0x80000000), size=count)
+    kind = rng.random(count)
+    presets = np.where(kind < 0.5, near, np.where(kind < 0.75, special, rng.integers(1 << 32, size=count)))
+    held = held_sums(clock, pair, weights, inputs, presets, np.ones(count, dtype=np.int64))
+    products = ELEMENT.dot(weights[:, np.newaxis], inputs[:, np.newaxis], simulated(pair))
+    np.testing.assert_array_equal(held, ELEMENT.add(presets.tolist(), products.tolist(), simulated(pair)))
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+def test_matrix_products_have_the_simulator_s_values_and_cycles(clock: Clock, pair: Pair) -> None:
+    rng = np.random.default_rng([37, *"".join(pair).encode()])
+    finite = [np.flatnonzero(np.isfinite(values(np.arange(256), name))) for name in pair]
+    for _ in range(6):
+        rows, columns, depth = (int(size) for size in rng.integers(1, (4, 4, 40)))
+        weights, inputs = (
+            rng.choice(codes, size=(outputs, depth)) for codes, outputs in zip(finite, (columns, rows), strict=True)
+        )
+        products = [(weight, activation) for activation in inputs for weight in weights]
+        flat = [np.concatenate(column) for column in zip(*products, strict=True)]
+        opens = np.tile(np.arange(depth) == 0, len(products)).astype(np.int64)
+        held = held_sums(clock, pair, *flat, np.zeros_like(opens), opens)
+        sums = held[depth - 1 :: depth].reshape(rows, columns)
+        expected = predict_on_one_unit(ELEMENT, simulated(pair), weights, inputs)
+        np.testing.assert_array_equal(sums, expected.outputs)
+        # The unit took a product in every cycle, and the last sum stood in its register in the cycle after them.
+        assert expected.cycles == len(held)

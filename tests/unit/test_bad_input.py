@@ -217,11 +217,12 @@ def test_precisions_that_the_processing_element_lacks() -> None:
     assert len(found) == 3
     assert found[0].startswith(message.format("w16a8", "weight", "int16") + "(allowed: int1 … int8)")
     assert found[1].startswith(message.format("w4a12", "input", "int12"))
-    assert found[2].startswith("error: precision='four': must name weight and activation bits (allowed: w8a8, ")
+    rule = "must name weight and activation bits, or a floating-point format (allowed: w8a8, w4a8, w2a4, …, "
+    assert found[2].startswith(f"error: precision='four': {rule}")
     (line,) = _refused("simulate", "net.onnx", "--hardware", "tpu_like", "--precision", "w16a8")
     assert line.startswith(message.format("w16a8", "weight", "int16"))
     assert _refused("simulate", "net.onnx", "--precision", "eight") == [
-        "error: precision='eight': must name weight and activation bits (allowed: w8a8, w4a8, w2a4, …)"
+        f"error: precision='eight': {rule}fp8_e4m3, fp8_e4m3_ieee, fp8_e5m2, fp16, bf16, fp32)"
     ]
     assert _refused("explore", "net.onnx", "--menu", " , ") == [
         "error: menu: must name at least one precision, e.g. w8a8,w4a8"

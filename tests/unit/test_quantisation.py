@@ -17,9 +17,10 @@ from workloads.quantisation import (
     quantise_activation,
 )
 
-FLOATS = ("fp8_e4m3", "fp8_e5m2", "fp16", "bf16", "fp32")
+FLOATS = ("fp8_e4m3", "fp8_e4m3_ieee", "fp8_e5m2", "fp16", "bf16", "fp32")
 DTYPES = {
-    "fp8_e4m3": ml_dtypes.float8_e4m3fn, "fp8_e5m2": ml_dtypes.float8_e5m2, "fp16": np.float16,
+    "fp8_e4m3": ml_dtypes.float8_e4m3fn, "fp8_e4m3_ieee": ml_dtypes.float8_e4m3,
+    "fp8_e5m2": ml_dtypes.float8_e5m2, "fp16": np.float16,
     "bf16": ml_dtypes.bfloat16, "fp32": np.float32,
 }
 numbers = st.floats(-1e4, 1e4, width=32)

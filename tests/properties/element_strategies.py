@@ -1,0 +1,110 @@
+"""Hypothesis strategies for processing elements, the precisions that they take, and codes of their operands."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+from hypothesis import strategies as st
+
+from simulator.floating import FLOAT_TYPES
+from simulator.formats import FLOAT_BITS, Format
+from simulator.layer import Operand
+from simulator.precision import LayerPrecision
+from simulator.processing_elements import (
+    BitFusionElement,
+    BitSerialElement,
+    FixedElement,
+    FloatingPointElement,
+    ProcessingElement,
+)
+
+Kind = Literal["fixed", "bit_fusion", "bit_serial", "floating_point"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+def random_codes(rng: np.random.Generator, number_format: Format, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
+    """Random codes of a format.
+
+    Floating-point codes are mostly of values near each other, whose sums round; else finite ones of any magnitude, or
+    now and then any code at all, infinities and NaN too.
+    """
+    if number_format.is_integer:
+        return rng.integers(*number_format.integer_range, size=shape, endpoint=True)
+    codes = rng.integers(1 << number_format.bits, size=shape)
+    store = f"u{number_format.bits // 8}"
+    choice = rng.random()
+    if choice < 0.7:
+        near = rng.normal(size=shape) * 2.0 ** rng.integers(-6, 4)
+        return near.astype(np.float32).astype(FLOAT_TYPES[number_format]).view(store).astype(np.int64)
+    if choice < 0.9:
+        with np.errstate(invalid="ignore"):
+            values = codes.astype(store).view(FLOAT_TYPES[number_format]).astype(np.float64)
+        return np.where(np.isfinite(values), codes, 1)
+    return codes
+
+
+@st.composite
+def processing_elements(draw: st.DrawFn, max_lanes: int = 4, kinds: tuple[Kind, ...] = KINDS) -> ProcessingElement:
+    """PEs of all kinds with their parameters."""
+    common = {
+        "energy_pj_per_cycle": draw(st.sampled_from((0.0, 0.25, 1.5))),
+        "pipeline_cycles": draw(st.integers(0, 3)),
+    }
+    kind = draw(st.sampled_from(kinds))
+    if kind == "fixed":
+        return FixedElement(
+            operand_bits=draw(st.sampled_from((4, 8, 16))), lane_count=draw(st.integers(1, max_lanes)), **common
+        )
+    if kind == "bit_fusion":
+        max_bits = draw(st.sampled_from((2, 4, 8)))
+        min_bits = draw(st.sampled_from([bits for bits in (1, 2, 4, 8) if bits <= max_bits]))
+        return BitFusionElement(max_bits=max_bits, min_bits=min_bits, **common)
+    if kind == "floating_point":
+        names = st.lists(st.sampled_from(tuple(FLOAT_BITS)), min_size=1, max_size=3, unique=True)
+        return FloatingPointElement(
+            operand_formats=tuple(draw(names)),
+            lane_count=draw(st.integers(1, max_lanes + 2)),
+            lanes_double_at_half_width=draw(st.booleans()),
+            step_cycles=draw(st.integers(1, 3)),
+            accumulator_format=draw(st.sampled_from(("fp32", "fp16", "bf16"))),
+            lane_order=draw(st.sampled_from(("tree", "chain"))),
+            subnormals=draw(st.sampled_from(("kept", "flushed"))),
+            output_overflow=draw(st.sampled_from(("infinity", "saturated"))),
+            **common,
+        )
+    serial = draw(st.sampled_from((("weight",), ("input",), ("weight", "input"))))
+    return BitSerialElement(
+        serial_operands=serial,
+        lane_count=draw(st.integers(1, max_lanes)),
+        digit_bits=draw(st.integers(1, 3)),
+        width_rounding=draw(st.sampled_from(("none", "power_of_two"))),
+        min_bits=draw(st.integers(1, 3)),
+        max_bits=8,
+        **common,
+    )
+
+
+@st.composite
+def precisions(draw: st.DrawFn, element: ProcessingElement) -> LayerPrecision:
+    """Precisions that a PE takes."""
+    scaling = {"weight_group": draw(st.sampled_from((-1, 0, 2))), "scale_bits": draw(st.sampled_from((0, 16)))}
+    if isinstance(element, FloatingPointElement):
+        weight, activation = (Format(draw(st.sampled_from(element.operand_formats))) for _ in range(2))
+        return LayerPrecision(
+            weight=weight, input=activation, accumulator=Format(element.accumulator_format),
+            output=Format(draw(st.sampled_from(tuple(FLOAT_BITS)))), **scaling,
+        )
+
+    def operand_format(operand: Operand) -> Format:
+        bits = draw(st.sampled_from([bits for bits in element.allowed_bits(operand) if bits <= 10]))
+        return Format(f"{draw(st.sampled_from(('int', 'uint')))}{bits}")
+
+    return LayerPrecision(
+        weight=operand_format("weight"),
+        input=operand_format("input"),
+        accumulator=Format(f"int{draw(st.sampled_from((12, 24, 32)))}"),
+        output=Format(f"int{draw(st.integers(1, 16))}"),
+        **scaling,
+    )

@@ -1,0 +1,218 @@
+"""The outputs of a floating-point layer, added up in the order of docs/simulator.md ("Values").
+
+Written from that page, and independent of the engines: loops over the mapping, and the arithmetic of ``ml_dtypes``
+and NumPy's own types in place of the simulator's. Nothing here knows of events, buffers or cycles.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+from functools import cache
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from simulator.accelerator import LANES, SystolicPassing
+from simulator.layer import DIMS, RELEVANT_DIMS, Dim
+from simulator.processing_elements import FloatingPointElement
+from tests.properties.strategies import Case
+
+IntArray = npt.NDArray[np.int64]
+Place = tuple[int, ...]
+TYPES: dict[str, Any] = {
+    "fp8_e4m3": ml_dtypes.float8_e4m3fn, "fp8_e4m3_ieee": ml_dtypes.float8_e4m3, "fp8_e5m2": ml_dtypes.float8_e5m2,
+    "fp16": np.float16, "bf16": ml_dtypes.bfloat16, "fp32": np.float32,
+}
+
+
+class Arithmetic:
+    """Numbers of the accumulator's type, and what the element does with them."""
+
+    def __init__(self, element: FloatingPointElement) -> None:
+        self.element = element
+        self.type = TYPES[element.accumulator_format]
+
+    def operand(self, code: int, name: str) -> float:
+        stored = np.array(code, dtype=f"u{np.dtype(TYPES[name]).itemsize}").view(TYPES[name])[()]
+        return float(self._flushed(stored, name))
+
+    def product(self, weight: float, activation: float) -> Any:
+        """A product of two operands is exact in a Python float; it is rounded once."""
+        exact = weight * activation
+        value = nearest_bf16(exact) if self.type is ml_dtypes.bfloat16 else self.type(exact)
+        return self._flushed(value, self.element.accumulator_format)
+
+    def add(self, one: Any, other: Any) -> Any:
+        return self._flushed(one + other, self.element.accumulator_format)
+
+    def over_lanes(self, products: list[Any]) -> Any:
+        if self.element.lane_order == "chain":
+            total = products[0]
+            for product in products[1:]:
+                total = self.add(total, product)
+            return total
+        while len(products) > 1:
+            pairs = [self.add(*products[i : i + 2]) for i in range(0, len(products) - 1, 2)]
+            products = pairs + (products[-1:] if len(products) % 2 else [])
+        return products[0]
+
+    def output_code(self, total: Any, name: str) -> int | str:
+        """The bits of a finished sum in the output's type; any NaN is just that."""
+        limits: Any = ml_dtypes.finfo(TYPES[name])
+        value = total.astype(TYPES[name])
+        if self.element.output_overflow == "saturated" and abs(float(total)) > float(limits.max):
+            value = np.copysign(float(limits.max), float(total)).astype(np.float32).astype(TYPES[name])
+        value = self._flushed(value, name)
+        if np.isnan(value):
+            return "NaN"
+        return int(np.asarray(value).view(f"u{np.dtype(TYPES[name]).itemsize}"))
+
+    def _flushed(self, value: Any, name: str) -> Any:
+        smallest = float(ml_dtypes.finfo(TYPES[name]).smallest_normal)
+        if self.element.subnormals == "flushed" and abs(float(value)) < smallest:
+            return np.asarray(math.copysign(0.0, float(value))).astype(TYPES[name])[()]
+        return value
+
+
+@cache
+def _bf16_values() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.uint16]]:
+    """Non-negative finite values in ascending order, and their codes."""
+    codes = np.arange(0x7F80, dtype=np.uint16)
+    return codes.view(ml_dtypes.bfloat16).astype(np.float64), codes
+
+
+def nearest_bf16(value: float) -> Any:
+    """Look up the nearest bfloat16: a cast from float64 may round twice."""
+    if not math.isfinite(value):
+        return ml_dtypes.bfloat16(value)
+    values, codes = _bf16_values()
+    above = int(np.searchsorted(values, abs(value)))
+    # The step above the largest finite value would be 2^128, and stands for infinity.
+    candidates = [(Fraction(float(values[i])), int(codes[i])) for i in (above - 1, above) if 0 <= i < len(values)]
+    if above == len(values):
+        candidates.append((Fraction(2) ** 128, 0x7F80))
+    code = min(candidates, key=lambda pair: (abs(pair[0] - Fraction(abs(value))), pair[1] % 2))[1]
+    sign = 0x8000 if math.copysign(1.0, value) < 0 else 0
+    return np.array(code | sign, dtype=np.uint16).view(ml_dtypes.bfloat16)[()]
+
+
+class Order:
+    """A layer's products in the order in which a mapping lets the machine add them."""
+
+    def __init__(self, case: Case) -> None:
+        self.case, self.layer, mapping = case, case.layer, case.mapping
+        machine = case.accelerator
+        self.keeps_outputs = any("output" in file.keeps for file in machine.register_files)
+        self.lanes = {dim: mapping.spatial.get(LANES, {}).get(dim, 1) for dim in DIMS}
+        self.held = {dim: math.prod(factors.get(dim, 1) for factors in mapping.spatial.values()) for dim in DIMS}
+        register, buffer = mapping.level("register").tile, mapping.level("buffer")
+        self.in_registers = {dim: register.get(dim, 1) * self.held[dim] for dim in DIMS}
+        self.in_buffer = {dim: buffer.tile.get(dim, 1) for dim in DIMS}
+        self.places = list(itertools.product(*(range(axis.size) for axis in machine.grid.axes)))
+        self.dram_order = self._complete(mapping.level("dram").order)
+        inner = [dim for dim in buffer.order if self.in_buffer[dim] > self.in_registers[dim]]
+        self.buffer_order = tuple(inner)
+        # A visit ends where the loops down to the innermost one that matters go on: that of the outputs, or of an
+        # operand that bypasses its buffer.
+        matters = [dims for name, dims in RELEVANT_DIMS.items() if name == "output" or name in mapping.bypass]
+        self.visit_depth = max(
+            (depth + 1 for depth, dim in enumerate(inner) if any(dim in dims for dims in matters)), default=0
+        )
+
+    def _complete(self, order: tuple[Dim, ...]) -> tuple[Dim, ...]:
+        return order + tuple(dim for dim in DIMS if dim not in order)
+
+    def visits(self) -> Iterator[list[dict[Dim, range]]]:
+        """The steps of each visit: what the whole grid works on at once."""
+        whole = {dim: range(self.layer.extent(dim)) for dim in DIMS}
+        for tile in self._cut(whole, self.in_buffer, self.dram_order):
+            steps: list[dict[Dim, range]] = []
+            last: tuple[int, ...] | None = None
+            order = self.buffer_order + tuple(dim for dim in DIMS if dim not in self.buffer_order)
+            for box in self._cut(tile, self.in_registers, order):
+                key = tuple(box[dim].start for dim in self.buffer_order[: self.visit_depth])
+                for step in self._cut(box, self.held, DIMS):
+                    if steps and (key != last or not self.keeps_outputs):
+                        yield steps
+                        steps = []
+                    steps.append(step)
+                    last = key
+            yield steps
+
+    @staticmethod
+    def _cut(
+        whole: dict[Dim, range], extent: dict[Dim, int], order: tuple[Dim, ...]
+    ) -> Iterator[dict[Dim, range]]:
+        """Tiles of at most an extent, the last dimension of the order fastest."""
+        parts = [
+            [range(begin, min(begin + extent[dim], whole[dim].stop)) for begin in whole[dim][:: extent[dim]]]
+            for dim in order
+        ]
+        for chosen in itertools.product(*parts):
+            yield dict(zip(order, chosen, strict=True))
+
+    def products(self, step: dict[Dim, range], place: Place) -> list[tuple[int, ...]]:
+        """Products of a PE in a step, in the order of its lanes; none where the PE is idle or not used."""
+        numbers = dict.fromkeys(DIMS, 0)
+        for axis, position in zip(self.case.accelerator.grid.axes, place, strict=True):
+            for dim, factor in self.case.mapping.spatial.get(axis.name, {}).items():
+                position, digit = divmod(position, factor)
+                numbers[dim] = numbers[dim] * factor + digit
+            if position:
+                return []
+        mine = []
+        for dim in DIMS:
+            begin = step[dim].start + numbers[dim] * self.lanes[dim]
+            mine.append(range(begin, min(begin + self.lanes[dim], step[dim].stop)))
+        return list(itertools.product(*mine))
+
+
+@np.errstate(all="ignore")
+def ordered_outputs(case: Case, weights: IntArray, inputs: IntArray) -> npt.NDArray[Any]:
+    """Output codes of shape (G, N, K, P, Q), NaN as text."""
+    element, layer, order = case.accelerator.processing_element, case.layer, Order(case)
+    assert isinstance(element, FloatingPointElement)
+    arithmetic, lanes = Arithmetic(element), element.lanes(case.precision)
+    weight_values, input_values = (
+        {index: arithmetic.operand(int(code), name) for index, code in np.ndenumerate(codes)}
+        for codes, name in ((weights, case.precision.weight), (inputs, case.precision.input))
+    )
+    zero = arithmetic.product(0.0, 0.0)
+    passing = case.accelerator.grid.passing
+    hands_down = isinstance(passing, SystolicPassing) and passing.stationary != "output"
+    totals: dict[tuple[int, ...], Any] = {}
+
+    def step_sum(points: list[tuple[int, ...]]) -> tuple[tuple[int, ...], Any]:
+        found = []
+        for g, n, k, c, p, q, r, s in points:
+            row = p * layer.stride[0] + r * layer.dilation[0] - layer.padding_begin[0]
+            column = q * layer.stride[1] + s * layer.dilation[1] - layer.padding_begin[1]
+            found.append(arithmetic.product(weight_values[g, k, c, r, s],
+                                            input_values.get((g, n, c, row, column), 0.0)))
+            output = (g, n, k, p, q)
+        return output, arithmetic.over_lanes(found + [zero] * (lanes - len(found)))
+
+    def add(sums: dict[Any, Any], key: Any, value: Any) -> None:
+        sums[key] = arithmetic.add(sums[key], value) if key in sums else value
+
+    for steps in order.visits():
+        # Sums by output and, within it, by what adds up apart: a PE, or a column in a step.
+        apart: dict[tuple[tuple[int, ...], Any], Any] = {}
+        for number, step in enumerate(steps):
+            for place in order.places:
+                points = order.products(step, place)
+                if points:
+                    output, value = step_sum(points)
+                    add(apart, (output, (number, place[1]) if hands_down else place), value)
+        for output, part in sorted(apart):
+            totals.setdefault(output, zero)
+            add(totals, output, apart[output, part])
+    codes = np.empty([layer.extent(dim) for dim in ("G", "N", "K", "P", "Q")], dtype=object)
+    for output, total in totals.items():
+        codes[output] = arithmetic.output_code(total, case.precision.output)
+    return codes
