@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from mapper.cost_terms import IRRELEVANT, CostModel, Variant
+from mapper.cost_terms import CostModel
 from mapper.descent import Candidate
+from mapper.variants import IRRELEVANT, Variant
 from simulator.accelerator import LANES, Accelerator
 from simulator.layer import OPERANDS, Dim, Operand
 from simulator.mapping import Mapping, MappingLevel

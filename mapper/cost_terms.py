@@ -1,15 +1,14 @@
 """The cost of a mapping as sums of products with one factor a block: ``simulator.bound``, laid out for search.
 
-A *variant* fixes what cannot be a number: which operand the DRAM loops hold (its irrelevant loops are innermost),
-which the registers hold, and what bypasses. Within a variant every quantity is ``coefficient · ∏_blocks column``:
+Within a variant (``variants``) every quantity is ``coefficient · ∏_blocks column``:
 
 - cycles of the grid (an upper row: what cannot overlap), of the DRAM channel, and of all loads with the last pass
   behind them; latency is the largest of the three;
 - energy, as one sum;
 - sizes of tiles against the capacities.
 
-Terms are exact integers times a coefficient; ``evaluate`` gives floats, so the search treats its own sums as
-estimates to about 1e-12 and asks the simulator for the truth.
+Factors are exact integers; sums of terms are floats, right to about 1e-12, so the search asks the simulator for the
+truth.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mapper.candidates import BLOCKS, Block, build_blocks
+from mapper.variants import IRRELEVANT, Variant, variants
 from simulator.accelerator import Accelerator
 from simulator.kernels import non_dominated
 from simulator.layer import DIMS, OPERANDS, RELEVANT_DIMS, Dim, Layer, Operand
@@ -28,37 +28,11 @@ from simulator.plan import grid_timing
 from simulator.precision import LayerPrecision
 
 Floats = npt.NDArray[np.float64]
-IRRELEVANT: dict[Operand, tuple[Dim, ...]] = {
-    operand: tuple(dim for dim in DIMS if dim not in RELEVANT_DIMS[operand]) for operand in OPERANDS
-}
-
-
-@dataclass(frozen=True)
-class Variant:
-    """Which operands the loop orders hold, and which one bypasses its buffer.
-
-    ``held_by_registers`` None: every operand is fetched anew for each register tile.
-    ``single_trip``: dimensions whose buffer loops have one trip. Without the loops irrelevant to the stationary
-    operand, which must be innermost, another operand can be held; without the loops relevant to a bypassing operand,
-    its registers hold it across passes.
-    """
-
-    held_by_dram: Operand
-    held_by_registers: Operand | None
-    bypass: Operand | None
-    single_trip: frozenset[Dim] = frozenset()
-
-    @property
-    def refills_registers(self) -> bool:
-        """Whether an operand bypasses and its registers are filled anew for each pass."""
-        return self.bypass is not None and not RELEVANT_DIMS[self.bypass] <= self.single_trip
 
 
 @dataclass(frozen=True)
 class Term:
-    """``coefficient · ∏ factors``; ``factors`` holds one array (rows of the block,) for each block, or None for 1.
-
-    """
+    """``coefficient · ∏ factors``; ``factors`` holds one array (rows of the block,) for each block, or None for 1."""
 
     name: str
     coefficient: float
@@ -67,8 +41,7 @@ class Term:
 
     @property
     def smallest(self) -> float:
-        """Lower bound of the term over all choices: ``floor``, where something better is known than the factors
-        show each on its own."""
+        """Lower bound over all choices: ``floor``, where more is known than each factor shows on its own."""
         value = self.coefficient
         for factor in self.factors:
             value *= 1.0 if factor is None else float(factor.min())
@@ -404,24 +377,6 @@ def _build_cost_model(
             accelerator.processing_element.lanes(precision),
         ),
     )
-
-
-def variants(accelerator: Accelerator) -> tuple[Variant, ...]:
-    """All variants of a machine: three operands in DRAM, those kept by registers there, bypasses."""
-    stationary = grid_timing(accelerator).stationary
-    kept: tuple[Operand | None, ...] = tuple(
-        operand for operand in OPERANDS if accelerator.registers_of(operand) is not None
-    )
-    found = []
-    for registers in kept or (None,):
-        single = frozenset[Dim]()
-        if stationary is not None and registers != stationary:
-            single = frozenset(IRRELEVANT[stationary])
-        found += [Variant(held, registers, None, single) for held in OPERANDS]
-        if registers is not None and registers in accelerator.buffer_of(registers).may_bypass:
-            found += [Variant(held, registers, registers, single) for held in OPERANDS]
-            found.append(Variant(registers, registers, registers, single | RELEVANT_DIMS[registers]))
-    return tuple(found)
 
 
 def _without_loops(blocks: tuple[Block, ...], dims: frozenset[Dim]) -> tuple[Block, ...]:

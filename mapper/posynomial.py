@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mapper.candidates import Block
-from mapper.cost_terms import CostModel, Term, Variant
+from mapper.cost_terms import CostModel, Term
 from mapper.solution import Objective
+from mapper.variants import Variant
 from simulator.kernels import non_dominated
 from simulator.layer import Operand
 
