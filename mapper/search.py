@@ -89,7 +89,7 @@ def map_layer(
         deadline = time.process_time() + budget.cpu_seconds
         prove_by_enumeration(models, incumbent, deadline, deadline)
     if incumbent.mapping is None or incumbent.result is None:
-        raise InfeasibleError(explain_infeasible(models, layer))
+        raise InfeasibleError(explain_infeasible(models, layer, precision))
     lower_bound = prove(models, incumbent, budget)
     if objective == "latency":
         lower_bound = float(math.ceil(lower_bound - 1e-6))  # cycles are whole
@@ -111,7 +111,7 @@ def map_layer(
     )
 
 
-def explain_infeasible(models: list[CostModel], layer: Layer) -> list[Problem]:
+def explain_infeasible(models: list[CostModel], layer: Layer, precision: LayerPrecision) -> list[Problem]:
     """Name the memories that cannot hold even the smallest tiles."""
     problems = []
     seen: set[str] = set()
@@ -131,9 +131,9 @@ def explain_infeasible(models: list[CostModel], layer: Layer) -> list[Problem]:
                     Problem(
                         f"too small for any tile: the smallest needs {total} bits ({parts}); "
                         f"{total} bits or more would hold it",
-                        where=f"layer {layer.name}",
+                        where=f"layer {layer.name} in {precision.label}",
                         path=f"{capacity.memory}.size_bits",
                         value=str(capacity.size_bits),
                     )
                 )
-    return problems or [Problem("no mapping fits the machine", where=f"layer {layer.name}")]
+    return problems or [Problem("no mapping fits the machine", where=f"layer {layer.name} in {precision.label}")]

@@ -207,7 +207,7 @@ def test_a_buffer_too_small_for_any_tile_names_memory_demand_and_capacity() -> N
         f"error: accelerator bit_fusion, precision w{bits}a8: {rule.format(bits)}" for bits in (8, 6)
     ], "4-bit weights would fit"
     *progress, last = _refused("simulate", "net.onnx", "--hardware", "small.yaml", *QUICK)
-    assert progress == ["mapping: 1 to do"] and last.startswith(f"error: layer conv: {rule.format(8)}")
+    assert progress == ["mapping: 1 to do"] and last.startswith(f"error: layer conv in w8a8: {rule.format(8)}")
 
 
 def test_precisions_that_the_processing_element_lacks() -> None:
