@@ -19,7 +19,7 @@ from simulator.kernels import choice_cost, enumerate_choices
 
 BATCHES = (1 << 6, 1 << 11, 1 << 15, 1 << 18)  # choices simulated a variant, at most
 NODES_PER_SECOND = 2_000_000  # of the depth-first search, roughly; a limit for it follows from the time left
-CHUNK = 256
+CHUNKS = (8, 256)  # choices simulated between two looks at the clock: at first, and at most
 
 
 @dataclass
@@ -78,8 +78,10 @@ def _extend(variant: _Variant, incumbent: Incumbent, most: int, seconds: float, 
     rows, masks, costs, floor, finished = enumerate_choices(variant.kernel, incumbent.target(), most, nodes)
     order = np.argsort(costs, kind="stable")
     order = order[costs[order] >= variant.floor]  # the cheaper ones were simulated before
-    for begin in range(0, len(order), CHUNK):
-        chunk = order[begin : begin + CHUNK]
+    begin, size = 0, CHUNKS[0]
+    while begin < len(order):
+        chunk = order[begin : begin + size]
+        begin, size = begin + size, min(2 * size, CHUNKS[1])
         if time.process_time() > deadline or costs[chunk[0]] >= incumbent.target():
             floor = min(floor, float(costs[chunk[0]]))
             break

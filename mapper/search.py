@@ -28,13 +28,17 @@ from simulator.plan import grid_timing
 from simulator.precision import LayerPrecision
 
 DESCENT_STARTS = 6
+START_SHARE = 0.5  # of the budget, for the mappings that descents propose
 # The closed form does not see what every event costs beside its own work, so some of the descents put a price on
 # events, in multiples of what a pass and a request wait for; the simulator then tells which was right.
 EVENT_PRICES = (0.0, 0.5, 2.0)
 
 
-def _start(models: list[CostModel], incumbent: Incumbent) -> None:
-    """Find a good incumbent by descents."""
+def _start(models: list[CostModel], incumbent: Incumbent, deadline: float) -> None:
+    """Find a good incumbent by descents. Past ``deadline`` (``time.process_time``) nothing more is simulated.
+
+    A mapping of millions of passes takes a good part of a second to simulate, so there may be no time for all.
+    """
     accelerator = incumbent.accelerator
     price = grid_timing(accelerator).tail_cycles + accelerator.dram.latency_cycles + 1
     prices = EVENT_PRICES if incumbent.objective != "energy" else (0.0,)
@@ -44,6 +48,8 @@ def _start(models: list[CostModel], incumbent: Incumbent) -> None:
                 model, incumbent.objective, starts=DESCENT_STARTS, event_price_cycles=float(factor * price)
             )
             for candidate in ends:
+                if incumbent.mapping is not None and time.process_time() > deadline:
+                    return
                 incumbent.consider(model, candidate)
 
 
@@ -82,7 +88,7 @@ def map_layer(
     began = time.process_time()
     models = build_cost_models(layer, precision, accelerator)
     incumbent = Incumbent(layer, precision, accelerator, objective, budget.target_gap)
-    _start(models, incumbent)
+    _start(models, incumbent, time.process_time() + START_SHARE * budget.cpu_seconds)
     compile_enumeration(models[0])
     if incumbent.mapping is None:
         # Where little fits, descents may see nothing; a search through everything does.
