@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from mapper.solution import MappingSolution, Objective, SearchBudget
 from simulator.accelerator import Accelerator
+from simulator.cache_folder import cache_folder
 from simulator.layer import Layer
 from simulator.precision import LayerPrecision
 
@@ -43,19 +44,11 @@ def problem_key(
     return hashlib.sha256(canonical_json(content).encode()).hexdigest()
 
 
-def default_cache_folder() -> Path:
-    """The user's cache folder for mappings (``BITMOSAIC_CACHE_DIR`` overrides where)."""
-    root = os.environ.get("BITMOSAIC_CACHE_DIR") or Path(
-        os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "bitmosaic"
-    )
-    return Path(root, "mappings")
-
-
 class MappingCache:
     """A folder of solved mappings. An unreadable entry counts as absent and is solved again."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        self.folder = folder or default_cache_folder()
+        self.folder = folder or cache_folder("mappings")
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.json"

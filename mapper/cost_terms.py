@@ -107,8 +107,9 @@ class _Builder:
 
     def __init__(
         self, blocks: tuple[Block, ...], layer: Layer, precision: LayerPrecision, accelerator: Accelerator,
-        variant: Variant,
+        variant: Variant, fewest_steps: int,
     ) -> None:
+        self.fewest_steps = fewest_steps
         self.blocks, self.layer, self.precision = blocks, layer, precision
         self.accelerator, self.variant = accelerator, variant
         self.timing = grid_timing(accelerator)
@@ -174,7 +175,7 @@ class _Builder:
         step = self.accelerator.processing_element.cycles_per_step(self.precision)
         all_steps = dict.fromkeys(DIMS, "steps")
         compute = self.term("compute", step, **all_steps)
-        terms = [replace(compute, floor=step * self.fewest_steps())]
+        terms = [replace(compute, floor=step * self.fewest_steps)]
         constant = float(memory.latency_cycles) + constant_bits / bandwidth
         if timing.stationary is None:
             constant += timing.tail_cycles
@@ -193,30 +194,6 @@ class _Builder:
             elif timing.load_cycles + inside:
                 terms.append(self.term("load", timing.load_cycles + inside, **folds))
         return tuple(terms), constant
-
-    def fewest_steps(self) -> int:
-        """Fewest steps that any unrolling allows: the axes are shared, which single blocks do not see."""
-        sizes = np.array(
-            [*(axis.size for axis in self.accelerator.grid.axes),
-             self.accelerator.processing_element.lanes(self.precision)]
-        )
-        fewest: dict[tuple[int, ...], int] = {(1,) * len(sizes): 1}
-        for block, dims in zip(self.blocks, BLOCKS, strict=True):
-            steps = np.ones(block.size, dtype=np.int64)
-            for dim in dims:
-                steps = steps * block.columns[f"steps_{dim}"]
-            table = np.column_stack([block.axis_use, steps])
-            options = np.unique(table[non_dominated(np.ascontiguousarray(table))], axis=0)
-            following: dict[tuple[int, ...], int] = {}
-            for used, count in fewest.items():
-                for *use, more in options.tolist():
-                    together = tuple(np.multiply(used, use).tolist())
-                    if (np.array(together) <= sizes).all():
-                        total = count * more
-                        if total < following.get(together, total + 1):
-                            following[together] = total
-            fewest = following
-        return min(fewest.values())
 
     def exposed(self, dram: dict[str, Term]) -> tuple[Exposed, ...]:
         """Waits for each operand's tiles, double-buffered and not."""
@@ -335,18 +312,49 @@ class _Builder:
 def build_cost_models(layer: Layer, precision: LayerPrecision, accelerator: Accelerator) -> list[CostModel]:
     """Lay out the cost of every mapping of a layer, one model a variant that has any."""
     blocks = build_blocks(layer, precision, accelerator)
+    axis_sizes = (
+        *(axis.size for axis in accelerator.grid.axes),
+        accelerator.processing_element.lanes(precision),
+    )
+    # Most variants choose from the same rows, and share what follows from these alone.
+    shared: dict[frozenset[Dim], tuple[tuple[Block, ...], int]] = {}
     found = []
     for variant in variants(accelerator):
-        own = _without_loops(blocks, variant.single_trip)
-        if all(block.size for block in own):
-            found.append(_build_cost_model(own, layer, precision, accelerator, variant))
+        if variant.single_trip not in shared:
+            own = _without_loops(blocks, variant.single_trip)
+            possible = all(block.size for block in own)
+            shared[variant.single_trip] = own, _fewest_steps(own, axis_sizes) if possible else 0
+        own, fewest = shared[variant.single_trip]
+        if fewest:
+            builder = _Builder(own, layer, precision, accelerator, variant, fewest)
+            found.append(_build_cost_model(builder, axis_sizes))
     return found
 
 
-def _build_cost_model(
-    blocks: tuple[Block, ...], layer: Layer, precision: LayerPrecision, accelerator: Accelerator, variant: Variant
-) -> CostModel:
-    builder = _Builder(blocks, layer, precision, accelerator, variant)
+def _fewest_steps(blocks: tuple[Block, ...], axis_sizes: tuple[int, ...]) -> int:
+    """Fewest steps that any unrolling allows: the axes are shared, which single blocks do not see."""
+    sizes = np.array(axis_sizes)
+    fewest: dict[tuple[int, ...], int] = {(1,) * len(sizes): 1}
+    for block, dims in zip(blocks, BLOCKS, strict=True):
+        steps = np.ones(block.size, dtype=np.int64)
+        for dim in dims:
+            steps = steps * block.columns[f"steps_{dim}"]
+        table = np.column_stack([block.axis_use, steps])
+        options = np.unique(table[non_dominated(table)], axis=0)
+        following: dict[tuple[int, ...], int] = {}
+        for used, count in fewest.items():
+            for *use, more in options.tolist():
+                together = tuple(np.multiply(used, use).tolist())
+                if (np.array(together) <= sizes).all():
+                    total = count * more
+                    if total < following.get(together, total + 1):
+                        following[together] = total
+        fewest = following
+    return min(fewest.values())
+
+
+def _build_cost_model(builder: _Builder, axis_sizes: tuple[int, ...]) -> CostModel:
+    layer, precision, accelerator = builder.layer, builder.precision, builder.accelerator
     dram = builder.dram_terms()
     parameters = precision.parameter_bits(layer)
     grid, grid_constant = builder.grid_terms(dram, parameters)
@@ -360,8 +368,8 @@ def _build_cost_model(
     final, final_constant = builder.final_terms(dram, parameters)
     energy, energy_constant = builder.energy_terms(dram)
     return CostModel(
-        variant=variant,
-        blocks=blocks,
+        variant=builder.variant,
+        blocks=builder.blocks,
         grid=grid,
         grid_constant=grid_constant,
         exposed=builder.exposed(dram),
@@ -372,10 +380,7 @@ def _build_cost_model(
         energy=energy,
         energy_constant=energy_constant,
         capacities=builder.capacities(),
-        axis_sizes=(
-            *(axis.size for axis in accelerator.grid.axes),
-            accelerator.processing_element.lanes(precision),
-        ),
+        axis_sizes=axis_sizes,
     )
 
 

@@ -22,6 +22,16 @@ class Candidate:
     cost: float
 
 
+def double_buffer_bits(operands: tuple[Operand, ...]) -> int:
+    """A set of double-buffered operands as the kernels have it: one bit an operand."""
+    return sum(1 << OPERANDS.index(operand) for operand in operands)
+
+
+def double_buffered(bits: int) -> tuple[Operand, ...]:
+    """The operands of ``double_buffer_bits``."""
+    return tuple(operand for i, operand in enumerate(OPERANDS) if (bits >> i) & 1)
+
+
 def may_double(model: CostModel) -> tuple[bool, ...]:
     """Whether each operand may be double-buffered at all."""
     allowed = {operand for capacity in model.capacities for operand in capacity.doubled}
@@ -104,6 +114,5 @@ def descend(
         if not np.isfinite(cost):
             continue
         local = tuple(int(r) for r in row - data.block_start[:-1])
-        doubled = tuple(operand for i, operand in enumerate(OPERANDS) if (int(mask) >> i) & 1)
-        found.setdefault(local, Candidate(local, doubled, float(cost)))
+        found.setdefault(local, Candidate(local, double_buffered(int(mask)), float(cost)))
     return sorted(found.values(), key=lambda candidate: candidate.cost)

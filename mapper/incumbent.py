@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from mapper.build_mapping import buffer_order, build_mapping, dram_orders
 from mapper.cost_terms import CostModel
-from mapper.descent import Candidate
+from mapper.descent import Candidate, double_buffer_bits, double_buffered
 from mapper.solution import Objective, objective_cost
 from simulator.accelerator import Accelerator
 from simulator.engine import simulate
@@ -64,8 +64,7 @@ class Incumbent:
     def consider(self, model: CostModel, candidate: Candidate) -> None:
         """Simulate the mappings that a candidate stands for and keep the best."""
         rows = np.array([candidate.rows], dtype=np.int64)
-        mask = sum(1 << i for i, operand in enumerate(OPERANDS) if operand in candidate.double_buffer)
-        self.consider_many(model, rows, np.array([mask]))
+        self.consider_many(model, rows, np.array([double_buffer_bits(candidate.double_buffer)]))
 
     def consider_many(self, model: CostModel, rows: Ints, masks: Ints) -> npt.NDArray[np.bool_]:
         """Simulate all mappings of many choices: ``rows`` (choices, blocks), ``masks`` (choices,) double buffering.
@@ -74,6 +73,10 @@ class Incumbent:
         """
         simulated = np.ones(len(rows), dtype=np.bool_)
         if len(rows) == 0:
+            return simulated
+        if self.objective == "energy":
+            # The closed form is exact, and the order outside the held loops takes no energy.
+            self._keep_best(model, rows, masks, 0, _energy_pj(model, rows))
             return simulated
         tilings = _tilings(model, rows)
         doubled = (masks[:, None] >> np.arange(len(OPERANDS))) & 1 == 1
@@ -88,21 +91,19 @@ class Incumbent:
         )
         inner = _places(buffer_order(model.variant))
         for which, order in enumerate(dram_orders(model.variant)):
-            if self.objective == "energy":
-                costs = _energy_pj(model, rows)
-                if which > 0:
-                    break  # the order outside the held loops takes no energy
-            else:
-                cycles = tiling_cycles(template, geometry, _places(order), inner, *tilings, doubled, MOST_EVENTS)
-                simulated &= cycles >= 0
-                costs = np.where(cycles >= 0, cycles * energy, np.inf)
-            self.proposals += len(rows)
-            best = int(np.argmin(costs))
-            while costs[best] < self.cost * (1 - 1e-12):
-                self._adopt(model, rows[best], int(masks[best]), which)
-                costs[best] = np.inf
-                best = int(np.argmin(costs))
+            cycles = tiling_cycles(template, geometry, _places(order), inner, *tilings, doubled, MOST_EVENTS)
+            simulated &= cycles >= 0
+            self._keep_best(model, rows, masks, which, np.where(cycles >= 0, cycles * energy, np.inf))
         return simulated
+
+    def _keep_best(self, model: CostModel, rows: Ints, masks: Ints, order: int, costs: Floats) -> None:
+        """Adopt what is cheaper than the incumbent, under one order of the DRAM loops."""
+        self.proposals += len(rows)
+        best = int(np.argmin(costs))
+        while costs[best] < self.cost * (1 - 1e-12):
+            self._adopt(model, rows[best], int(masks[best]), order)
+            costs[best] = np.inf
+            best = int(np.argmin(costs))
 
     def _walk_of(self, model: CostModel, rows: Ints, mask: int) -> WalkInput:
         """Walk input of one mapping of a model."""
@@ -121,8 +122,7 @@ class Incumbent:
 
 
 def _candidate(rows: Ints, mask: int) -> Candidate:
-    doubled = tuple(operand for i, operand in enumerate(OPERANDS) if (mask >> i) & 1)
-    return Candidate(tuple(int(row) for row in rows), doubled, 0.0)
+    return Candidate(tuple(int(row) for row in rows), double_buffered(mask), 0.0)
 
 
 def _places(order: tuple[Dim, ...]) -> Ints:

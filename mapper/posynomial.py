@@ -207,6 +207,5 @@ def _undominated(problem: Subproblem, b: int, kept: npt.NDArray[np.int64]) -> np
             columns.append(factor[kept])
     if not columns:
         return kept[:1]
-    table = np.unique(np.column_stack(columns), axis=1)
-    survivors: npt.NDArray[np.int64] = kept[non_dominated(np.ascontiguousarray(table.astype(np.int64)))]
+    survivors: npt.NDArray[np.int64] = kept[non_dominated(np.column_stack(columns).astype(np.int64))]
     return survivors

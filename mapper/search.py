@@ -23,7 +23,7 @@ from mapper.incumbent import PROOF_TOLERANCE, Incumbent
 from mapper.solution import MappingSolution, Objective, SearchBudget
 from simulator.accelerator import Accelerator
 from simulator.errors import InfeasibleError, Problem
-from simulator.layer import Layer, Operand
+from simulator.layer import Layer
 from simulator.plan import grid_timing
 from simulator.precision import LayerPrecision
 
@@ -56,16 +56,16 @@ def _start(models: list[CostModel], incumbent: Incumbent, deadline: float) -> No
 def prove(models: list[CostModel], incumbent: Incumbent, budget: SearchBudget) -> float:
     """Search every variant. Returns the lower bound of them all."""
     began = time.process_time()
+    deadline = began + budget.cpu_seconds
     bound, left = incumbent.proven(), models
     if budget.prover != "cp_sat":
         # Where CP-SAT may have to follow, leave it half of the time.
         share = 0.5 if budget.prover == "auto" else 1.0
-        deadline = began + budget.cpu_seconds
         bound, left = prove_by_enumeration(models, incumbent, began + share * budget.cpu_seconds, deadline)
         if budget.prover == "enumeration" and left:
             return 0.0
     if left:
-        bound = min(bound, prove_by_cp_sat(left, incumbent, budget, began + budget.cpu_seconds))
+        bound = min(bound, prove_by_cp_sat(left, incumbent, budget, deadline))
     return bound
 
 
@@ -123,12 +123,7 @@ def explain_infeasible(models: list[CostModel], layer: Layer, precision: LayerPr
     seen: set[str] = set()
     for model in models:
         for capacity in model.capacities:
-            demand: dict[Operand, int] = {}
-            for operand, term in capacity.tiles.items():
-                smallest = term.coefficient
-                for factor in term.factors:
-                    smallest *= 1 if factor is None else int(factor.min())
-                demand[operand] = int(smallest)
+            demand = {operand: int(term.smallest) for operand, term in capacity.tiles.items()}
             total = sum(demand.values())
             if total > capacity.size_bits and capacity.memory not in seen:
                 seen.add(capacity.memory)

@@ -128,13 +128,6 @@ class TilingModel:
         ]
         self.model.add_bool_or([literal.negated() for literal in literals])
 
-    def hint(self, rows: tuple[int, ...]) -> None:
-        """Tell the solver of a known choice; rows that were dropped are left open."""
-        self.model.clear_hints()  # type: ignore[no-untyped-call]
-        for b, row in enumerate(rows):
-            for literal, kept in zip(self.chosen[b], self.rows[b], strict=True):
-                self.model.add_hint(literal, bool(kept == row))
-
     def solve(self, below: float, seconds: float) -> Answer:
         """Find the cheapest choice that costs less than ``below`` (at most what the model was built for)."""
         ceiling = min(COST_SCALE, math.ceil(below / self.unit) - 1)

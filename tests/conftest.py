@@ -6,7 +6,9 @@ Choose with ``HYPOTHESIS_PROFILE=nightly``. ``quick`` is for work on the engines
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 _SLOW_IS_FINE = (HealthCheck.too_slow, HealthCheck.data_too_large)
@@ -23,3 +25,12 @@ settings.register_profile(
     phases=(Phase.explicit, Phase.generate),
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(scope="module")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Mappings of one file of tests are cached together, and apart from the user's; plots are drawn small."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bitmosaic.plots.PNG_DPI", 50)
+        patch.setenv("BITMOSAIC_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield

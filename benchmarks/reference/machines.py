@@ -54,12 +54,9 @@ def bare_machine(
     )
 
 
-def run_in_one_pass(
-    layer: Layer, precision: LayerPrecision, machine: Accelerator, spatial: dict[str, dict[Dim, int]],
-    order: tuple[Dim, ...],
-) -> LayerResult:
-    """Simulate a layer as one buffer tile, walked in ``order`` (outermost first)."""
-    mapping = Mapping(
+def one_pass(layer: Layer, spatial: dict[str, dict[Dim, int]], order: tuple[Dim, ...]) -> Mapping:
+    """A layer as one buffer tile, walked in ``order`` (outermost first)."""
+    return Mapping(
         spatial=spatial,
         levels=(
             MappingLevel(level="dram"),
@@ -67,7 +64,14 @@ def run_in_one_pass(
             MappingLevel(level="register"),
         ),
     )
-    return simulate(layer, precision, machine, mapping)
+
+
+def run_in_one_pass(
+    layer: Layer, precision: LayerPrecision, machine: Accelerator, spatial: dict[str, dict[Dim, int]],
+    order: tuple[Dim, ...],
+) -> LayerResult:
+    """Simulate a layer as one buffer tile, walked in ``order`` (outermost first)."""
+    return simulate(layer, precision, machine, one_pass(layer, spatial, order))
 
 
 def grid_cycles(result: LayerResult) -> int:

@@ -7,20 +7,18 @@ version: Numba itself does not notice when a function in *another* file changes.
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
 import numba
+
+from simulator.cache_folder import cache_folder
 
 
 def _cache_folder() -> Path:
     digest = hashlib.sha256(numba.__version__.encode())
     for source in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(source.read_bytes())
-    root = os.environ.get("BITMOSAIC_CACHE_DIR") or Path(
-        os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "bitmosaic"
-    )
-    return Path(root, "kernels", digest.hexdigest()[:16])
+    return cache_folder("kernels") / digest.hexdigest()[:16]
 
 
 _previous = numba.config.CACHE_DIR

@@ -101,7 +101,8 @@ def enumerate_choices(
     possible = surviving_rows(m, below, alive, bound, smallest)
     own = [np.flatnonzero(alive[a:b]) + a for a, b in zip(m.block_start[:-1], m.block_start[1:], strict=True)]
     if undominated and possible:
-        own = [rows_of[_undominated(m, rows_of)] for rows_of in own]
+        tables = [np.column_stack([m.factors[kept].astype(np.int64), m.axis_use[kept]]) for kept in own]
+        own = [kept[non_dominated(table)] for kept, table in zip(own, tables, strict=True)]
     # Small blocks first: their choices then prune the large ones. Most promising rows first.
     order = np.argsort([len(kept) for kept in own], kind="stable")
     listed = np.concatenate([own[b][np.argsort(bound[own[b]], kind="stable")] for b in order])
@@ -114,16 +115,6 @@ def enumerate_choices(
     )
     count, floor, finished = (0, below, True) if not possible else search
     return rows[:count], masks[:count], costs[:count], floor, finished
-
-
-def _undominated(m: CostInput, rows: Ints) -> npt.NDArray[np.bool_]:
-    """Which rows of a block no other one matches or beats in every term and on every axis."""
-    table = np.column_stack([m.factors[rows].astype(np.int64), m.axis_use[rows]])
-    varying = table[:, (table != table[0]).any(axis=0)]
-    if varying.shape[1] == 0:
-        first: npt.NDArray[np.bool_] = np.arange(len(rows)) == 0
-        return first
-    return non_dominated(np.ascontiguousarray(np.unique(varying, axis=1)))
 
 
 @numba.njit(cache=True)

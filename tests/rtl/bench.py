@@ -17,13 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import pyrtl
 
-from benchmarks.reference.machines import bare_machine, grid_cycles
+from benchmarks.reference.machines import bare_machine, grid_cycles, one_pass
 from simulator.accelerator import Accelerator, Axis, MulticastPassing
 from simulator.engine import simulate
 from simulator.formats import Format
 from simulator.layer import Dim, Layer
-from simulator.mapping import Mapping as LayerMapping
-from simulator.mapping import MappingLevel
 from simulator.precision import LayerPrecision
 from simulator.processing_elements import ProcessingElement
 from simulator.reference import simulate_reference
@@ -124,14 +122,7 @@ def predict(
 ) -> Prediction:
     """Simulate ``inputs`` (P, C) times ``weights`` (K, C), transposed, as one buffer tile walked in ``order``."""
     layer = Layer(name="product", dims={"K": len(weights), "P": len(inputs), "C": weights.shape[1]})
-    mapping = LayerMapping(
-        spatial=spatial,
-        levels=(
-            MappingLevel(level="dram"),
-            MappingLevel(level="buffer", tile=dict(layer.dims), order=order),
-            MappingLevel(level="register"),
-        ),
-    )
+    mapping = one_pass(layer, spatial, order)
     fast = simulate(layer, precision, machine, mapping, engine="fast")
     _, outputs = simulate_reference(
         layer, precision, machine, mapping,

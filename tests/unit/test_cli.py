@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from workloads import list_networks
 COMMANDS = ("explore", "hardware", "networks", "redraw", "simulate", "validate")
 ENVIRONMENT = dict(os.environ)  # with the user's cache: compiled kernels are in it
 QUICK = ("--seconds-per-layer", "0.1", "--gap", "0.5", "--workers", "1")
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def _model(shape: list[int | str]) -> onnx.ModelProto:
@@ -48,15 +48,6 @@ def _model(shape: list[int | str]) -> onnx.ModelProto:
         [numpy_helper.from_array(array.astype(np.float32), name) for name, array in weights.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Mappings of this file are cached together, and apart from the user's; plots are drawn small."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bitmosaic.plots.PNG_DPI", 50)
-        patch.setenv("BITMOSAIC_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +24,7 @@ from workloads import Network, open_network
 MENU = ["w8a8", "w4a8", "w2a8"]
 BUDGET = SearchBudget(cpu_seconds=0.2, target_gap=0.5)
 RECORDS = ("mappings.jsonl", "sensitivity.jsonl", "accuracy.jsonl", "points.jsonl")
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def tiny_model() -> onnx.ModelProto:
@@ -47,14 +47,6 @@ def tiny_model() -> onnx.ModelProto:
         [numpy_helper.from_array(array.astype(np.float32), name) for name, array in weights.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Mappings of this file are cached together, and apart from the user's."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BITMOSAIC_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="module")

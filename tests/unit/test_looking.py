@@ -7,7 +7,6 @@ import json
 import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,15 +23,7 @@ from simulator.result import LayerResult, VectorResult
 BUDGET = bitmosaic.SearchBudget(cpu_seconds=0.1, target_gap=0.5)
 QUICK = ("--seconds-per-layer", "0.1", "--gap", "0.5", "--workers", "1")
 Event = dict[str, Any]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Mappings of this file are cached together, and apart from the user's."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bitmosaic.plots.PNG_DPI", 50)
-        patch.setenv("BITMOSAIC_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        yield
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(scope="module")
