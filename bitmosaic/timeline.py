@@ -20,7 +20,6 @@ from bitmosaic.baseline_cost import UniformRun
 from simulator.accelerator import Accelerator
 from simulator.errors import ConfigurationError, Problem, closest
 from simulator.layer import OPERANDS, Operand
-from simulator.mapping import Mapping
 from simulator.plan import Plan
 from simulator.precision import LayerPrecision
 from simulator.result import LayerResult, VectorResult
@@ -30,7 +29,9 @@ DEFAULT_MOST_SLICES = 1_000_000
 PROCESS = 1
 OPERATIONS, GRID, DRAM, VECTOR = 1, 2, 3, 4
 _THREADS = {OPERATIONS: "operations", GRID: "grid", DRAM: "DRAM channel", VECTOR: "vector unit"}
-_THREAD_OF = {"grid": GRID, "dram": DRAM}
+# Transfers between two buffers may overlap: each kind of each outer buffer has a thread of its own, from here on.
+_BUFFERS = 5
+_BETWEEN_BUFFERS = ("load weight", "load input", "load partial sums", "write partial sums", "write output")
 TraceEvent = dict[str, Any]
 # Made once: json.dumps would make an encoder for each event.
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -130,9 +131,17 @@ def _write(path: Path, events: Iterator[TraceEvent], notes: dict[str, Any]) -> N
 
 def _names(accelerator: Accelerator) -> Iterator[TraceEvent]:
     yield _event("M", "process_name", 0, args={"name": f"{accelerator.name} (1 µs = 1 cycle)"})
-    for thread, name in _THREADS.items():
+    for thread, name in (_THREADS | _buffer_threads(accelerator)).items():
         yield _event("M", "thread_name", thread, args={"name": name})
         yield _event("M", "thread_sort_index", thread, args={"sort_index": thread})
+
+
+def _buffer_threads(accelerator: Accelerator) -> dict[int, str]:
+    """Threads of what moves between buffers, where the machine has several levels of them."""
+    if accelerator.buffer_levels == 1:
+        return {}
+    names = [f"{buffer.name}: {kind}" for buffer in accelerator.buffers for kind in _BETWEEN_BUFFERS]
+    return dict(enumerate(names, start=_BUFFERS))
 
 
 def _event(phase: str, name: str, thread: int, **fields: object) -> TraceEvent:
@@ -140,7 +149,7 @@ def _event(phase: str, name: str, thread: int, **fields: object) -> TraceEvent:
 
 
 def _slice(name: str, thread: int, start: int, cycles: int, **args: object) -> TraceEvent:
-    return _event("X", name, thread, cat=_THREADS[thread], ts=start, dur=cycles, args=args)
+    return _event("X", name, thread, cat=_THREADS.get(thread, "buffers"), ts=start, dur=cycles, args=args)
 
 
 def _layer_events(
@@ -153,42 +162,40 @@ def _layer_events(
         pe_utilization_percent=round(100.0 * result.pe_utilization, 3),
     )
     changes: dict[tuple[str, int], dict[Operand, int]] = defaultdict(lambda: defaultdict(int))
-    counters = _counters(plan.accelerator, plan.mapping)
+    buffer_threads = {name: thread for thread, name in _buffer_threads(plan.accelerator).items()}
     end = 0  # of what the grid is drawn to do
     for piece in trace.slices():
         if piece.track == "held":
             operand: Operand = piece.name  # type: ignore[assignment]
-            changes[counters[operand], piece.start][operand] += piece.bits
-            changes[counters[operand], piece.start + piece.cycles][operand] -= piece.bits
+            changes[piece.memory, piece.start][operand] += piece.bits
+            changes[piece.memory, piece.start + piece.cycles][operand] -= piece.bits
             continue
-        fields = {"pass": piece.tile} | ({"bits": piece.bits} if piece.track == "dram" else {})
-        yield _slice(piece.name, _THREAD_OF[piece.track], start + piece.start, piece.cycles, **fields)
+        fields: dict[str, object] = {"pass": piece.tile}
+        thread = GRID
+        if piece.track == "grid":
+            fields |= {"memory": piece.memory} if piece.memory else {}
+        else:
+            thread = DRAM if piece.track == "dram" else buffer_threads[f"{piece.memory}: {piece.name}"]
+            fields |= {"bits": piece.bits}
+        yield _slice(piece.name, thread, start + piece.start, piece.cycles, **fields)
         if piece.track == "grid":
             end = piece.start + piece.cycles
     if trace.left_out:
         # Inside the layer's own slice, so it nests there; never of no length, which would not be seen.
         end = min(end, trace.total_cycles - 1)
         yield _slice(f"{trace.left_out:,} slices left out", OPERATIONS, start + end, trace.total_cycles - end)
-    yield from _counter_events(changes, counters, start)
-
-
-def _counters(accelerator: Accelerator, mapping: Mapping) -> dict[Operand, str]:
-    """The memory that holds each operand's tiles: its buffer, or the register file where it bypasses that."""
-    found: dict[Operand, str] = {}
-    for operand in OPERANDS:
-        file = accelerator.registers_of(operand)
-        bypasses = operand in mapping.bypass and file is not None
-        found[operand] = file.name if bypasses and file else accelerator.buffer_of(operand).name
-    return found
+    yield from _counter_events(changes, start)
 
 
 def _counter_events(
-    changes: dict[tuple[str, int], dict[Operand, int]], counters: dict[Operand, str], start: int
+    changes: dict[tuple[str, int], dict[Operand, int]], start: int
 ) -> Iterator[TraceEvent]:
     """Levels from changes: one event where a memory's content changes, with the bits of each operand in it."""
-    level: dict[str, dict[Operand, int]] = {name: {} for name in counters.values()}
-    for operand, name in counters.items():
-        level[name][operand] = 0
+    level: dict[str, dict[Operand, int]] = defaultdict(dict)
+    for (name, _), change in changes.items():
+        for operand in OPERANDS:
+            if operand in change:
+                level[name].setdefault(operand, 0)
     for (name, time), change in sorted(changes.items()):
         for operand, bits in change.items():
             level[name][operand] += bits

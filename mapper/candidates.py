@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.accelerator import LANES, Accelerator, MulticastPassing
-from simulator.kernels import nested_starts, non_dominated, tile_starts, touched_counts
+from simulator.kernels import nested_starts, non_dominated, touched_counts
 from simulator.layer import OPERANDS, RELEVANT_DIMS, Dim, Layer
 from simulator.precision import LayerPrecision
 
@@ -186,6 +186,12 @@ def _prefilter(choice: DimChoices) -> DimChoices:
     return choice.take(non_dominated(values))
 
 
+def _starts(extent: int, *tiles: int) -> Ints:
+    """Starts of the innermost of nested tiles."""
+    starts: Ints = nested_starts(extent, np.array(tiles, dtype=np.int64))
+    return starts
+
+
 def _pair_block(layer: Layer, axis: int, position: DimChoices, tap: DimChoices) -> Block:
     """All combinations of a position's and a tap's choices, with the input extents of each."""
     count = len(position.buffer_tile), len(tap.buffer_tile)
@@ -201,14 +207,13 @@ def _pair_block(layer: Layer, axis: int, position: DimChoices, tap: DimChoices) 
         tiles = int(one.buffer_tile[i]), int(other.buffer_tile[i])
         if tiles not in buffer_sums:
             touched = touched_counts(
-                tile_starts(one.extent, tiles[0]), tile_starts(other.extent, tiles[1]),
-                stride, dilation, padding, size,
+                _starts(one.extent, tiles[0]), _starts(other.extent, tiles[1]), stride, dilation, padding, size
             )
             buffer_sums[tiles] = int(touched.sum()), int(touched.max()), int(touched[0, 0])
         key = (*tiles, int(min(one.grid_tile[i], tiles[0])), int(min(other.grid_tile[i], tiles[1])))
         if key not in grid_sums:
             touched = touched_counts(
-                nested_starts(one.extent, key[0], key[2]), nested_starts(other.extent, key[1], key[3]),
+                _starts(one.extent, key[0], key[2]), _starts(other.extent, key[1], key[3]),
                 stride, dilation, padding, size,
             )
             grid_sums[key] = int(touched.sum()), int(touched[0, 0])

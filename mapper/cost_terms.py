@@ -256,7 +256,7 @@ class _Builder:
         plain_inputs = layer.extent("G") * layer.extent("N") * layer.extent("C")
         for operand in OPERANDS:
             if operand != self.variant.bypass:
-                buffer = machine.buffer_of(operand)
+                (buffer,) = machine.buffers_of(operand)
                 read, write = buffer.read_energy_pj_per_bit, buffer.write_energy_pj_per_bit
                 pair = "input_grid_sum" if operand == "input" else ""
                 count = {

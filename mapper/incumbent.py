@@ -13,7 +13,6 @@ from mapper.descent import Candidate, double_buffer_bits, double_buffered
 from mapper.solution import Objective, objective_cost
 from simulator.accelerator import Accelerator
 from simulator.engine import simulate
-from simulator.fast import walk_input
 from simulator.kernels import tiling_cycles
 from simulator.kernels.tile_walk import WalkInput
 from simulator.layer import DIMS, OPERANDS, Dim, Layer
@@ -21,6 +20,7 @@ from simulator.mapping import Mapping
 from simulator.plan import Plan
 from simulator.precision import LayerPrecision
 from simulator.result import LayerResult
+from simulator.walk_input import walk_input
 
 PROOF_TOLERANCE = 1e-6  # relative
 MOST_EVENTS = 1 << 22  # a tiling with more passes is not simulated; what is known of it is its closed-form cost

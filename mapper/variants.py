@@ -50,7 +50,7 @@ def variants(accelerator: Accelerator) -> tuple[Variant, ...]:
         if stationary is not None and registers != stationary:
             single = frozenset(IRRELEVANT[stationary])
         found += [Variant(held, registers, None, single) for held in OPERANDS]
-        if registers is not None and registers in accelerator.buffer_of(registers).may_bypass:
+        if registers is not None and registers in accelerator.buffers_of(registers)[0].may_bypass:
             found += [Variant(held, registers, registers, single) for held in OPERANDS]
             found.append(Variant(registers, registers, registers, single | RELEVANT_DIMS[registers]))
     return tuple(found)

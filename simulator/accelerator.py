@@ -1,8 +1,7 @@
 """The machine: an ordered memory hierarchy, a grid of processing elements, and a vector unit.
 
-What the parts mean in time is said in ``docs/simulator.md``. The model is written for hierarchies of any depth;
-the engines of this version run DRAM, one level of buffers, and registers in the PEs, and ``Accelerator`` refuses
-anything else with a message that says so.
+What the parts mean in time is said in ``docs/simulator.md``. Memories stand outermost first: one DRAM, any number of
+levels of buffers, at most one level of registers in the PEs.
 """
 
 from __future__ import annotations
@@ -18,8 +17,40 @@ LANES = "lanes"
 Energy = Annotated[float, Field(ge=0)]
 
 
+class DramRows(Frozen):
+    """Banks and rows of a DRAM with open pages (docs/simulator.md, "DRAM rows").
+
+    Attributes:
+        banks: rows that may be open at once; consecutive rows lie in consecutive banks.
+        row_bits: bits of one row.
+        activate_cycles: from a bank with no open row to its first bit (tRCD).
+        precharge_cycles: to close the row that is open instead (tRP).
+        refresh_interval_cycles: every so often all rows close and the channel rests (tREFI); None: never.
+        refresh_cycles: how long it rests (tRFC).
+    """
+
+    banks: int = Field(ge=1)
+    row_bits: int = Field(ge=1)
+    activate_cycles: int = Field(ge=0)
+    precharge_cycles: int = Field(ge=0)
+    refresh_interval_cycles: int | None = Field(default=None, ge=1)
+    refresh_cycles: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> DramRows:
+        if self.refresh_interval_cycles is not None and self.refresh_cycles >= self.refresh_interval_cycles:
+            raise ValueError(
+                f"refresh_cycles={self.refresh_cycles}: leaves no time for anything else "
+                f"(refresh_interval_cycles={self.refresh_interval_cycles})"
+            )
+        return self
+
+
 class Dram(Frozen):
-    """Off-chip memory behind one channel. A request takes its latency, then moves whole bursts."""
+    """Off-chip memory behind one channel. A request takes its latency, then moves whole bursts.
+
+    ``rows`` adds the time of opening and closing rows; without it every access finds its row open.
+    """
 
     kind: Literal["dram"] = "dram"
     name: str = "dram"
@@ -28,6 +59,7 @@ class Dram(Frozen):
     burst_bits: int = Field(default=1, ge=1)
     read_energy_pj_per_bit: Energy
     write_energy_pj_per_bit: Energy
+    rows: DramRows | None = None
 
 
 class Buffer(Frozen):
@@ -37,7 +69,16 @@ class Buffer(Frozen):
         keeps: operands that it holds.
         size_bits: capacity, shared by all that it keeps.
         double_buffer: whether a tile may be kept twice, so that the next one loads while this one is used.
-        may_bypass: operands that a mapping may bring from DRAM straight to the registers.
+        may_bypass: operands that a mapping may send past this buffer: into the next smaller one that keeps them, or
+            where there is none straight to the registers.
+        level: which of the mapping's buffer tiles it holds, counted from 1, the outermost. None: one more than the
+            innermost buffer listed before it that keeps one of its operands.
+        read_bandwidth_bits_per_cycle, write_bandwidth_bits_per_cycle: what a bank's port passes; None: as much as
+            is asked for, in no time.
+        ports: ``separate`` ports for reading and writing, or one ``shared`` port a bank.
+        banks: a power of two. The tiles that the buffer holds (two of a double-buffered operand) lie in consecutive
+            banks, and accesses to different banks do not wait for each other.
+        latency_cycles: from a read's transfer to the arrival in a smaller buffer.
     """
 
     kind: Literal["buffer"] = "buffer"
@@ -48,9 +89,21 @@ class Buffer(Frozen):
     write_energy_pj_per_bit: Energy
     double_buffer: bool = True
     may_bypass: tuple[Operand, ...] = ()
+    level: int | None = Field(default=None, ge=1)
+    read_bandwidth_bits_per_cycle: int | None = Field(default=None, ge=1)
+    write_bandwidth_bits_per_cycle: int | None = Field(default=None, ge=1)
+    ports: Literal["separate", "shared"] = "separate"
+    banks: int = Field(default=1, ge=1)
+    latency_cycles: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _check(self) -> Buffer:
+        if self.banks & (self.banks - 1):
+            raise ValueError(f"banks={self.banks}: must be a power of two")
+        if self.ports == "shared" and None in (
+            self.read_bandwidth_bits_per_cycle, self.write_bandwidth_bits_per_cycle
+        ):
+            raise ValueError("ports=shared: needs read_bandwidth_bits_per_cycle and write_bandwidth_bits_per_cycle")
         for operand in self.may_bypass:
             if operand not in self.keeps:
                 raise ValueError(f"may_bypass={operand}: is not among what the buffer keeps")
@@ -199,16 +252,20 @@ class Accelerator(Frozen):
         names = [memory.name for memory in self.memories]
         if len(set(names)) != len(names):
             raise ValueError(f"memories: names must differ, got {names}")
-        for kind, at_least in ((Buffer, 1), (RegisterFile, 0)):
-            for operand in OPERANDS:
-                count = sum(isinstance(m, kind) and operand in m.keeps for m in self.memories)
-                if count < at_least:
-                    raise ValueError(f"memories: no buffer keeps the {operand}")
-                if count > 1:
-                    raise ValueError(
-                        f"memories: {count} levels of {kind.__name__} keep the {operand}; "
-                        "this version runs one level of buffers and one of registers"
-                    )
+        for operand in OPERANDS:
+            levels = [self.level_of(buffer) for buffer in self.buffers if operand in buffer.keeps]
+            if not levels:
+                raise ValueError(f"memories: no buffer keeps the {operand}")
+            if sorted(set(levels)) != levels:
+                raise ValueError(
+                    f"memories: the buffers of the {operand} are on levels {levels}; each must lie further in"
+                )
+            files = sum(operand in file.keeps for file in self.register_files)
+            if files > 1:
+                raise ValueError(f"memories: {files} register files keep the {operand}; this version runs one")
+        levels = sorted({self.level_of(buffer) for buffer in self.buffers})
+        if levels != list(range(1, len(levels) + 1)):
+            raise ValueError(f"memories: buffers are on levels {levels}; levels are counted from 1 without gaps")
         return self
 
     @property
@@ -220,7 +277,7 @@ class Accelerator(Frozen):
 
     @property
     def buffers(self) -> tuple[Buffer, ...]:
-        """The on-chip buffers."""
+        """The on-chip buffers, outermost first."""
         return tuple(memory for memory in self.memories if isinstance(memory, Buffer))
 
     @property
@@ -228,9 +285,21 @@ class Accelerator(Frozen):
         """The storage inside each PE."""
         return tuple(memory for memory in self.memories if isinstance(memory, RegisterFile))
 
-    def buffer_of(self, operand: Operand) -> Buffer:
-        """Return the buffer that keeps an operand."""
-        return next(buffer for buffer in self.buffers if operand in buffer.keeps)
+    def level_of(self, buffer: Buffer) -> int:
+        """Which of a mapping's buffer tiles a buffer holds, counted from 1, the outermost."""
+        if buffer.level is not None:
+            return buffer.level
+        outer = self.buffers[: [other.name for other in self.buffers].index(buffer.name)]
+        return 1 + max((self.level_of(other) for other in outer if set(other.keeps) & set(buffer.keeps)), default=0)
+
+    @property
+    def buffer_levels(self) -> int:
+        """Levels of buffers between DRAM and registers."""
+        return max(self.level_of(buffer) for buffer in self.buffers)
+
+    def buffers_of(self, operand: Operand) -> tuple[Buffer, ...]:
+        """Return the buffers that keep an operand, outermost first."""
+        return tuple(buffer for buffer in self.buffers if operand in buffer.keeps)
 
     def registers_of(self, operand: Operand) -> RegisterFile | None:
         """Return the register file that keeps an operand, or None where it is read anew for every step."""

@@ -46,7 +46,6 @@ def active_steps(plan: Plan) -> npt.NDArray[np.int64]:
 def _steps(plan: Plan, dim: Dim, pe: int) -> int:
     """Σ over buffer tiles of the steps along a dimension in which the PE of that number has an element."""
     place = DIMS.index(dim)
-    extent, tile, held = int(plan.extent[place]), int(plan.buffer_tile[place]), int(plan.unroll[place])
-    before = pe * int(plan.lane_unroll[place])
-    whole, rest = divmod(extent, tile)
-    return whole * -(-max(0, tile - before) // held) + -(-max(0, rest - before) // held)
+    held, before = int(plan.unroll[place]), pe * int(plan.lane_unroll[place])
+    lengths = plan.tile_lengths(dim, plan.levels)
+    return sum(count * -(-max(0, length - before) // held) for length, count in lengths.items())

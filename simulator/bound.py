@@ -11,7 +11,10 @@ Three things take time whatever happens, and each gives a bound:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+import numpy as np
 
 from simulator.counts import DramTraffic, dram_traffic, energy_pj, traffic_rows
 from simulator.fast import pe_utilization
@@ -44,7 +47,7 @@ def _grid_overhead(plan: Plan) -> int:
     folds = 1
     for dim in DIMS:
         if dim in streamed:
-            passes_per_streamed *= int(plan.dram_trips[DIMS.index(dim)])
+            passes_per_streamed *= sum(plan.tile_lengths(dim, plan.levels).values())
         else:
             folds *= plan.tiles_of(dim, plan.unroll)
     folds *= passes_per_streamed
@@ -63,39 +66,33 @@ def _grid_overhead(plan: Plan) -> int:
 
 
 def first_tile_bits(plan: Plan, operand: Operand) -> int:
-    """Bits of the tile that event 0 loads."""
-    if operand == plan.bypass and plan.buffer_event_loops:
-        tile, touched = plan.grid_tile.clip(max=plan.buffer_tile), plan.grid_touched
-    else:
-        tile, touched = plan.buffer_tile, plan.buffer_touched
+    """Bits that DRAM sends of an operand before event 0 may start."""
+    level = plan.places(operand)[0].level
+    tile = np.vstack([plan.tile, plan.grid_tile])[: level + 1].min(axis=0)
     plain = ("G", "K", "C", "R", "S") if operand == "weight" else ("G", "N", "C")
-    count = 1
-    for dim in plain:
-        count *= int(min(tile[DIMS.index(dim)], plan.extent[DIMS.index(dim)]))
+    count = math.prod(int(tile[DIMS.index(dim)]) for dim in plain)
     if operand == "input":
-        count *= int(touched[0][0, 0]) * int(touched[1][0, 0])
+        rows, columns = plan.touched(level)
+        count *= int(rows[0, 0]) * int(columns[0, 0])
     return count * plan.precision.stored_bits(operand)
 
 
-def _last_extent(plan: Plan, dim: Dim) -> int:
-    """Extent of what the last event covers of a dimension."""
+def _last_extent(plan: Plan, dim: Dim, level: int) -> int:
+    """Extent of the last tile of a level; below the buffers, of what the last event covers."""
     i = DIMS.index(dim)
-    last = int(plan.extent[i]) - (int(plan.dram_trips[i]) - 1) * int(plan.buffer_tile[i])
-    if dim in plan.buffer_event_loops:
+    last = int(plan.extent[i])
+    for tile in plan.tile[1 : level + 1, i].tolist():
+        last -= (-(-last // tile) - 1) * tile
+    if level > plan.levels and dim in plan.buffer_event_loops:
         step = int(plan.grid_tile[i])
         last -= (-(-last // step) - 1) * step
     return last
 
 
 def last_write_bits(plan: Plan) -> int:
-    """Bits of the write-back after the last event."""
-    count = 1
-    for dim in RELEVANT_DIMS["output"]:
-        i = DIMS.index(dim)
-        if plan.bypass == "output":
-            count *= _last_extent(plan, dim)
-        else:
-            count *= int(plan.extent[i]) - (int(plan.dram_trips[i]) - 1) * int(plan.buffer_tile[i])
+    """Bits that go to DRAM after the last event."""
+    level = plan.places("output")[0].level
+    count = math.prod(_last_extent(plan, dim, level) for dim in RELEVANT_DIMS["output"])
     return count * plan.precision.output.bits
 
 
@@ -103,8 +100,31 @@ def last_pass_cycles(plan: Plan) -> int:
     """Cycles in which the last pass takes steps."""
     steps = 1
     for i, dim in enumerate(DIMS):
-        steps *= -(-_last_extent(plan, dim) // int(plan.unroll[i]))
+        steps *= -(-_last_extent(plan, dim, plan.levels + 1) // int(plan.unroll[i]))
     return steps * plan.step_cycles
+
+
+def _loads_ahead(plan: Plan, operand: Operand) -> bool:
+    """Whether DRAM may move an operand's tiles under the passes."""
+    places = plan.places(operand)
+    return len(places) > 1 or places[0].double_buffer
+
+
+def _port_cycles(plan: Plan, dram: DramTraffic) -> int:
+    """Cycles that the busiest of the buffers' limited ports needs, if its banks share the work evenly."""
+    rows = traffic_rows(plan, dram)
+    longest = 0
+    for buffer in plan.accelerator.buffers:
+        own = [row for row in rows if row.memory == buffer.name]
+        ways = (
+            (sum(row.read_bits for row in own), buffer.read_bandwidth_bits_per_cycle),
+            (sum(row.write_bits for row in own), buffer.write_bandwidth_bits_per_cycle),
+        )
+        # Every transfer is rounded up by itself, so the sum's floor is a bound.
+        cycles = [bits // width for bits, width in ways if width is not None]
+        busiest = sum(cycles) if buffer.ports == "shared" else max(cycles, default=0)
+        longest = max(longest, _ceil(busiest, buffer.banks))
+    return longest
 
 
 def bound_cycles(plan: Plan, dram: DramTraffic) -> CycleBound:
@@ -118,19 +138,21 @@ def bound_cycles(plan: Plan, dram: DramTraffic) -> CycleBound:
     start = latency + _ceil(arrival_bits, bandwidth) if arrival_bits else 0
     last_write = _ceil(last_write_bits(plan), bandwidth)
 
-    # Loads that find the grid waiting: those of a slot that the pass before still uses.
+    # Loads that find the grid waiting: those of a slot that the pass before still uses. (What a smaller buffer has
+    # copied may be overwritten under the pass.)
     serial_bits = 0
-    for operand, moved in (("weight", dram.weight_read_bits), ("input", dram.input_read_bits)):
-        if operand not in plan.mapping.double_buffer:
+    moved_inward: dict[Operand, int] = {"weight": dram.weight_read_bits, "input": dram.input_read_bits}
+    for operand, moved in moved_inward.items():
+        if not _loads_ahead(plan, operand):
             serial_bits += moved - first[operand]
-    if "output" not in plan.mapping.double_buffer:
+    if not _loads_ahead(plan, "output"):
         serial_bits += dram.sum_read_bits + dram.sum_write_bits + dram.final_write_bits - last_write_bits(plan)
     grid = start + compute + overhead + _ceil(serial_bits, bandwidth) + last_write
     channel = _ceil(dram.total_bits, bandwidth) + (latency if dram.total_bits > dram.final_write_bits else 0)
     loads = dram.parameter_read_bits + dram.weight_read_bits + dram.input_read_bits
     loaded = _ceil(loads, bandwidth) + (latency if loads else 0)
     final = loaded + last_pass_cycles(plan) + timing.tail_cycles + last_write
-    total = max(grid, channel, final)
+    total = max(grid, channel, final, _port_cycles(plan, dram))
     return CycleBound(total, compute, overhead, channel)
 
 

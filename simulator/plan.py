@@ -13,9 +13,9 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from simulator.accelerator import LANES, Accelerator, MulticastPassing, SystolicPassing
+from simulator.accelerator import LANES, Accelerator, Buffer, MulticastPassing, RegisterFile, SystolicPassing
 from simulator.errors import MappingError, Problem, closest
-from simulator.kernels import nested_starts, tile_starts, touched_counts
+from simulator.kernels import nested_starts, touched_counts
 from simulator.layer import DIMS, OPERANDS, RELEVANT_DIMS, Dim, Layer, Operand
 from simulator.mapping import Mapping
 from simulator.precision import LayerPrecision
@@ -61,6 +61,16 @@ def grid_timing(accelerator: Accelerator) -> GridTiming:
     )
 
 
+@dataclass(frozen=True)
+class Place:
+    """A memory that an operand passes: its level among the buffers (registers stand below all), and whether the
+    operand is held there twice."""
+
+    level: int
+    memory: Buffer | RegisterFile
+    double_buffer: bool
+
+
 class Plan:
     """A checked mapping of one layer, in numbers.
 
@@ -75,17 +85,23 @@ class Plan:
         self.layer, self.precision, self.accelerator, self.mapping = layer, precision, accelerator, mapping
         self.timing = grid_timing(accelerator)
         self.step_cycles = accelerator.processing_element.cycles_per_step(precision)
-        buffer, register = mapping.level("buffer"), mapping.level("register")
+        self._touched: dict[int, tuple[Counts, Counts]] = {}
         self.extent = np.array(layer.shape, dtype=np.int64)
-        self.buffer_tile = np.array([buffer.tile.get(dim, 1) for dim in DIMS], dtype=np.int64)
+        levels = [[level.tile.get(dim, 1) for dim in DIMS] for level in mapping.buffer_levels]
+        self.tile = np.array([list(layer.shape), *levels], dtype=np.int64)
+        register = mapping.level("register")
         self.unroll = np.array([mapping.unrolled(dim) for dim in DIMS], dtype=np.int64)
         self.lane_unroll = np.array(
             [mapping.spatial.get(LANES, {}).get(dim, 1) for dim in DIMS], dtype=np.int64
         )
         self.register_tile = np.array([register.tile.get(dim, 1) for dim in DIMS], dtype=np.int64)
         self.grid_tile = self.unroll * self.register_tile
-        self.dram_trips = -(-self.extent // self.buffer_tile)
-        self.buffer_trips = -(-self.buffer_tile // self.grid_tile)
+        self.trips = -(-self.tile // np.vstack([self.tile[1:], self.grid_tile]))
+        if len(levels) != accelerator.buffer_levels:
+            raise MappingError([
+                Problem(f"{accelerator.name} has {accelerator.buffer_levels} levels of buffers",
+                        where=f"mapping of {layer.name}", path="levels", value=f"{len(levels)} buffer tiles")
+            ])
         problems = self._shape_problems()
         if not problems:
             problems = self._capacity_problems()
@@ -94,20 +110,46 @@ class Plan:
 
     # ---- what the mapping says ------------------------------------------------------------------------------
 
-    @cached_property
-    def bypass(self) -> Operand | None:
-        """The operand that bypasses its buffer."""
-        return self.mapping.bypass[0] if self.mapping.bypass else None
+    @property
+    def levels(self) -> int:
+        """Levels of buffers."""
+        return len(self.tile) - 1
+
+    @property
+    def buffer_tile(self) -> Counts:
+        """Innermost buffer tile."""
+        innermost: Counts = self.tile[-1]
+        return innermost
+
+    def places(self, operand: Operand) -> tuple[Place, ...]:
+        """Memories that an operand passes on its way between DRAM and the grid, outermost first.
+
+        An operand that bypasses all buffers has its registers as its one place, on the level below the buffers.
+        """
+        found = tuple(
+            Place(level, buffer, self.mapping.doubles(operand, level))
+            for buffer in self.accelerator.buffers_of(operand)
+            if not self.mapping.bypasses(operand, level := self.accelerator.level_of(buffer))
+        )
+        if found:
+            return found
+        file = self.accelerator.registers_of(operand)
+        assert file is not None, "a bypassing operand needs a register file"
+        return (Place(self.levels + 1, file, self.mapping.doubles(operand, self.levels + 1)),)
 
     @cached_property
-    def dram_loops(self) -> tuple[Dim, ...]:
-        """Loops over buffer tiles with more than one trip, outermost first."""
-        return tuple(d for d in self.mapping.level("dram").order if self.dram_trips[DIMS.index(d)] > 1)
+    def bypass(self) -> Operand | None:
+        """The operand that bypasses all its buffers."""
+        return next((operand for operand in OPERANDS if self._bypasses_all(operand)), None)
+
+    def _bypasses_all(self, operand: Operand) -> bool:
+        levels = [self.accelerator.level_of(buffer) for buffer in self.accelerator.buffers_of(operand)]
+        return all(self.mapping.bypasses(operand, level) for level in levels)
 
     @cached_property
     def buffer_loops(self) -> tuple[Dim, ...]:
         """Loops over register tiles with more than one nominal trip, outermost first."""
-        return tuple(d for d in self.mapping.level("buffer").order if self.buffer_trips[DIMS.index(d)] > 1)
+        return tuple(d for d in self.mapping.level("buffer").order if self.trips[-1][DIMS.index(d)] > 1)
 
     @cached_property
     def buffer_event_loops(self) -> tuple[Dim, ...]:
@@ -115,6 +157,24 @@ class Plan:
         if self.bypass is None:
             return ()
         return tuple(d for d in self.buffer_loops if d in RELEVANT_DIMS[self.bypass])
+
+    @cached_property
+    def event_loops(self) -> tuple[tuple[Dim, int], ...]:
+        """Loops over events, outermost first, each with the level whose tile it cuts: those of more than one trip."""
+        loops = [
+            (dim, number)
+            for number, level in enumerate(self.mapping.levels[:-2])
+            for dim in level.order
+            if self.trips[number][DIMS.index(dim)] > 1
+        ]
+        return (*loops, *((dim, self.levels) for dim in self.buffer_event_loops))
+
+    def run_depth(self, operand: Operand, level: int) -> int:
+        """Event loops, counted from the outermost, of which each trip begins a new run of an operand at a level."""
+        if level > self.levels and self.buffer_event_loops:
+            return len(self.event_loops)
+        relevant = RELEVANT_DIMS[operand]
+        return max((i + 1 for i, (d, at) in enumerate(self.event_loops) if at < level and d in relevant), default=0)
 
     def held_loops(self, operand: Operand) -> frozenset[Dim]:
         """Buffer loops across which an operand stays in the registers: within one event."""
@@ -127,79 +187,86 @@ class Plan:
             held.add(dim)
         return frozenset(held)
 
-    def dram_multiplier(self, operand: Operand) -> int:
-        """How often each element of an operand passes between DRAM and chip: trips of irrelevant outer loops."""
-        loops = self.dram_loops
-        if operand == self.bypass and self.buffer_event_loops:
-            inner_relevant = len(loops)
-        else:
-            inner_relevant = max((i + 1 for i, d in enumerate(loops) if d in RELEVANT_DIMS[operand]), default=0)
-        return math.prod(
-            int(self.dram_trips[DIMS.index(d)])
-            for d in loops[:inner_relevant]
-            if d not in RELEVANT_DIMS[operand]
-        )
+    def fill_multiplier(self, operand: Operand, level: int) -> int:
+        """How often each element of an operand moves between its place at a level and the next outer one."""
+        deepest: dict[Dim, int] = {}
+        for dim, at in self.event_loops[: self.run_depth(operand, level)]:
+            if dim not in RELEVANT_DIMS[operand]:
+                deepest[dim] = at
+        return math.prod(sum(self.tile_lengths(dim, at + 1).values()) for dim, at in deepest.items())
 
     def grid_multiplier(self, operand: Operand) -> int:
         """How often each fetched element of an operand passes between its buffer and the grid."""
         held = self.held_loops(operand)
         total = 1
         for dim in DIMS:
-            if dim in RELEVANT_DIMS[operand]:
-                continue
-            index = DIMS.index(dim)
-            total *= int(self.dram_trips[index]) if dim in held else self.tiles_of(dim, self.grid_tile)
+            if dim not in RELEVANT_DIMS[operand]:
+                in_tiles = sum(self.tile_lengths(dim, self.levels).values())
+                total *= in_tiles if dim in held else self.tiles_of(dim, self.grid_tile)
         return total
 
-    def tiles_of(self, dim: Dim, inner: Counts) -> int:
-        """Σ over buffer tiles of ⌈their extent / inner⌉ along a dimension."""
+    def tile_lengths(self, dim: Dim, level: int) -> dict[int, int]:
+        """Extents of the tiles of a level along a dimension, and how many tiles have each."""
         index = DIMS.index(dim)
-        extent, tile, step = int(self.extent[index]), int(self.buffer_tile[index]), int(inner[index])
-        whole, rest = divmod(extent, tile)
-        return whole * -(-tile // step) + -(-rest // step)
+        lengths = {int(self.extent[index]): 1}
+        for tile in self.tile[1 : level + 1, index].tolist():
+            cut: dict[int, int] = {}
+            for length, count in lengths.items():
+                whole, rest = divmod(length, tile)
+                for part, times in ((tile, whole), (rest, 1)):
+                    if part and times:
+                        cut[part] = cut.get(part, 0) + times * count
+            lengths = cut
+        return lengths
+
+    def tiles_of(self, dim: Dim, inner: Counts) -> int:
+        """Σ over the innermost buffer tiles of ⌈their extent / inner⌉ along a dimension."""
+        step = int(inner[DIMS.index(dim)])
+        return sum(count * -(-length // step) for length, count in self.tile_lengths(dim, self.levels).items())
 
     # ---- input extents --------------------------------------------------------------------------------------
 
-    def touched(self, axis: int, position_tiles: Counts, tap_tiles: Counts) -> Counts:
-        """Distinct stored rows (axis 0) or columns (axis 1) of each pair of position tile and tap tile."""
-        layer = self.layer
-        counts: Counts = touched_counts(
-            position_tiles, tap_tiles, layer.stride[axis], layer.dilation[axis], layer.padding_begin[axis],
-            layer.stored_input_size[axis],
-        )
-        return counts
-
-    @cached_property
-    def buffer_touched(self) -> tuple[Counts, Counts]:
-        """Rows and columns of the input's buffer tiles, by trip of (P, R) and of (Q, S)."""
-        found = []
-        for axis, pair in enumerate(POSITION_AND_TAP):
-            tiles = [tile_starts(self.layer.extent(d), int(self.buffer_tile[DIMS.index(d)])) for d in pair]
-            found.append(self.touched(axis, tiles[0], tiles[1]))
-        return found[0], found[1]
-
-    @cached_property
-    def grid_touched(self) -> tuple[Counts, Counts]:
-        """Rows and columns of the input's register tiles, by trip of P, R within buffer tiles."""
-        found = []
-        for axis, pair in enumerate(POSITION_AND_TAP):
-            tiles = []
-            for dim in pair:
-                index = DIMS.index(dim)
-                outer, inner = int(self.buffer_tile[index]), int(self.grid_tile[index])
-                tiles.append(nested_starts(self.layer.extent(dim), outer, inner))
-            found.append(self.touched(axis, tiles[0], tiles[1]))
-        return found[0], found[1]
+    def touched(self, level: int) -> tuple[Counts, Counts]:
+        """Distinct stored rows and columns of the input that a level's tiles touch, by number of the tile along P and
+        R, and along Q and S. The level below the buffers is that of the register tiles.
+        """
+        if level not in self._touched:
+            layer = self.layer
+            tiles = np.vstack([self.tile[1:], self.grid_tile])[:level]
+            found = []
+            for axis, pair in enumerate(POSITION_AND_TAP):
+                starts = [
+                    nested_starts(layer.extent(d), np.ascontiguousarray(tiles[:, DIMS.index(d)])) for d in pair
+                ]
+                counts: Counts = touched_counts(
+                    starts[0], starts[1], layer.stride[axis], layer.dilation[axis], layer.padding_begin[axis],
+                    layer.stored_input_size[axis],
+                )
+                found.append(counts)
+            self._touched[level] = found[0], found[1]
+        return self._touched[level]
 
     # ---- sizes ----------------------------------------------------------------------------------------------
 
-    def largest_tile_elements(self, operand: Operand) -> int:
-        """Elements of an operand's largest buffer tile."""
+    def largest_tile_elements(self, operand: Operand, level: int) -> int:
+        """Elements of an operand's largest buffer tile of a level."""
+        tile = self.tile[level]
         if operand != "input":
-            return math.prod(int(self.buffer_tile[DIMS.index(d)]) for d in RELEVANT_DIMS[operand])
-        rows, columns = self.buffer_touched
-        plain = math.prod(int(self.buffer_tile[DIMS.index(d)]) for d in ("G", "N", "C"))
+            return math.prod(int(tile[DIMS.index(d)]) for d in RELEVANT_DIMS[operand])
+        rows, columns = self.touched(level)
+        plain = math.prod(int(tile[DIMS.index(d)]) for d in ("G", "N", "C"))
         return plain * int(rows.max()) * int(columns.max())
+
+    def held_bits(self, operand: Operand, level: int) -> int:
+        """Bits of an element in the buffer of a level.
+
+        A buffer that only ever receives finished outputs, because smaller ones add them up, holds them finished.
+        """
+        if operand == "output":
+            inner = [place.level for place in self.places("output") if place.level > level]
+            if inner and self.fill_multiplier("output", inner[0]) == 1:
+                return self.precision.output.bits
+        return self.precision.stored_bits(operand)
 
     def register_elements(self, operand: Operand) -> int:
         """Registers that one PE needs for an operand's register tile.
@@ -246,13 +313,17 @@ class Plan:
             for dim, factor in unrolled.items():
                 if factor > 1 and dim not in allowed:
                     wrong(f"spatial.{name}.{dim}", factor, "may not lie along this axis", allowed=allowed)
+        names = ["dram", *("buffer" if self.levels == 1 else f"buffer {n}" for n in range(1, self.levels + 1))]
         for index, dim in enumerate(DIMS):
-            if self.buffer_tile[index] > self.extent[index]:
-                wrong(f"buffer.tile.{dim}", self.buffer_tile[index], f"the layer has {self.extent[index]}")
-            for level, trips in (("dram", self.dram_trips), ("buffer", self.buffer_trips)):
-                if trips[index] > 1 and dim not in mapping.level(level).order:  # type: ignore[arg-type]
-                    wrong(f"{level}.order", "".join(mapping.level(level).order),  # type: ignore[arg-type]
-                          f"{dim} makes {trips[index]} trips and needs a place")
+            for number, name in enumerate(names):
+                outer = "the layer" if number < 2 else names[number - 1]
+                if number and self.tile[number, index] > self.tile[number - 1, index]:
+                    wrong(f"{name}.tile.{dim}", self.tile[number, index],
+                          f"{outer} has {self.tile[number - 1, index]}")
+                order = mapping.levels[number].order
+                if self.trips[number, index] > 1 and dim not in order:
+                    wrong(f"{name}.order", "".join(order),
+                          f"{dim} makes {self.trips[number, index]} trips and needs a place")
         for operand in OPERANDS:
             if self.accelerator.registers_of(operand) is None and self.register_tile.max() > 1:
                 wrong("register.tile", mapping.level("register").tile,
@@ -265,14 +336,16 @@ class Plan:
             if operand_or_none is not None and not self._is_innermost(operand_or_none):
                 wrong("buffer.order", "".join(mapping.level("buffer").order),
                       f"loops irrelevant to the {name_of} {operand_or_none} must be innermost")
-        if len(mapping.bypass) > 1:
-            wrong("bypass", list(mapping.bypass), "at most one operand bypasses in this version")
-        elif self.bypass is not None:
-            buffer = self.accelerator.buffer_of(self.bypass)
-            if self.bypass not in buffer.may_bypass:
-                wrong("bypass", self.bypass, f"may not bypass {buffer.name}", allowed=buffer.may_bypass)
-            if self.accelerator.registers_of(self.bypass) is None:
-                wrong("bypass", self.bypass, "no register file keeps it")
+        bypassing = [operand for operand in OPERANDS if self._bypasses_all(operand)]
+        if len(bypassing) > 1:
+            wrong("bypass", bypassing, "at most one operand bypasses all its buffers in this version")
+        for operand in OPERANDS:
+            for buffer in self.accelerator.buffers_of(operand):
+                bypasses = mapping.bypasses(operand, self.accelerator.level_of(buffer))
+                if bypasses and operand not in buffer.may_bypass:
+                    wrong("bypass", operand, f"may not bypass {buffer.name}", allowed=buffer.may_bypass)
+        if self.bypass is not None and self.accelerator.registers_of(self.bypass) is None:
+            wrong("bypass", self.bypass, "no register file keeps it")
         return problems
 
     def _is_innermost(self, operand: Operand) -> bool:
@@ -282,34 +355,27 @@ class Plan:
     def _capacity_problems(self) -> list[Problem]:
         problems = []
         where = f"mapping of {self.layer.name}"
-        for operand in self.mapping.double_buffer:
-            if operand == self.bypass:
-                file = self.accelerator.registers_of(operand)
-                allowed, name = bool(file and file.double_buffer), file.name if file else ""
-            else:
-                buffer = self.accelerator.buffer_of(operand)
-                allowed, name = buffer.double_buffer, buffer.name
-            if not allowed:
-                problems.append(
-                    Problem(f"{name} does not double-buffer", where=where, path="double_buffer", value=operand)
-                )
-        for buffer in self.accelerator.buffers:
-            kept = [operand for operand in buffer.keeps if operand != self.bypass]
-            demand = {
-                operand: self.largest_tile_elements(operand)
-                * self.precision.stored_bits(operand)
-                * (2 if operand in self.mapping.double_buffer else 1)
-                for operand in kept
-            }
-            problems += self._capacity_problem(where, buffer.name, buffer.size_bits, demand)
-        for file in self.accelerator.register_files:
-            demand = {
-                operand: self.register_elements(operand)
-                * self.precision.stored_bits(operand)
-                * (2 if operand == self.bypass and operand in self.mapping.double_buffer else 1)
-                for operand in file.keeps
-            }
-            problems += self._capacity_problem(where, file.name, file.size_bits, demand)
+        places = {operand: self.places(operand) for operand in OPERANDS}
+        for operand in OPERANDS:
+            for place in places[operand]:
+                if place.double_buffer and not place.memory.double_buffer:
+                    problems.append(
+                        Problem(f"{place.memory.name} does not double-buffer", where=where, path="double_buffer",
+                                value=operand)
+                    )
+        memories: tuple[Buffer | RegisterFile, ...] = (*self.accelerator.buffers, *self.accelerator.register_files)
+        for memory in memories:
+            demand = {}
+            for operand in memory.keeps:
+                here = next((place for place in places[operand] if place.memory.name == memory.name), None)
+                copies = 2 if here is not None and here.double_buffer else 1
+                if isinstance(memory, RegisterFile):
+                    elements = self.register_elements(operand)
+                    demand[operand] = elements * self.precision.stored_bits(operand) * copies
+                elif here is not None:
+                    elements = self.largest_tile_elements(operand, here.level)
+                    demand[operand] = elements * self.held_bits(operand, here.level) * copies
+            problems += self._capacity_problem(where, memory.name, memory.size_bits, demand)
         return problems
 
     @staticmethod
@@ -339,22 +405,20 @@ class Plan:
         """Passes of the tile loop."""
         event_loops = self.buffer_event_loops
         return math.prod(
-            self.tiles_of(dim, self.grid_tile) if dim in event_loops else int(self.dram_trips[DIMS.index(dim)])
+            self.tiles_of(dim, self.grid_tile) if dim in event_loops
+            else sum(self.tile_lengths(dim, self.levels).values())
             for dim in DIMS
         )
 
-    def buffer_fill_elements(self, operand: Operand) -> int:
-        """Σ of an operand's distinct elements over its buffer tiles, each tile once."""
-        return self._sum_over_tiles(operand, self.buffer_touched)
+    def fill_elements(self, operand: Operand, level: int) -> int:
+        """Σ of an operand's distinct elements over its tiles of a level, each tile once.
 
-    def grid_fetch_elements(self, operand: Operand) -> int:
-        """Σ of an operand's distinct elements over the grid's register tiles, each tile once."""
-        return self._sum_over_tiles(operand, self.grid_touched)
-
-    def _sum_over_tiles(self, operand: Operand, touched: tuple[Counts, Counts]) -> int:
+        The level below the buffers is that of the grid's register tiles.
+        """
         if operand == "weight":
             return self.layer.weight_count
         if operand == "output":
             return self.layer.output_count
+        rows, columns = self.touched(level)
         plain = math.prod(self.layer.extent(d) for d in ("G", "N", "C"))
-        return plain * int(touched[0].sum()) * int(touched[1].sum())
+        return plain * int(rows.sum()) * int(columns.sum())

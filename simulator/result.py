@@ -29,6 +29,18 @@ class Traffic(Frozen):
     write_bits: int
 
 
+class Stall(Frozen):
+    """Cycles that the grid waited: for what, and for which memory.
+
+    A wait for data or room names the memory outside: the one whose port or channel moved it, or if that itself had to
+    wait for its data, the one further out. A wait for a port of a buffer names that buffer.
+    """
+
+    cause: StallCause
+    memory: str
+    cycles: int
+
+
 class LayerResult(Frozen):
     """Cost of one layer under one mapping.
 
@@ -40,12 +52,14 @@ class LayerResult(Frozen):
             and the pipeline's end.
         stall_cycles: cycles in which the grid waits, by what it waits for. ``bound`` knows only their sum and
             puts it under the cause ``input``'s memory, the DRAM, as ``write_back`` 0 and ``input`` the rest.
+        stalls: the same cycles by cause and memory; empty for ``bound``.
         traffic: bits moved, by memory and operand.
         energy_pj: energy by component: a memory's name, ``processing_elements``.
         macs: multiply-accumulates of the layer.
         active_pe_cycles: Σ over PEs of the cycles in which they work on at least one product.
         pe_utilization: useful products ÷ products that grid and cycles would allow at this precision.
-        dram_busy_cycles: cycles in which the DRAM channel transfers.
+        dram_busy_cycles: cycles in which the DRAM channel transfers, or waits for the rows of a transfer.
+        dram_row_cycles: those of them in which it waits for rows to open.
         tile_count: passes that the tile loop makes.
     """
 
@@ -55,12 +69,14 @@ class LayerResult(Frozen):
     compute_cycles: int
     fill_drain_cycles: int
     stall_cycles: dict[StallCause, int]
+    stalls: tuple[Stall, ...] = ()
     traffic: tuple[Traffic, ...]
     energy_pj: dict[str, float]
     macs: int
     active_pe_cycles: int
     pe_utilization: float
     dram_busy_cycles: int
+    dram_row_cycles: int = 0
     tile_count: int
 
     @model_validator(mode="after")

@@ -13,13 +13,13 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from simulator.fast import walk_input
 from simulator.kernels import tile_walk as kernel
 from simulator.layer import OPERANDS
 from simulator.plan import Plan
 from simulator.result import STALL_CAUSES
+from simulator.walk_input import walk_input
 
-Track = Literal["grid", "dram", "held"]
+Track = Literal["grid", "dram", "buffer", "held"]
 WAIT = "wait: "
 
 # What the kinds of the kernel's log are called, and on which track they lie.
@@ -43,13 +43,15 @@ class Slice(NamedTuple):
     """Something that lasts.
 
     Attributes:
-        track: ``grid`` (a fold of a pass, or a wait), ``dram`` (a request on the channel), or ``held`` (a tile on
-            chip, from the start of its load until its room is free again).
+        track: ``grid`` (a fold of a pass, or a wait), ``dram`` (a request on the channel), ``buffer`` (a transfer
+            between two buffers), or ``held`` (a tile on chip, from the start of its load until its room is free).
         name: what it is; on the track ``held`` the operand.
         start, cycles: when and how long, in cycles from the layer's start.
         bits: bits moved or held; 0 on the grid.
         tile: number of the pass of the tile loop (event) that it belongs to, from 0. A load belongs to the first pass
             that needs it, a write-back and a held tile to the last.
+        memory: of a transfer the outer one, of a tile the one that holds it, of a wait the one that is waited for;
+            empty where the grid works.
     """
 
     track: Track
@@ -58,6 +60,7 @@ class Slice(NamedTuple):
     cycles: int
     bits: int
     tile: int
+    memory: str
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class LayerTrace:
     """The timeline of one layer.
 
     Attributes:
-        rows: shape (slices, 5), int64: kind in the kernel's numbering, start, cycles, bits, tile.
+        rows: shape (slices, 6), int64: kind in the kernel's numbering, start, cycles, bits, tile, memory's number.
         total_cycles: length of the layer.
         left_out: slices beyond the limit, which are not in ``rows``.
     """
@@ -73,11 +76,15 @@ class LayerTrace:
     rows: npt.NDArray[np.int64]
     total_cycles: int
     left_out: int
+    memories: tuple[str, ...]
 
     def slices(self) -> Iterator[Slice]:
         """All slices, in the order in which the tile loop causes them."""
-        for kind, start, cycles, bits, tile in self.rows.tolist():
-            yield Slice(*_KINDS[kind], start, cycles, bits, tile)
+        for kind, start, cycles, bits, tile, memory in self.rows.tolist():
+            track, name = _KINDS[kind]
+            if track == "dram" and memory != kernel.DRAM:
+                track = "buffer"
+            yield Slice(track, name, start, cycles, bits, tile, self.memories[memory] if memory >= 0 else "")
 
 
 def count_slices(plan: Plan) -> int:
@@ -90,11 +97,11 @@ def trace_layer(plan: Plan, most: int) -> LayerTrace:
     # First counted, so that the limit costs no memory where the layer is small.
     kept = min(most, count_slices(plan))
     rows, count, total = _walk(plan, kept)
-    return LayerTrace(rows, total, count - kept)
+    return LayerTrace(rows, total, count - kept, tuple(memory.name for memory in plan.accelerator.memories))
 
 
 def _walk(plan: Plan, capacity: int) -> tuple[npt.NDArray[np.int64], int, int]:
     """Rows, how many there would be, total cycles."""
-    log = kernel.Log(np.empty((capacity, 5), dtype=np.int64), np.zeros(1, dtype=np.int64))
-    counts = kernel.walk(walk_input(plan), log)
+    log = kernel.Log(np.empty((capacity, 6), dtype=np.int64), np.zeros(1, dtype=np.int64))
+    counts, _ = kernel.walk(walk_input(plan), log)
     return log.rows, int(log.count[0]), int(counts[kernel.TOTAL])

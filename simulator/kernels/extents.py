@@ -11,28 +11,28 @@ import numpy as np
 
 
 @numba.njit(cache=True)
-def tile_starts(extent, tile):
-    """Starts of the tiles of a dimension, and its extent at the end (int64)."""
-    count = -(-extent // tile)
-    starts = np.empty(count + 1, dtype=np.int64)
-    for place in range(count):
-        starts[place] = place * tile
-    starts[count] = extent
-    return starts
+def nested_starts(extent, tiles):
+    """Starts of the innermost of nested tiles, and the extent (int64).
 
-
-@numba.njit(cache=True)
-def nested_starts(extent, outer, inner):
-    """Starts of the inner tiles inside each outer tile, ⌈outer/inner⌉ entries an outer tile, and the extent (int64).
-
-    An outer tile cut short has fewer inner tiles; the entries that it lacks are empty tiles at its end.
+    ``tiles``: extents of the tiles, outermost first. Each tile has as many entries as a whole one has inner tiles;
+    where it is cut short, the entries that it lacks are empty tiles at its end.
     """
-    inside = -(-outer // inner)
-    count = -(-extent // outer) * inside
+    count = -(-extent // tiles[0])
+    for level in range(1, tiles.shape[0]):
+        count *= -(-tiles[level - 1] // tiles[level])
     starts = np.empty(count + 1, dtype=np.int64)
     for place in range(count):
-        begin = place // inside * outer
-        starts[place] = min(begin + place % inside * inner, begin + outer, extent)
+        begin = 0
+        end = extent
+        rest, inside = place, count
+        around = extent
+        for tile in tiles:
+            inside //= -(-around // tile)
+            begin = min(begin + rest // inside * tile, end)
+            end = min(begin + tile, end)
+            rest %= inside
+            around = tile
+        starts[place] = begin
     starts[count] = extent
     return starts
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 
-from simulator.accelerator import Accelerator, MulticastPassing
+from simulator.accelerator import Accelerator, MulticastPassing, RegisterFile
 from simulator.layer import OPERANDS, Layer, Operand
 from simulator.mapping import Mapping
 from simulator.precision import LayerPrecision
+from simulator.reference.dram_rows import OpenRows
+from simulator.reference.geometry import Element
 from simulator.reference.grid import Grid
 from simulator.reference.memories import IntArray, Memories
 from simulator.reference.multicast import MulticastGrid
-from simulator.reference.program import Event, Program, Request, Run
+from simulator.reference.ports import Port, Ports, Use
+from simulator.reference.program import Event, Place, Program, Request, Run
 from simulator.reference.systolic import SystolicGrid
-from simulator.result import STALL_CAUSES, LayerResult, StallCause
+from simulator.result import STALL_CAUSES, LayerResult, Stall, StallCause
 
 
 def simulate_reference(
@@ -50,11 +53,44 @@ def simulate_reference(
 
 
 @dataclass
+class _Transfer:
+    """A transfer under way: cycles that it waits for rows of the DRAM, bits left at each port."""
+
+    request: Request
+    wait_cycles: int
+    bits_left: dict[Port, int]
+    uses: dict[Port, Use]
+
+
+@dataclass
 class _Flight:
     """A load whose transfer has ended and that its latency still holds back."""
 
     request: Request
     cycles_left: int
+
+
+@dataclass
+class _Pass:
+    """A pass that has started: for how long it still holds each port, and what to call a wait for the longest."""
+
+    event: Event
+    port_cycles_left: dict[Port, int]
+    cause: StallCause
+    memory: str
+    stretch: int = 0
+
+
+@dataclass(frozen=True)
+class _Arrival:
+    """When something that a pass waits for was there, and what to call the wait."""
+
+    at: int | None
+    cause: StallCause
+    memory: str
+
+
+_WAITS_FOR: dict[Operand, StallCause] = {"weight": "weight", "input": "input", "output": "partial_sum"}
 
 
 class _Machine:
@@ -73,24 +109,34 @@ class _Machine:
         self.program = Program(layer, accelerator, mapping)
         self.memories = Memories(self.program, precision, accelerator, weights, inputs)
         self.grid = self._new_grid()
+        self.ports = Ports(self.program, self.memories)
+        self.rows = OpenRows(accelerator.dram, layer, precision)
         self.now = 0
-        # When things happened; an entry that is missing has not happened yet.
+        # When things happened; an entry that is missing has not happened yet. Runs by place and number.
         self._parameters_at: int | None = None
-        self._loaded_at: dict[tuple[Operand, int], int] = {}
-        self._written_at: dict[int, int] = {}
+        self._loaded_at: dict[tuple[Place, int], int] = {}
+        self._blamed: dict[tuple[Place, int], str] = {}
+        self._moved_at: dict[tuple[Place, int], int] = {}
+        self._written_at: dict[tuple[Place, int], int] = {}
         self._ended_at: dict[int, int] = {}
-        # The DRAM channel.
-        self._queue = deque(request for request in self.program.requests() if not self._moves_nothing(request))
-        self._transfer: Request | None = None
-        self._bits_left = 0
+        self._completions: dict[int, int] = {}
+        self._completed_at: dict[int, int] = {}
+        # Transfers that have not started, in program order.
+        self._waiting: list[tuple[Request, dict[Port, Use]]] = []
+        self._empty: list[Run] = []
+        self._transfers: list[_Transfer] = []
         self._flights: list[_Flight] = []
+        self._refresh_cycles_left = 0
         # The grid.
         self._next_event = 0
-        self._running: int | None = None
+        self._running: _Pass | None = None
+        self._stretches: dict[int, int] = {}
         self._waited = 0
+        self._pass_ports: dict[int, dict[Port, dict[Place, int]]] = {}
         # What the cycles were spent on.
-        self.compute = self.fill_drain = self.dram_busy = 0
-        self.stalls: dict[StallCause, int] = dict.fromkeys(STALL_CAUSES, 0)
+        self.compute = self.fill_drain = self.dram_busy = self.dram_row_cycles = 0
+        self.stalls: Counter[tuple[StallCause, str]] = Counter()
+        self._line_up()
 
     def _new_grid(self) -> Grid:
         description, element = self.accelerator.grid, self.accelerator.processing_element
@@ -98,17 +144,29 @@ class _Machine:
             return MulticastGrid(element, self.memories)
         return SystolicGrid(element, self.memories, description)
 
-    def _moves_nothing(self, request: Request) -> bool:
-        """Note requests of no bits as fulfilled: they never enter the queue."""
-        if self.memories.request_bits(request) > 0:
-            return False
-        if request.run is None:
-            self._parameters_at = 0
-        else:
-            # A tile of nothing but padding: there is nothing to wait for.
-            assert request.kind == "load"
-            self._loaded_at[request.run.operand, request.run.number] = 0
-        return True
+    def _line_up(self) -> None:
+        """Let everything that uses ports queue up at them, in program order; note what moves nothing."""
+        limited = any(
+            width is not None
+            for buffer in self.accelerator.buffers
+            for width in (buffer.read_bandwidth_bits_per_cycle, buffer.write_bandwidth_bits_per_cycle)
+        )
+        seen: set[Element] = set()
+        for who in self.program.in_order():
+            if isinstance(who, Event):
+                bits = self.memories.grid_bits(self.program.folds(who), seen) if limited else Counter()
+                self._pass_ports[who.index] = self.ports.of_pass(who, bits)
+                self.ports.enqueue(who, self._pass_ports[who.index])
+            elif self.memories.request_bits(who) > 0:
+                uses = self.ports.of_transfer(who)
+                self._waiting.append((who, uses))
+                self.ports.enqueue(who, uses)
+            elif who.run is None:
+                self._parameters_at = 0
+            else:
+                # A tile of nothing but padding: it is there as soon as it has room.
+                assert who.kind == "load"
+                self._empty.append(who.run)
 
     def run(self) -> None:
         """Pass cycles until every event is through and everything is written."""
@@ -117,100 +175,198 @@ class _Machine:
             if self._is_done():
                 return
             self._count_cycle()
-            self._channel_cycle()
+            self._transfer_cycle()
             self.now += 1
             self._note_end_of_cycle()
 
     def _is_done(self) -> bool:
         through = len(self._ended_at) == len(self.program.events)
-        return through and len(self._written_at) == len(self.program.runs["output"])
+        outermost = self.program.runs["output"][0]
+        return through and all((run.place, run.number) in self._written_at for run in outermost)
 
     # ------------------------------------------------------------------ what may start now
 
     def _settle(self) -> None:
         """Start everything whose conditions hold at this border of two cycles."""
-        while self._start_request() or self._start_event():
+        while self._start_refresh() or self._start_transfer() or self._land() or self._start_event():
             pass
 
-    def _start_request(self) -> bool:
-        if self._transfer is not None or not self._queue or not self._may_start(self._queue[0]):
+    def _start_refresh(self) -> bool:
+        channel = self.ports.channel
+        if self.ports.is_busy(channel) or not self.rows.is_refresh_due(self.now):
             return False
-        request = self._queue.popleft()
-        if request.run is not None and request.kind != "write_back":
-            self.memories.allocate(request.run)
-        self._transfer = request
-        bits, burst = self.memories.request_bits(request), self.accelerator.dram.burst_bits
-        self._bits_left = -(-bits // burst) * burst
+        self._refresh_cycles_left = self.rows.refresh()
+        if self._refresh_cycles_left:
+            self.ports.block(channel)
         return True
+
+    def _start_transfer(self) -> bool:
+        """Start the first transfer whose turn it is and whose conditions hold."""
+        for run in self._empty:
+            room = self._room_at(run)
+            if room is not None:
+                self._empty.remove(run)
+                self._loaded_at[run.place, run.number] = room
+                self._blamed[run.place, run.number] = self._outer_memory(run)
+                return True
+        for place, (request, uses) in enumerate(self._waiting):
+            if self.ports.are_free_for(request, uses) and self._may_start(request):
+                del self._waiting[place]
+                self._start(request, uses)
+                return True
+        return False
+
+    def _start(self, request: Request, uses: dict[Port, Use]) -> None:
+        run = request.run
+        if run is not None and request.kind != "write_back":
+            self.memories.allocate(run)
+            self._blamed[run.place, run.number] = self._memory_to_blame(request)
+        elif run is not None:
+            parent = self.program.parent(run)
+            if parent is not None and not self.memories.is_allocated(parent):
+                self.memories.allocate(parent)
+        self.ports.seize(request, uses)
+        wait = self.rows.wait_cycles(request) if self.ports.channel in uses else 0
+        left = {port: use.bits for port, use in uses.items()}
+        self._transfers.append(_Transfer(request, wait, left, uses))
+        if not uses:
+            self._end_transfer(self._transfers[-1])
 
     def _may_start(self, request: Request) -> bool:
         run = request.run
         if run is None:
             return True
-        if request.kind == "load":
-            before = self._run_before(run)
-            return before is None or before.last_event in self._ended_at
+        parent = self.program.parent(run)
+        parent_is_there = parent is None or self._is_there(parent)
+        if request.kind == "write_back":
+            if self.program.is_innermost(run.place):
+                added_up = self._completed_at.get(run.last_event) is not None
+            else:
+                added_up = all((child.place, child.number) in self._written_at for child in self.program.children(run))
+            return parent_is_there and added_up
+        if request.kind == "partial_sums" and self._written_before(run) is None:
+            return False
+        return parent_is_there and self._room_at(run) is not None
+
+    def _is_there(self, run: Run) -> bool:
+        """Whether a run is loaded; of a fresh output, whether it has its room."""
+        return self._there_at(run) is not None
+
+    def _there_at(self, run: Run) -> int | None:
+        if run.operand == "output" and run.fresh:
+            return self._room_at(run)
+        return self._loaded_at.get((run.place, run.number))
+
+    def _room_at(self, run: Run) -> int | None:
+        """When room for a run came free; None while it has not."""
+        before = self.program.before(run)
+        if before is None:
+            return 0
+        if run.operand == "output":
+            return self._written_at.get((before.place, before.number))
+        if self.program.is_innermost(run.place):
+            return self._ended_at.get(before.last_event)
+        if not before.elements:
+            return self._loaded_at.get((before.place, before.number))
+        copies = [self._moved_at.get((child.place, child.number)) for child in self.program.children(before)
+                  if child.elements]
+        times = [time for time in copies if time is not None]
+        return max(times, default=0) if len(times) == len(copies) else None
+
+    def _written_before(self, run: Run) -> int | None:
+        """When the last of the write-backs that stand before an output run's partial sums was done; None: not yet."""
+        runs = self.program.runs["output"][run.place.number]
+        ahead = self.program.is_ahead(run)
+        earlier = [self._written_at.get((run.place, other.number)) for other in runs[: run.number - ahead]]
+        times = [time for time in earlier if time is not None]
+        return max(times, default=0) if len(times) == len(earlier) else None
+
+    def _outer_memory(self, run: Run) -> str:
+        parent = self.program.parent(run)
+        return self.accelerator.dram.name if parent is None else parent.place.memory.name
+
+    def _memory_to_blame(self, request: Request) -> str:
+        """The memory outside; but where its data came last of all conditions, whatever that itself waited for."""
+        run = request.run
+        assert run is not None
+        parent = self.program.parent(run)
+        room = self._room_at(run)
+        assert room is not None
         if request.kind == "partial_sums":
-            return self._slot_free_at(run) is not None
-        return run.last_event in self.grid.completed
+            written = self._written_before(run)
+            assert written is not None
+            room = max(room, written)
+        if parent is not None and self._there_at(parent) == self.now and self.now > room:
+            return self._blame_of(parent)
+        return self._outer_memory(run)
 
-    def _run_before(self, run: Run) -> Run | None:
-        """Run that has to give up its room before this one may come: the last, or the last but one."""
-        number = run.number - self.program.copies(run.operand)
-        return self.program.runs[run.operand][number] if number >= 0 else None
+    def _blame_of(self, run: Run) -> str:
+        return self._blamed.get((run.place, run.number), self._outer_memory(run))
 
-    def _slot_free_at(self, run: Run) -> int | None:
-        """When room for an output run came free; None while it has not."""
-        before = self._run_before(run)
-        return 0 if before is None else self._written_at.get(before.number)
+    # ------------------------------------------------------------------ the grid
 
     def _start_event(self) -> bool:
-        if self.grid.occupied or self._next_event == len(self.program.events):
+        if self._running is not None or self._next_event == len(self.program.events):
             return False
         event = self.program.events[self._next_event]
-        arrivals = self._arrivals(event)
-        known = [time for time in arrivals.values() if time is not None]
-        if len(known) < len(arrivals):
+        uses = self._pass_ports[event.index]
+        arrivals = self._arrivals(event, uses)
+        known = [arrival.at for arrival in arrivals if arrival.at is not None]
+        if len(known) < len(arrivals) or not self.ports.are_free_for(event, uses):
             return False
         if self._waited:
             # The causes stand in the order in which they count; max takes the first of equals.
-            cause = max(arrivals, key=lambda name: arrivals[name] or 0)
-            self.stalls[cause] += self._waited
+            last = max(arrivals, key=lambda arrival: arrival.at or 0)
+            self.stalls[last.cause, last.memory] += self._waited
             self._waited = 0
-        run = self.program.run("output", event.index)
-        if run.fresh and run.first_event == event.index:
-            self.memories.allocate(run)
         for operand in OPERANDS:
             run = self.program.run(operand, event.index)
-            if operand != "output" and not run.elements and run.first_event == event.index:
+            comes_by_itself = run.fresh if operand == "output" else not run.elements
+            if comes_by_itself and run.first_event == event.index:
                 self.memories.allocate(run)
+        self.ports.seize(event, uses)
+        self._running = self._new_pass(event, uses)
         self.grid.start(event)
-        self._running = event.index
         self._next_event += 1
         return True
 
-    def _arrivals(self, event: Event) -> dict[StallCause, int | None]:
+    def _new_pass(self, event: Event, uses: dict[Port, dict[Place, int]]) -> _Pass:
+        held = {port: sum(shares.values()) for port, shares in uses.items()}
+        # Ports and operands stand in their order; max takes the first of equals.
+        if not held:
+            return _Pass(event, {}, "weight", "")
+        longest = max(sorted(held, key=self.ports.rank), key=lambda port: held[port])
+        place = max(uses[longest], key=lambda place: uses[longest][place])
+        return _Pass(event, held, _WAITS_FOR[place.operand], place.memory.name)
+
+    def _arrivals(self, event: Event, uses: dict[Port, dict[Place, int]]) -> list[_Arrival]:
         """What an event waits for, and when each came; None for what has not."""
-        run = {operand: self.program.run(operand, event.index) for operand in OPERANDS}
-        arrivals: dict[StallCause, int | None] = {
-            "parameters": self._parameters_at,
-            "weight": self._loaded_at.get(("weight", run["weight"].number)),
-            "input": self._loaded_at.get(("input", run["input"].number)),
-        }
-        if run["output"].first_event == event.index:
-            if run["output"].fresh:
-                arrivals["output_slot"] = self._slot_free_at(run["output"])
-            else:
-                arrivals["partial_sum"] = self._loaded_at.get(("output", run["output"].number))
+        arrivals = [_Arrival(self._parameters_at, "parameters", self.accelerator.dram.name)]
+        for operand in OPERANDS:
+            run = self.program.run(operand, event.index)
+            cause = "output_slot" if operand == "output" and run.fresh else _WAITS_FOR[operand]
+            if operand != "output" or run.first_event == event.index:
+                arrivals.append(_Arrival(self._there_at(run), cause, self._blame_of(run)))
+        for operand in OPERANDS:
+            for port, shares in uses.items():
+                if self.program.run(operand, event.index).place in shares:
+                    place = self.program.run(operand, event.index).place
+                    at = None if self.ports.is_busy(port) else self.ports.idle_since[port]
+                    arrivals.append(_Arrival(at, _WAITS_FOR[operand], place.memory.name))
         return arrivals
 
     # ------------------------------------------------------------------ one cycle
 
     def _count_cycle(self) -> None:
         """Let the grid pass a cycle, and count what the cycle was spent on."""
-        last_completed = len(self.program.events) - 1 in self.grid.completed
+        last_completed = len(self.program.events) - 1 in self._completed_at
+        is_stretched = self._running is not None and not self.grid.occupied
         activity = self.grid.cycle()
-        if activity == "compute":
+        if is_stretched:
+            assert self._running is not None
+            self.stalls[self._running.cause, self._running.memory] += 1
+            self._running.stretch += 1
+        elif activity == "compute":
             self.compute += 1
         elif activity == "fill_drain":
             self.fill_drain += 1
@@ -219,46 +375,104 @@ class _Machine:
         elif not last_completed:
             self.fill_drain += 1
         else:
-            self.stalls["write_back"] += 1
+            self.stalls["write_back", self.accelerator.dram.name] += 1
 
-    def _channel_cycle(self) -> None:
+    def _transfer_cycle(self) -> None:
         for flight in self._flights:
             flight.cycles_left -= 1
-        if self._transfer is None:
-            return
-        self.dram_busy += 1
-        self._bits_left -= self.accelerator.dram.bandwidth_bits_per_cycle
-        if self._bits_left <= 0:
-            self._flights.append(_Flight(self._transfer, self._latency(self._transfer)))
-            self._transfer = None
-
-    def _latency(self, request: Request) -> int:
-        return 0 if request.kind == "write_back" else self.accelerator.dram.latency_cycles
+        for transfer in self._transfers:
+            self.dram_busy += self.ports.channel in transfer.uses
+            if transfer.wait_cycles:
+                transfer.wait_cycles -= 1
+                self.dram_row_cycles += 1
+            else:
+                for port, use in transfer.uses.items():
+                    transfer.bits_left[port] -= use.width
+        if self._running is not None:
+            for port in self._running.port_cycles_left:
+                self._running.port_cycles_left[port] -= 1
 
     def _note_end_of_cycle(self) -> None:
-        for flight in [flight for flight in self._flights if flight.cycles_left == 0]:
-            self._flights.remove(flight)
-            self._complete(flight.request)
-        if self._running is not None and not self.grid.occupied:
-            self._ended_at[self._running] = self.now
-            operands: tuple[Operand, ...] = ("weight", "input")
-            for operand in operands:
-                run = self.program.run(operand, self._running)
-                if run.last_event == self._running:
-                    self.memories.release(run)
-            self._running = None
+        if self._refresh_cycles_left:
+            self._refresh_cycles_left -= 1
+            if not self._refresh_cycles_left:
+                self.ports.leave(self.ports.channel, self.now)
+        for transfer in list(self._transfers):
+            if not transfer.wait_cycles and max(transfer.bits_left.values()) <= 0:
+                self._end_transfer(transfer)
+        self._note_pass()
+        for number in sorted(self.grid.completed - self._completed_at.keys()):
+            # A pass that waited for its ports at its end is that much later.
+            arrived = self._completions.setdefault(number, self.now)
+            if number in self._stretches and self.now >= arrived + self._stretches[number]:
+                self._completed_at[number] = self.now
 
-    def _complete(self, request: Request) -> None:
+    def _note_pass(self) -> None:
+        running = self._running
+        if running is None:
+            return
+        for port, left in list(running.port_cycles_left.items()):
+            if left == 0:
+                self.ports.leave(port, self.now)
+                del running.port_cycles_left[port]
+        if self.grid.occupied or running.port_cycles_left:
+            return
+        index = running.event.index
+        self._ended_at[index] = self.now
+        self._stretches[index] = running.stretch
+        operands: tuple[Operand, ...] = ("weight", "input")
+        for operand in operands:
+            run = self.program.run(operand, index)
+            if run.last_event == index:
+                self.memories.release(run)
+        self._running = None
+
+    def _end_transfer(self, transfer: _Transfer) -> None:
+        """Let go of the ports; what was read still has its latency before it."""
+        self._transfers.remove(transfer)
+        for port in transfer.uses:
+            self.ports.leave(port, self.now)
+        request, run = transfer.request, transfer.request.run
+        self._flights.append(_Flight(request, self._latency(request)))
         if request.kind == "write_back":
-            assert request.run is not None
-            self.memories.write_back(request)
-            self._written_at[request.run.number] = self.now
             return
         self.memories.load(request)
-        if request.run is None:
+        if run is None:
+            return
+        self._moved_at[run.place, run.number] = self.now
+        # With its last copy further in, the tile outside has served.
+        parent = self.program.parent(run)
+        if parent is not None and run.operand != "output":
+            copies = [child for child in self.program.children(parent) if child.elements]
+            if all((child.place, child.number) in self._moved_at for child in copies):
+                self.memories.release(parent)
+
+    def _latency(self, request: Request) -> int:
+        if request.kind == "write_back":
+            return 0
+        parent = None if request.run is None else self.program.parent(request.run)
+        memory = self.accelerator.dram if parent is None else parent.place.memory
+        return 0 if isinstance(memory, RegisterFile) else memory.latency_cycles
+
+    def _land(self) -> bool:
+        """Let everything arrive whose latency is over."""
+        landed = [flight for flight in self._flights if flight.cycles_left <= 0]
+        for flight in landed:
+            self._flights.remove(flight)
+            self._complete(flight.request)
+        return bool(landed)
+
+    def _complete(self, request: Request) -> None:
+        run = request.run
+        if request.kind == "write_back":
+            assert run is not None
+            self.memories.write_back(request)
+            self._written_at[run.place, run.number] = self.now
+            return
+        if run is None:
             self._parameters_at = self.now
         else:
-            self._loaded_at[request.run.operand, request.run.number] = self.now
+            self._loaded_at[run.place, run.number] = self.now
 
     # ------------------------------------------------------------------ result
 
@@ -281,12 +495,24 @@ class _Machine:
             total_cycles=self.now,
             compute_cycles=self.compute,
             fill_drain_cycles=self.fill_drain,
-            stall_cycles=self.stalls,
+            stall_cycles={
+                cause: sum(cycles for key, cycles in self.stalls.items() if key[0] == cause) for cause in STALL_CAUSES
+            },
+            stalls=self._stall_rows(),
             traffic=traffic,
             energy_pj=energy,
             macs=self.layer.macs,
             active_pe_cycles=active,
             pe_utilization=self.layer.macs * element.cycles_per_step(self.precision) / possible,
             dram_busy_cycles=self.dram_busy,
+            dram_row_cycles=self.dram_row_cycles,
             tile_count=len(self.program.events),
+        )
+
+    def _stall_rows(self) -> tuple[Stall, ...]:
+        return tuple(
+            Stall(cause=cause, memory=memory.name, cycles=self.stalls[cause, memory.name])
+            for cause in STALL_CAUSES
+            for memory in self.accelerator.memories
+            if self.stalls[cause, memory.name]
         )

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from simulator.accelerator import Accelerator
+from simulator.accelerator import Accelerator, Buffer, RegisterFile
 from simulator.layer import OPERANDS, REDUCTION_DIMS, Layer, Operand
 from simulator.precision import LayerPrecision
 from simulator.reference.geometry import Element, Position
-from simulator.reference.program import Fetch, Program, Request, Run, Step
+from simulator.reference.program import Fetch, Fold, Place, Program, Request, Run, Step
 from simulator.result import Traffic, TrafficOperand
 
 IntArray = npt.NDArray[np.int64]
@@ -47,85 +48,119 @@ class Memories:
         self._spilled: Values = {}
         self.finished: Values = {}
         self._products: Counter[Element] = Counter()
-        self._slots: dict[Operand, dict[int, Slot]] = {operand: {} for operand in OPERANDS}
+        self._slots: dict[Place, dict[int, Slot]] = {
+            place: {} for operand in OPERANDS for place in program.places[operand]
+        }
         self._in_registers: Counter[tuple[Position, Operand]] = Counter()
         self._read: Counter[tuple[str, TrafficOperand]] = Counter()
         self._written: Counter[tuple[str, TrafficOperand]] = Counter()
         self._visited: set[Element] = set()
 
-    # ------------------------------------------------------------------ DRAM side
+    # ------------------------------------------------------------------ transfers
 
     def request_bits(self, request: Request) -> int:
-        """Bits that a request moves over the DRAM channel."""
+        """Bits that a request moves out of, or into, the outer of the two memories."""
         if request.run is None:
             return self.precision.parameter_bits(self.layer)
-        if request.kind == "write_back" and self._is_finished(request.run):
-            return len(request.run.elements) * self.precision.output.bits
-        return len(request.run.elements) * self.precision.stored_bits(request.run.operand)
+        return len(request.run.elements) * self._element_bits(request)
 
-    def _is_finished(self, run: Run) -> bool:
-        """Whether all products of all outputs of a tile have been added; never only of some."""
+    def own_bits(self, request: Request) -> int:
+        """Bits that a request moves into, or out of, the inner memory: the sums of what leaves finished."""
+        assert request.run is not None
+        leaves_grid = request.kind == "write_back" and self.program.is_innermost(request.run.place)
+        bits = self.precision.stored_bits("output") if leaves_grid else self._element_bits(request)
+        return len(request.run.elements) * bits
+
+    def _element_bits(self, request: Request) -> int:
+        assert request.run is not None
+        if request.kind == "write_back" and request.run.finished:
+            return self.precision.output.bits
+        return self.precision.stored_bits(request.run.operand)
+
+    def _check_finished(self, run: Run) -> None:
+        """Whether a tile of outputs holds all products, or only some, is what the program says, and alike for all."""
         needed = 1
         for dim in REDUCTION_DIMS:
             needed *= self.layer.extent(dim)
         counts = {self._products[element] for element in run.elements}
         assert len(counts) == 1 and max(counts) <= needed, f"unequal reduction within a tile: {counts}"
-        return counts == {needed}
+        assert run.finished == (counts == {needed})
+
+    def is_allocated(self, run: Run) -> bool:
+        """Whether a tile has its room."""
+        return run.number in self._slots[run.place]
 
     def allocate(self, run: Run) -> None:
         """Take room for a tile: in its buffer, or for a bypassing operand in the registers of every PE."""
-        slots = self._slots[run.operand]
-        assert run.number not in slots and len(slots) < self.program.copies(run.operand)
+        slots = self._slots[run.place]
+        assert run.number not in slots and len(slots) < run.place.copies
         slots[run.number] = Slot(run)
-        if run.operand in self.program.bypass:
+        memory = run.place.memory
+        if isinstance(memory, RegisterFile):
             self._hold_bypassing(run, 1)
             return
-        buffer = self.accelerator.buffer_of(run.operand)
         used = sum(
-            len(slot.run.elements) * self.precision.stored_bits(operand)
-            for operand in buffer.keeps
-            if operand not in self.program.bypass
-            for slot in self._slots[operand].values()
+            len(slot.run.elements) * self._held_bits(place)
+            for place, in_place in self._slots.items()
+            if place.memory == memory
+            for slot in in_place.values()
         )
-        assert used <= buffer.size_bits, f"{buffer.name}: {used} bits in {buffer.size_bits}"
+        assert used <= memory.size_bits, f"{memory.name}: {used} bits in {memory.size_bits}"
+
+    def _held_bits(self, place: Place) -> int:
+        """Bits of room for an element: for outputs that of sums, where any come there."""
+        if place.operand == "output" and not self.program.holds_sums(place):
+            return self.precision.output.bits
+        return self.precision.stored_bits(place.operand)
 
     def release(self, run: Run) -> None:
         """Give up the room of a tile."""
-        del self._slots[run.operand][run.number]
-        if run.operand in self.program.bypass:
+        del self._slots[run.place][run.number]
+        if isinstance(run.place.memory, RegisterFile):
             self._hold_bypassing(run, -1)
 
     def load(self, request: Request) -> None:
-        """Finish a request that brings something on chip."""
+        """Finish a request that brings something further in."""
         bits = self.request_bits(request)
         run = request.run
         if run is None:
             self._read[self.accelerator.dram.name, "parameters"] += bits
             return
-        slot = self._slots[run.operand][run.number]
-        self._read[self.accelerator.dram.name, run.operand] += bits
-        if run.operand not in self.program.bypass:
-            self._written[self.accelerator.buffer_of(run.operand).name, run.operand] += bits
+        parent = self.program.parent(run)
+        outer = self.accelerator.dram.name if parent is None else parent.place.memory.name
+        self._read[outer, run.operand] += bits
+        if isinstance(run.place.memory, Buffer):
+            self._written[run.place.memory.name, run.operand] += bits
+        slot = self._slots[run.place][run.number]
         if run.operand == "output":
-            slot.values = {element: self._spilled.pop(element) for element in run.elements}
-        else:
+            source = self._spilled if parent is None else self._slots[parent.place][parent.number].values
+            slot.values = {element: source.pop(element) for element in run.elements}
+        elif parent is None:
             slot.values = {element: int(self._dram[run.operand][element]) for element in run.elements}
+        else:
+            held = self._slots[parent.place][parent.number].values
+            slot.values = {element: held[element] for element in run.elements}
 
     def write_back(self, request: Request) -> None:
-        """Finish a write: the tile leaves the chip, as finished outputs or as partial sums."""
+        """Finish a write: the tile goes further out, as finished outputs or as partial sums."""
         run = request.run
         assert run is not None
-        values = self._slots["output"][run.number].values
+        values = self._slots[run.place][run.number].values
         assert values.keys() == run.elements
-        if "output" not in self.program.bypass:
-            bits = len(values) * self.precision.stored_bits("output")
-            self._read[self.accelerator.buffer_of("output").name, "output"] += bits
-        self._written[self.accelerator.dram.name, "output"] += self.request_bits(request)
-        destination = self.finished if self._is_finished(run) else self._spilled
-        assert not destination.keys() & values.keys(), "an output was written over before it was read back"
-        if destination is self.finished:
+        self._check_finished(run)
+        if isinstance(run.place.memory, Buffer):
+            self._read[run.place.memory.name, "output"] += self.own_bits(request)
+        parent = self.program.parent(run)
+        outer = self.accelerator.dram.name if parent is None else parent.place.memory.name
+        self._written[outer, "output"] += self.request_bits(request)
+        if run.finished and self.program.is_innermost(run.place):
             sums = self.accelerator.processing_element.finish(list(values.values()), self.precision)
             values = dict(zip(values, sums, strict=True))
+        if parent is not None:
+            destination = self._slots[parent.place][parent.number].values
+        else:
+            destination = self.finished if run.finished else self._spilled
+        assert not destination.keys() & values.keys(), "an output was written over before it was read back"
         destination.update(values)
         self.release(run)
 
@@ -134,12 +169,12 @@ class Memories:
     def fetch(self, operand: Operand, event: int, fetch: Fetch) -> Values:
         """Hand to the grid the elements it asks for; they must be resident."""
         run = self.program.run(operand, event)
-        resident = self._slots[operand][run.number].values
+        resident = self._slots[run.place][run.number].values
         missing = fetch.wanted - resident.keys()
         assert not missing, f"event {event} fetches {operand} {sorted(missing)[:3]}, which is not resident"
         if operand not in self.program.bypass:
             bits = len(fetch.wanted) * self.precision.stored_bits(operand)
-            self._read[self.accelerator.buffer_of(operand).name, operand] += bits
+            self._read[run.place.memory.name, operand] += bits
             self.hold(operand, fetch)
         return {element: resident[element] for element in fetch.wanted}
 
@@ -174,7 +209,7 @@ class Memories:
         assert outputs <= self._visited, "a visit mixes outputs seen before and new ones"
         if "output" not in self.program.bypass:
             bits = len(outputs) * self.precision.stored_bits("output")
-            self._read[self.accelerator.buffer_of("output").name, "output"] += bits
+            self._read[slot.run.place.memory.name, "output"] += bits
         return {element: slot.values[element] for element in outputs}
 
     def write(self, step: Step, values: Values) -> None:
@@ -183,11 +218,33 @@ class Memories:
         assert values.keys() == step.outputs.wanted and values.keys() <= slot.run.elements
         if "output" not in self.program.bypass:
             bits = len(values) * self.precision.stored_bits("output")
-            self._written[self.accelerator.buffer_of("output").name, "output"] += bits
+            self._written[slot.run.place.memory.name, "output"] += bits
         slot.values.update(values)
 
     def _output_slot(self, step: Step) -> Slot:
-        return self._slots["output"][self.program.run("output", step.event).number]
+        run = self.program.run("output", step.event)
+        return self._slots[run.place][run.number]
+
+    def grid_bits(self, folds: list[Fold], seen: set[Element]) -> Counter[tuple[Operand, Literal["read", "write"]]]:
+        """Bits that a pass moves between each operand's buffer and the grid; nothing of bypassing operands.
+
+        ``seen``: outputs that passes before it have visited; those of this one are added.
+        """
+        found: Counter[tuple[Operand, Literal["read", "write"]]] = Counter()
+        for fold in folds:
+            fetched = [(self.program.stationary, fold.stationary)] if fold.stationary else []
+            for step in fold.steps:
+                fetched += step.fetches.items()
+                bits = len(step.outputs.wanted) * self.precision.stored_bits("output")
+                if step.opens and step.outputs.wanted <= seen:
+                    found["output", "read"] += bits
+                seen |= step.outputs.wanted
+                if step.closes:
+                    found["output", "write"] += bits
+            for operand, fetch in fetched:
+                assert operand is not None
+                found[operand, "read"] += len(fetch.wanted) * self.precision.stored_bits(operand)
+        return Counter({key: bits for key, bits in found.items() if key[0] not in self.program.bypass})
 
     def note_products(self, step: Step) -> None:
         """Count the products that a step added to each output, and what they read in the register files."""

@@ -1,4 +1,4 @@
-"""The loop nest unrolled: events, runs of equal tiles, the DRAM requests in their order, the steps of a pass."""
+"""The loop nest unrolled: events, runs of tiles in each memory, the transfers in their order, the steps of a pass."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from simulator.accelerator import Accelerator, SystolicPassing
-from simulator.layer import DIMS, OPERANDS, RELEVANT_DIMS, Dim, Layer, Operand
+from simulator.accelerator import Accelerator, Buffer, RegisterFile, SystolicPassing
+from simulator.layer import DIMS, OPERANDS, REDUCTION_DIMS, RELEVANT_DIMS, Dim, Layer, Operand
 from simulator.mapping import Mapping
 from simulator.reference.geometry import (
     Box,
@@ -25,13 +25,31 @@ from simulator.reference.geometry import (
 
 
 @dataclass(frozen=True)
-class Run:
-    """Consecutive events that use the same tile of an operand.
+class Place:
+    """A memory that an operand passes between DRAM and grid.
 
-    ``fresh``: no earlier run had this tile (an output run then starts from zero).
+    Attributes:
+        number: 0 for the outermost.
+        level: which buffer tile it holds, counted from 1; one more than the buffers have for registers.
+        copies: tiles of the operand that it may hold at once.
     """
 
     operand: Operand
+    number: int
+    level: int
+    memory: Buffer | RegisterFile = field(compare=False)
+    copies: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """Consecutive events between two refills of a place.
+
+    ``fresh``: no earlier run had this tile (an output run then starts from zero). ``finished``: the last event of an
+    output run adds its last products. ``parent``: number of the run in the next outer place, 0 at the outermost.
+    """
+
+    place: Place
     number: int
     tile: tuple[int, ...]
     elements: frozenset[Element]
@@ -39,21 +57,29 @@ class Run:
     first_event: int
     last_event: int
     fresh: bool
+    finished: bool
+    parent: int
+
+    @property
+    def operand(self) -> Operand:
+        """Whose tile it is."""
+        return self.place.operand
 
 
 @dataclass(frozen=True)
 class Event:
-    """One pass of the grid: the part of the loop nest it covers, and the buffer loops left inside it."""
+    """One pass of the grid: the part of the loop nest it covers, the buffer loops left inside it, the number of the
+    run in each place of each operand."""
 
     index: int
     box: Box
     loops: tuple[Dim, ...]
-    runs: dict[Operand, int]
+    runs: dict[Operand, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
 class Request:
-    """One entry in the queue of the DRAM channel."""
+    """A transfer between a place and the next outer one, or, without a run, of the parameters."""
 
     kind: Literal["parameters", "load", "partial_sums", "write_back"]
     run: Run | None = None
@@ -108,106 +134,174 @@ class Program:
     def __init__(self, layer: Layer, accelerator: Accelerator, mapping: Mapping) -> None:
         self.layer = layer
         self.layout = Layout.of(accelerator, mapping)
-        self.bypass = mapping.bypass
-        self.double_buffer = mapping.double_buffer
         passing = accelerator.grid.passing
         self.stationary = passing.stationary if isinstance(passing, SystolicPassing) else None
         self.kept = {operand for operand in OPERANDS if accelerator.registers_of(operand) is not None}
-        self._buffer_tile = {dim: mapping.level("buffer").tile.get(dim, 1) for dim in DIMS}
+        self.places = {operand: _places(operand, accelerator, mapping) for operand in OPERANDS}
+        self.bypass = tuple(
+            operand for operand in OPERANDS if isinstance(self.places[operand][0].memory, RegisterFile)
+        )
         self._register_tile = {
             dim: mapping.level("register").tile.get(dim, 1) * self.layout.held[dim] for dim in DIMS
         }
-        whole = {dim: range(layer.extent(dim)) for dim in DIMS}
-        self._dram_tiles = {dim: tiles(whole[dim], self._buffer_tile[dim]) for dim in DIMS}
-        self._dram_loops = _real_loops(mapping.level("dram").order, self._dram_tiles)
-        nominal = {dim: tiles(range(self._buffer_tile[dim]), self._register_tile[dim]) for dim in DIMS}
-        self._buffer_loops = _real_loops(mapping.level("buffer").order, nominal)
+        self._tiles = [{dim: level.tile.get(dim, 1) for dim in DIMS} for level in mapping.buffer_levels]
+        self._loops: list[tuple[Dim, int]] = []
+        around = {dim: layer.extent(dim) for dim in DIMS}
+        for number, (level, inside) in enumerate(
+            zip(mapping.levels, [*self._tiles, self._register_tile], strict=False)
+        ):
+            nominal = {dim: tiles(range(around[dim]), inside[dim]) for dim in DIMS}
+            self._loops += [(dim, number) for dim in _real_loops(level.order, nominal)]
+            around = inside
         self.events: list[Event] = []
-        self.runs: dict[Operand, list[Run]] = {operand: [] for operand in OPERANDS}
+        self.runs: dict[Operand, list[list[Run]]] = {op: [[] for _ in self.places[op]] for op in OPERANDS}
         self._fetches: dict[tuple[Operand | range, ...], Fetch] = {}
         self._shares: dict[tuple[Position, Dim, range], list[list[int]]] = {}
         self._unroll()
 
-    def copies(self, operand: Operand) -> int:
-        """Tiles of an operand that may be on chip at once."""
-        return 2 if operand in self.double_buffer else 1
+    def run(self, operand: Operand, event: int, place: int = -1) -> Run:
+        """Run of an operand that an event belongs to; of the innermost place where none is named."""
+        return self.runs[operand][place][self.events[event].runs[operand][place]]
 
-    def run(self, operand: Operand, event: int) -> Run:
-        """Run of an operand that an event belongs to."""
-        return self.runs[operand][self.events[event].runs[operand]]
+    def parent(self, run: Run) -> Run | None:
+        """Run of the next outer place that a run is a part of; None where that is DRAM."""
+        number = run.place.number
+        return self.runs[run.operand][number - 1][run.parent] if number else None
+
+    def before(self, run: Run) -> Run | None:
+        """Run that has to give up its room before this one may come: the last, or the last but one."""
+        number = run.number - run.place.copies
+        return self.runs[run.operand][run.place.number][number] if number >= 0 else None
+
+    def children(self, run: Run) -> list[Run]:
+        """Runs of the next inner place that are parts of a run."""
+        inner = run.place.number + 1
+        return [child for child in self.runs[run.operand][inner] if child.parent == run.number]
+
+    def is_innermost(self, place: Place) -> bool:
+        """Whether the grid works on what lies there."""
+        return place.number == len(self.places[place.operand]) - 1
+
+    def holds_sums(self, place: Place) -> bool:
+        """Whether partial sums ever lie in a place of the outputs, rather than finished ones alone."""
+        inner = self.runs["output"][place.number + 1 :]
+        return not inner or any(not run.finished for run in inner[0])
 
     def _unroll(self) -> None:
-        depth = self._event_loops()
-        event_loops, inner_loops = self._buffer_loops[:depth], self._buffer_loops[depth:]
-        open_runs: dict[Operand, tuple[tuple[int, ...], Box, int]] = {}
-        for outer in walk(self._dram_loops, self._dram_tiles):
-            tile = {dim: self._dram_tiles[dim][outer.get(dim, 0)] for dim in DIMS}
-            parts = {dim: tiles(tile[dim], self._register_tile[dim]) for dim in DIMS}
-            for inner in walk(event_loops, parts):
-                box = {dim: parts[dim][inner[dim]] if dim in inner else tile[dim] for dim in DIMS}
-                index = len(self.events)
-                for operand in OPERANDS:
-                    key = self._tile_of(operand, outer, inner)
-                    # The program refills bypassing registers at each event and compares no tiles.
-                    ends = bool(event_loops) and operand in self.bypass
-                    if operand in open_runs and (ends or open_runs[operand][0] != key):
-                        self._close(operand, open_runs.pop(operand), index - 1)
-                    if operand not in open_runs:
-                        open_runs[operand] = (key, box if operand in self.bypass else tile, index)
-                runs = {operand: len(self.runs[operand]) for operand in OPERANDS}
-                self.events.append(Event(index, box, inner_loops, runs))
-        for operand in OPERANDS:
-            self._close(operand, open_runs[operand], len(self.events) - 1)
+        depth = self._event_loop_count()
+        loops, inside = self._loops[:depth], tuple(dim for dim, _ in self._loops[depth:])
+        buffers = len(self._tiles)
+        open_runs: dict[Place, tuple[tuple[int, ...], tuple[int, ...], Box, int, int]] = {}
+        last_boxes: list[Box] = []
+        for numbers, boxes in self._walk_events(loops):
+            index = len(self.events)
+            runs: dict[Operand, tuple[int, ...]] = {}
+            for operand in OPERANDS:
+                for place in self.places[operand]:
+                    mine = [number for number, (_, level) in zip(numbers, loops, strict=True) if level < place.level]
+                    above = tuple(dim for dim, level in loops if level < place.level)
+                    # Registers that bypassing operands use are refilled at each event; no tiles are compared.
+                    each = place.level > buffers and any(level == buffers for _, level in loops)
+                    program = tuple(mine if each else mine[: _depth(operand, above)])
+                    if place in open_runs and open_runs[place][0] != program:
+                        self._close(place, open_runs.pop(place), index - 1, last_boxes[place.level])
+                    if place not in open_runs:
+                        relevant = zip(mine, above, strict=True)
+                        tile = tuple(number for number, dim in relevant if dim in RELEVANT_DIMS[operand])
+                        parent = len(self.runs[operand][place.number - 1]) if place.number else 0
+                        open_runs[place] = program, tile, boxes[place.level], index, parent
+                runs[operand] = tuple(len(found) for found in self.runs[operand])
+            self.events.append(Event(index, boxes[-1], inside, runs))
+            last_boxes = boxes
+        for place, values in open_runs.items():
+            self._close(place, values, len(self.events) - 1, last_boxes[place.level])
 
-    def _event_loops(self) -> int:
-        """How many buffer loops, from the outermost, are event loops because an operand bypasses."""
-        depth = 0
-        for operand in self.bypass:
-            for position, dim in enumerate(self._buffer_loops):
-                if dim in RELEVANT_DIMS[operand]:
-                    depth = max(depth, position + 1)
-        return depth
+    def _walk_events(self, loops: list[tuple[Dim, int]]) -> Iterator[tuple[tuple[int, ...], list[Box]]]:
+        """Run the event loops. Yields their trip numbers, and the box of each level from the layer to the pass."""
+        layer: Box = {dim: range(self.layer.extent(dim)) for dim in DIMS}
+        inside = [*self._tiles, self._register_tile]
 
-    def _tile_of(self, operand: Operand, outer: dict[Dim, int], inner: dict[Dim, int]) -> tuple[int, ...]:
-        loops = [outer, inner] if operand in self.bypass else [outer]
-        return tuple(
-            number for trips in loops for dim, number in trips.items() if dim in RELEVANT_DIMS[operand]
+        def descend(
+            level: int, box: Box, numbers: tuple[int, ...], boxes: list[Box]
+        ) -> Iterator[tuple[tuple[int, ...], list[Box]]]:
+            boxes = [*boxes, box]
+            if level == len(inside):
+                yield numbers, boxes
+                return
+            mine = tuple(dim for dim, at in loops if at == level)
+            parts = {dim: tiles(box[dim], inside[level][dim]) for dim in DIMS}
+            # What is no event loop below the buffers is walked inside the pass.
+            whole = level == len(self._tiles)
+            for trips in walk(mine, parts):
+                part = {
+                    dim: parts[dim][trips[dim]] if dim in trips else box[dim] if whole else parts[dim][0]
+                    for dim in DIMS
+                }
+                yield from descend(level + 1, part, (*numbers, *trips.values()), boxes)
+
+        yield from descend(0, layer, (), [])
+
+    def _event_loop_count(self) -> int:
+        """Loops over events: those around the innermost buffer tile, and those that a bypassing operand needs."""
+        outer = sum(level < len(self._tiles) for _, level in self._loops)
+        inner = tuple(dim for dim, level in self._loops if level == len(self._tiles))
+        return outer + max((_depth(operand, inner) for operand in self.bypass), default=0)
+
+    def _close(
+        self, place: Place, values: tuple[tuple[int, ...], tuple[int, ...], Box, int, int], last_event: int,
+        last_box: Box,
+    ) -> None:
+        """End a run. ``last_box``: the tile of its level at its last event; of outputs it may have gone further along
+        the reduction than at the first."""
+        _, tile, box, first_event, parent = values
+        runs = self.runs[place.operand][place.number]
+        finished = all(last_box[dim].stop == self.layer.extent(dim) for dim in REDUCTION_DIMS)
+        elements = box_elements(self.layer, place.operand, box)
+        fresh = all(run.tile != tile for run in runs)
+        runs.append(
+            Run(place, len(runs), tile, elements, box, first_event, last_event, fresh, finished, parent)
         )
 
-    def _close(self, operand: Operand, opened: tuple[tuple[int, ...], Box, int], last_event: int) -> None:
-        key, box, first_event = opened
-        earlier = self.runs[operand]
-        fresh = all(run.tile != key for run in earlier)
-        touched = box_elements(self.layer, operand, box)
-        earlier.append(Run(operand, len(earlier), key, touched, box, first_event, last_event, fresh))
-
-    def requests(self) -> Iterator[Request]:
-        """Everything the DRAM channel is asked for, in order; some may turn out to move nothing."""
+    def in_order(self) -> Iterator[Request | Event]:
+        """Everything that uses ports, in program order: transfers, and the passes of the grid between them."""
         yield Request("parameters")
         yield from self._loads(0)
         for event in self.events:
+            yield event
             last = event.index == len(self.events) - 1
             if not last:
                 yield from self._loads(event.index + 1)
-            ended = self.run("output", event.index)
-            if ended.last_event != event.index:
-                continue
-            write_back = [Request("write_back", ended)]
-            partial_sums = []
-            ahead = False
-            if not last:
-                following = self.run("output", event.index + 1)
-                ahead = "output" in self.double_buffer and following.tile != ended.tile
-                if not following.fresh:
-                    partial_sums = [Request("partial_sums", following)]
-            yield from partial_sums + write_back if ahead else write_back + partial_sums
+            yield from self._outputs(event.index, last)
 
     def _loads(self, event: int) -> Iterator[Request]:
         operands: tuple[Operand, ...] = ("weight", "input")
         for operand in operands:
-            run = self.run(operand, event)
-            if run.first_event == event:
-                yield Request("load", run)
+            for place in self.places[operand]:
+                run = self.run(operand, event, place.number)
+                if run.first_event == event:
+                    yield Request("load", run)
+
+    def _outputs(self, event: int, last: bool) -> Iterator[Request]:
+        """What comes between the last pass of output runs and the first of the next ones."""
+        ended = [run for place in self.places["output"]
+                 if (run := self.run("output", event, place.number)).last_event == event]
+        following = [] if last else [self.run("output", event + 1, run.place.number) for run in ended]
+        sums = [run for run in following if not run.fresh]
+        ahead = [run for run in sums if self.is_ahead(run)]
+        yield from (Request("partial_sums", run) for run in ahead)
+        yield from (Request("write_back", run) for run in reversed(ended))
+        yield from (Request("partial_sums", run) for run in sums if run not in ahead)
+
+    def is_ahead(self, run: Run) -> bool:
+        """Whether an output run takes its room, and loads, before the run before it is written back.
+
+        It needs a second slot, another tile, and a tile outside that does not itself come later.
+        """
+        before = self.runs["output"][run.place.number][run.number - 1]
+        if run.place.copies == 1 or before.tile == run.tile:
+            return False
+        parent = self.parent(run)
+        return parent is None or parent.first_event < run.first_event or self.is_ahead(parent)
 
     def folds(self, event: Event) -> list[Fold]:
         """Unroll one pass into folds and steps."""
@@ -285,6 +379,22 @@ class Program:
     def _new_fetch(self, operand: Operand, box: Box) -> Fetch:
         by_pe = {place: self.layout.pe_elements(self.layer, operand, place, box) for place in self.layout.place}
         return Fetch(box_elements(self.layer, operand, box), by_pe)
+
+
+def _places(operand: Operand, accelerator: Accelerator, mapping: Mapping) -> list[Place]:
+    """Memories that an operand passes, outermost first: its buffers, or where it bypasses them all its registers."""
+    found: list[Place] = []
+    for buffer in accelerator.buffers_of(operand):
+        level = accelerator.level_of(buffer)
+        if not mapping.bypasses(operand, level):
+            copies = 2 if mapping.doubles(operand, level) else 1
+            found.append(Place(operand, len(found), level, buffer, copies))
+    if not found:
+        file = accelerator.registers_of(operand)
+        assert file is not None
+        level = accelerator.buffer_levels + 1
+        found.append(Place(operand, 0, level, file, 2 if mapping.doubles(operand, level) else 1))
+    return found
 
 
 def _real_loops(order: tuple[Dim, ...], trips: dict[Dim, list[range]]) -> tuple[Dim, ...]:

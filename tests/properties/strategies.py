@@ -6,9 +6,10 @@ enough for it, or a little larger, so that every case is valid and many are tigh
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ from simulator.accelerator import (
     Axis,
     Buffer,
     Dram,
+    DramRows,
     Grid,
     MulticastPassing,
     Passing,
@@ -178,6 +180,32 @@ def _ceil(value: int, divisor: int) -> int:
 
 
 @dataclass(frozen=True)
+class LevelWishes:
+    """One level of buffers: what its buffers keep, what of that the mapping sends past them, what it holds twice."""
+
+    keeps: tuple[Operand, ...]
+    bypass: tuple[Operand, ...]
+    double_buffer: tuple[Operand, ...]
+
+
+@st.composite
+def level_wishes(draw: st.DrawFn, depth: int) -> tuple[LevelWishes, ...]:
+    """Levels of buffers that together keep every operand; none is sent past all its buffers."""
+    if depth == 1:
+        return (LevelWishes(OPERANDS, (), ()),)
+    where = {op: draw(st.lists(st.integers(0, depth - 1), min_size=1, unique=True)) for op in OPERANDS}
+    for level in range(depth):
+        if not any(level in levels for levels in where.values()):
+            where[draw(st.sampled_from(OPERANDS))].append(level)
+    found = []
+    for level in range(depth):
+        keeps = tuple(op for op in OPERANDS if level in where[op])
+        past = tuple(op for op in keeps if max(where[op]) != level and draw(st.integers(0, 4)) == 0)
+        found.append(LevelWishes(keeps, past, draw(subsets(keeps))))
+    return tuple(found)
+
+
+@dataclass(frozen=True)
 class Wishes:
     """What a mapping asks of the machine before its sizes are known."""
 
@@ -187,6 +215,7 @@ class Wishes:
     kept: tuple[Operand, ...]
     bypass: tuple[Operand, ...]
     double_buffer: tuple[Operand, ...]
+    levels: tuple[LevelWishes, ...]
 
     @property
     def outermost(self) -> tuple[Operand, ...]:
@@ -221,29 +250,43 @@ def mappings(draw: st.DrawFn, wishes: Wishes, max_events: int) -> Mapping:
         alone = RELEVANT_DIMS[first] - RELEVANT_DIMS[second]
         for dim in draw(st.sampled_from((alone, RELEVANT_DIMS[second] - RELEVANT_DIMS[first]))):
             tile[dim] = min(tile[dim], held[dim])
+    tiles = [tile]
+    for _ in wishes.levels[1:]:
+        tiles.insert(0, {dim: draw(st.integers(tiles[0][dim], layer.extent(dim))) for dim in DIMS})
 
-    def trips() -> tuple[dict[Dim, int], dict[Dim, int]]:
-        return (
-            {dim: _ceil(layer.extent(dim), tile[dim]) for dim in DIMS},
-            {dim: _ceil(tile[dim], held[dim]) for dim in DIMS},
-        )
+    def trips() -> list[dict[Dim, int]]:
+        inside = [{dim: layer.extent(dim) for dim in DIMS}, *tiles, held]
+        return [{dim: _ceil(outer[dim], inner[dim]) for dim in DIMS} for outer, inner in itertools.pairwise(inside)]
 
     def event_count() -> int:
-        at_dram, at_buffer = trips()
         inner = {dim for operand in wishes.bypass for dim in RELEVANT_DIMS[operand]}
-        return math.prod(at_dram.values()) * math.prod(at_buffer[dim] for dim in inner)
+        *outer, at_buffer = trips()
+        return math.prod(count for level in outer for count in level.values()) * math.prod(
+            at_buffer[dim] for dim in inner
+        )
 
     while event_count() > max_events:
         # Whole multiples of what the grid holds keep one buffer loop; larger unrolling is not ours to choose.
         assume(not wishes.bypass)
-        worst = max(DIMS, key=lambda dim: trips()[0][dim])
-        tile[worst] = layer.extent(worst)
-    dram_trips, buffer_trips = trips()
+        worst = max(DIMS, key=lambda dim: math.prod(level[dim] for level in trips()[:-1]))
+        for each in tiles:
+            each[worst] = layer.extent(worst)
+    *outer_trips, buffer_trips = trips()
+    outer_orders = [draw(orders(level)) for level in outer_trips]
+    buffers = []
+    for number, (level, its_tile) in enumerate(zip(wishes.levels, tiles, strict=True), start=1):
+        innermost = number == len(tiles)
+        order = draw(orders(buffer_trips, wishes.outermost)) if innermost else outer_orders[number]
+        buffers.append(
+            MappingLevel(
+                level="buffer", tile=its_tile, order=order, bypass=level.bypass, double_buffer=level.double_buffer
+            )
+        )
     return Mapping(
         spatial=spatial,
         levels=(
-            MappingLevel(level="dram", order=draw(orders(dram_trips))),
-            MappingLevel(level="buffer", tile=tile, order=draw(orders(buffer_trips, wishes.outermost))),
+            MappingLevel(level="dram", order=outer_orders[0]),
+            *buffers,
             MappingLevel(level="register", tile=register),
         ),
         bypass=wishes.bypass,
@@ -260,6 +303,23 @@ class Room:
     spare_bits: int
     read_energy: float
     write_energy: float
+    ports: dict[str, Any]
+
+
+@st.composite
+def port_fields(draw: st.DrawFn) -> dict[str, Any]:
+    """A buffer's ports: mostly as wide as asked for, else narrow, shared or not, with banks."""
+    if draw(st.integers(0, 2)):
+        return {}
+    widths = st.sampled_from((16, 40, 128, 1024))
+    shared = draw(st.booleans())
+    return {
+        "ports": "shared" if shared else "separate",
+        "read_bandwidth_bits_per_cycle": draw(widths if shared else st.none() | widths),
+        "write_bandwidth_bits_per_cycle": draw(widths if shared else st.none() | widths),
+        "banks": draw(st.sampled_from((1, 1, 2, 4))),
+        "latency_cycles": draw(st.integers(0, 5)),
+    }
 
 
 @st.composite
@@ -268,22 +328,27 @@ def rooms(draw: st.DrawFn, operands: tuple[Operand, ...]) -> list[Room]:
     energies = st.sampled_from((0.0, 0.125, 2.0))
     return [
         Room(
-            keeps, draw(st.booleans()), draw(st.sampled_from((0, 0, 7, 500))), draw(energies), draw(energies)
+            keeps, draw(st.booleans()), draw(st.sampled_from((0, 0, 7, 500))), draw(energies), draw(energies),
+            draw(port_fields()),
         )
         for keeps in draw(partitions(operands))
     ]
 
 
-def _buffer(name: str, room: Room, wishes: Wishes, bits: dict[Operand, int]) -> Buffer:
-    buffered = [operand for operand in room.keeps if operand not in wishes.bypass]
+def _buffer(name: str, room: Room, wishes: Wishes, level: int, bits: dict[tuple[Operand, int], int]) -> Buffer:
+    past = wishes.bypass + wishes.levels[level - 1].bypass
+    buffered = [operand for operand in room.keeps if operand not in past]
+    doubled = wishes.double_buffer + wishes.levels[level - 1].double_buffer
     return Buffer(
         name=name,
         keeps=room.keeps,
-        size_bits=max(1, room.spare_bits + sum(bits[operand] for operand in buffered)),
+        size_bits=max(1, room.spare_bits + sum(bits[operand, level] for operand in buffered)),
         read_energy_pj_per_bit=room.read_energy,
         write_energy_pj_per_bit=room.write_energy,
-        double_buffer=room.switch or any(operand in wishes.double_buffer for operand in buffered),
-        may_bypass=tuple(operand for operand in room.keeps if room.switch or operand in wishes.bypass),
+        double_buffer=room.switch or any(operand in doubled for operand in buffered),
+        may_bypass=tuple(operand for operand in room.keeps if room.switch or operand in past),
+        level=level,
+        **room.ports,
     )
 
 
@@ -301,17 +366,31 @@ def _register_file(name: str, room: Room, wishes: Wishes, bits: dict[Operand, in
 
 def _sizes(
     wishes: Wishes, precision: LayerPrecision, mapping: Mapping, program: Program
-) -> tuple[dict[Operand, int], dict[Operand, int]]:
-    """Bits that each operand needs in its buffer and in the registers of a PE, all copies counted."""
-    in_buffer, in_registers = {}, {}
+) -> tuple[dict[tuple[Operand, int], int], dict[Operand, int]]:
+    """Bits that each operand needs in its buffer of each level and in the registers of a PE, all copies counted."""
+    in_buffers, in_registers = {}, {}
     register, lanes = mapping.level("register").tile, mapping.spatial.get(LANES, {})
     for operand in OPERANDS:
-        copies = 2 if operand in wishes.double_buffer else 1
-        bits = precision.stored_bits(operand)
-        in_buffer[operand] = copies * bits * max(len(run.elements) for run in program.runs[operand])
+        for place, runs in zip(program.places[operand], program.runs[operand], strict=True):
+            finished = operand == "output" and not program.holds_sums(place)
+            bits = precision.output.bits if finished else precision.stored_bits(operand)
+            in_buffers[operand, place.level] = place.copies * bits * max(len(run.elements) for run in runs)
         in_a_pe = math.prod(register[dim] * lanes.get(dim, 1) for dim in RELEVANT_DIMS[operand])
-        in_registers[operand] = bits * in_a_pe * (copies if operand in wishes.bypass else 1)
-    return in_buffer, in_registers
+        copies = 2 if operand in wishes.bypass and operand in wishes.double_buffer else 1
+        in_registers[operand] = precision.stored_bits(operand) * in_a_pe * copies
+    return in_buffers, in_registers
+
+
+@st.composite
+def dram_rows(draw: st.DrawFn) -> DramRows | None:
+    """Every other DRAM opens rows, some refresh."""
+    if draw(st.integers(0, 2)):
+        return None
+    return DramRows(
+        banks=draw(st.integers(1, 4)), row_bits=draw(st.sampled_from((64, 100, 512, 4096))),
+        activate_cycles=draw(st.integers(0, 7)), precharge_cycles=draw(st.integers(0, 7)),
+        refresh_interval_cycles=draw(st.none() | st.integers(20, 200)), refresh_cycles=draw(st.integers(0, 19)),
+    )
 
 
 @st.composite
@@ -325,13 +404,14 @@ def drams(draw: st.DrawFn) -> Dram:
         burst_bits=draw(st.sampled_from((1, 8, 64, 100))),
         read_energy_pj_per_bit=draw(energies),
         write_energy_pj_per_bit=draw(energies),
+        rows=draw(dram_rows()),
     )
 
 
 @st.composite
 def cases(
     draw: st.DrawFn, dataflow: Dataflow | None = None, max_macs: int = 500, max_events: int = 60,
-    kinds: tuple[Kind, ...] = KINDS,
+    kinds: tuple[Kind, ...] = KINDS, max_levels: int = 3,
 ) -> Case:
     """Valid simulations on a grid of one dataflow (None: any). See the module's docstring."""
     if dataflow is None:
@@ -346,14 +426,20 @@ def cases(
     precision = draw(precisions(element))
     layer = draw(layers(max_macs))
     bypass: tuple[Operand, ...] = () if bypassing is None else (bypassing,)
-    wishes = Wishes(layer, grid, element.lanes(precision), kept, bypass, draw(subsets(OPERANDS)))
+    levels = draw(level_wishes(draw(st.sampled_from((1, 1, 2, 3)[: max_levels + 1]))))
+    doubled = draw(subsets(OPERANDS)) if len(levels) == 1 or draw(st.booleans()) else ()
+    wishes = Wishes(layer, grid, element.lanes(precision), kept, bypass, doubled, levels)
     mapping = draw(mappings(wishes, max_events))
-    dram, buffers, files = draw(drams()), draw(rooms(OPERANDS)), draw(rooms(kept))
+    dram, files = draw(drams()), draw(rooms(kept))
+    buffers = [(level, room) for level, wish in enumerate(levels, start=1) for room in draw(rooms(wish.keeps))]
 
-    def machine(in_buffer: dict[Operand, int], in_registers: dict[Operand, int]) -> Accelerator:
+    def machine(in_buffers: dict[tuple[Operand, int], int], in_registers: dict[Operand, int]) -> Accelerator:
         memories = [
             dram,
-            *(_buffer(f"buffer{i}", room, wishes, in_buffer) for i, room in enumerate(buffers)),
+            *(
+                _buffer(f"buffer{i}", room, wishes, level, in_buffers)
+                for i, (level, room) in enumerate(buffers)
+            ),
             *(_register_file(f"registers{i}", room, wishes, in_registers) for i, room in enumerate(files)),
         ]
         return Accelerator(
@@ -361,6 +447,7 @@ def cases(
             processing_element=element, vector_unit=VectorUnit(lanes=4, energy_pj_per_operation=0.5),
         )
 
-    roomy = machine(dict.fromkeys(OPERANDS, HUGE), dict.fromkeys(OPERANDS, HUGE))
+    everywhere = {(operand, level): HUGE for operand in OPERANDS for level in range(1, len(levels) + 1)}
+    roomy = machine(everywhere, dict.fromkeys(OPERANDS, HUGE))
     sizes = _sizes(wishes, precision, mapping, Program(layer, roomy, mapping))
     return Case(layer, precision, machine(*sizes), mapping, draw(st.integers(0, 1 << 16)))

@@ -50,6 +50,8 @@ def test_fast_equals_reference(dataflow: Dataflow) -> None:
         assert quick.total_cycles == slow.total_cycles
         assert quick.fill_drain_cycles == slow.fill_drain_cycles
         assert quick.stall_cycles == slow.stall_cycles
+        assert quick.stalls == slow.stalls
+        assert quick.dram_row_cycles == slow.dram_row_cycles
         assert quick.dram_busy_cycles == slow.dram_busy_cycles
         assert quick.pe_utilization == pytest.approx(slow.pe_utilization, rel=1e-9)
 
