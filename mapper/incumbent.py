@@ -14,7 +14,7 @@ from mapper.solution import Objective, objective_cost
 from simulator.accelerator import Accelerator
 from simulator.engine import simulate
 from simulator.kernels import tiling_cycles
-from simulator.kernels.tile_walk import WalkInput
+from simulator.kernels.transfers import WalkInput
 from simulator.layer import DIMS, OPERANDS, Dim, Layer
 from simulator.mapping import Mapping
 from simulator.plan import Plan

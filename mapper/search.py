@@ -22,7 +22,7 @@ from mapper.enumeration import compile_enumeration, prove_by_enumeration
 from mapper.incumbent import PROOF_TOLERANCE, Incumbent
 from mapper.solution import MappingSolution, Objective, SearchBudget
 from simulator.accelerator import Accelerator
-from simulator.errors import InfeasibleError, Problem
+from simulator.errors import ConfigurationError, InfeasibleError, Problem
 from simulator.layer import Layer
 from simulator.plan import grid_timing
 from simulator.precision import LayerPrecision
@@ -80,11 +80,17 @@ def map_layer(
     """Map one layer on one tile, with a proof of how good the mapping is.
 
     ``cost`` and ``lower_bound`` are in cycles (latency), pJ (energy) or pJ·cycles (edp). Raises ``PrecisionError``
-    where the PE cannot run the precision, and ``InfeasibleError`` where no mapping fits: it names the memory, the
-    smallest demand, the capacity, and what would make it fit.
+    where the PE cannot run the precision, ``ConfigurationError`` for a machine with several levels of buffers, and
+    ``InfeasibleError`` where no mapping fits: it names the memory, the smallest demand, the capacity, and what would
+    make it fit.
     """
     budget = budget or SearchBudget()
     accelerator.processing_element.check(precision)
+    if accelerator.buffer_levels > 1:
+        raise ConfigurationError([
+            Problem("the mapper searches machines with one level of buffers; simulate takes a mapping for deeper ones",
+                    where=accelerator.name, path="memories", value=f"{accelerator.buffer_levels} levels of buffers")
+        ])
     began = time.process_time()
     models = build_cost_models(layer, precision, accelerator)
     incumbent = Incumbent(layer, precision, accelerator, objective, budget.target_gap)

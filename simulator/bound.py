@@ -22,6 +22,8 @@ from simulator.layer import DIMS, RELEVANT_DIMS, Dim, Operand
 from simulator.plan import Plan
 from simulator.result import STALL_CAUSES, LayerResult, StallCause
 
+_LOADED: tuple[Operand, ...] = ("weight", "input")
+
 
 @dataclass(frozen=True)
 class CycleBound:
@@ -104,6 +106,12 @@ def last_pass_cycles(plan: Plan) -> int:
     return steps * plan.step_cycles
 
 
+def _may_be_all_padding(plan: Plan) -> bool:
+    """Whether a pass may read no input although a larger buffer loads some for it."""
+    places = plan.places("input")
+    return len(places) > 1 and min(int(table.min()) for table in plan.touched(places[-1].level)) == 0
+
+
 def _loads_ahead(plan: Plan, operand: Operand) -> bool:
     """Whether DRAM may move an operand's tiles under the passes."""
     places = plan.places(operand)
@@ -133,8 +141,8 @@ def bound_cycles(plan: Plan, dram: DramTraffic) -> CycleBound:
     bandwidth, latency = memory.bandwidth_bits_per_cycle, memory.latency_cycles
     timing = plan.timing
     compute, overhead = plan.compute_cycles, _grid_overhead(plan)
-    first = {operand: first_tile_bits(plan, operand) for operand in ("weight", "input")}
-    arrival_bits = dram.parameter_read_bits + sum(first.values())
+    first: dict[Operand, int] = {operand: first_tile_bits(plan, operand) for operand in _LOADED}
+    arrival_bits = dram.parameter_read_bits + first["weight"] + (0 if _may_be_all_padding(plan) else first["input"])
     start = latency + _ceil(arrival_bits, bandwidth) if arrival_bits else 0
     last_write = _ceil(last_write_bits(plan), bandwidth)
 
@@ -149,7 +157,9 @@ def bound_cycles(plan: Plan, dram: DramTraffic) -> CycleBound:
         serial_bits += dram.sum_read_bits + dram.sum_write_bits + dram.final_write_bits - last_write_bits(plan)
     grid = start + compute + overhead + _ceil(serial_bits, bandwidth) + last_write
     channel = _ceil(dram.total_bits, bandwidth) + (latency if dram.total_bits > dram.final_write_bits else 0)
-    loads = dram.parameter_read_bits + dram.weight_read_bits + dram.input_read_bits
+    # A pass over nothing but padding does not wait for the input's tile around it, on its way to a smaller buffer.
+    inputs = 0 if _may_be_all_padding(plan) else dram.input_read_bits
+    loads = dram.parameter_read_bits + dram.weight_read_bits + inputs
     loaded = _ceil(loads, bandwidth) + (latency if loads else 0)
     final = loaded + last_pass_cycles(plan) + timing.tail_cycles + last_write
     total = max(grid, channel, final, _port_cycles(plan, dram))

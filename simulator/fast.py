@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.counts import DramTraffic, energy_pj, traffic_rows
-from simulator.kernels import tile_walk as kernel
+from simulator.kernels import transfers as kernel
+from simulator.kernels import walk
 from simulator.plan import Plan
 from simulator.result import STALL_CAUSES, LayerResult, Stall
 from simulator.walk_input import walk_input
@@ -14,7 +15,7 @@ from simulator.walk_input import walk_input
 
 def simulate_fast(plan: Plan) -> LayerResult:
     """Run a plan. Cycles and DRAM traffic come from the walk, the grid's traffic from closed forms."""
-    counts, stalls = kernel.walk(walk_input(plan))
+    counts, stalls = walk(walk_input(plan))
     dram = DramTraffic(
         weight_read_bits=int(counts[kernel.WEIGHT_READ]),
         input_read_bits=int(counts[kernel.INPUT_READ]),

@@ -13,7 +13,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from simulator.kernels import tile_walk as kernel
+from simulator.kernels import transfers as kernel
+from simulator.kernels import walk
 from simulator.layer import OPERANDS
 from simulator.plan import Plan
 from simulator.result import STALL_CAUSES
@@ -103,5 +104,5 @@ def trace_layer(plan: Plan, most: int) -> LayerTrace:
 def _walk(plan: Plan, capacity: int) -> tuple[npt.NDArray[np.int64], int, int]:
     """Rows, how many there would be, total cycles."""
     log = kernel.Log(np.empty((capacity, 6), dtype=np.int64), np.zeros(1, dtype=np.int64))
-    counts, _ = kernel.walk(walk_input(plan), log)
+    counts, _ = walk(walk_input(plan), log)
     return log.rows, int(log.count[0]), int(counts[kernel.TOTAL])

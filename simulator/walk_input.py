@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.accelerator import Buffer
-from simulator.kernels import tile_walk as kernel
+from simulator.kernels import transfers as kernel
 from simulator.kernels.dram_rows import RowInput
 from simulator.layer import DIMS, OPERANDS, RELEVANT_DIMS, Operand
 from simulator.plan import Place, Plan

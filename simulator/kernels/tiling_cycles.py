@@ -10,7 +10,8 @@ import numba
 import numpy as np
 
 from simulator.kernels.extents import nested_starts, touched_counts
-from simulator.kernels.tile_walk import TOTAL, WalkInput, walk
+from simulator.kernels.tile_walk import walk
+from simulator.kernels.transfers import TOTAL, WalkInput
 
 
 @numba.njit(cache=True)

@@ -426,7 +426,7 @@ def cases(
     precision = draw(precisions(element))
     layer = draw(layers(max_macs))
     bypass: tuple[Operand, ...] = () if bypassing is None else (bypassing,)
-    levels = draw(level_wishes(draw(st.sampled_from((1, 1, 2, 3)[: max_levels + 1]))))
+    levels = draw(level_wishes(draw(st.sampled_from((1, 2, 3)[:max_levels]))))
     doubled = draw(subsets(OPERANDS)) if len(levels) == 1 or draw(st.booleans()) else ()
     wishes = Wishes(layer, grid, element.lanes(precision), kept, bypass, doubled, levels)
     mapping = draw(mappings(wishes, max_events))

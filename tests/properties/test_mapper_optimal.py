@@ -82,7 +82,7 @@ def least_cost(
 
 
 @few_examples
-@given(cases(), st.data())
+@given(cases(max_levels=1), st.data())
 def test_the_cost_model_is_the_bound_engine(case: Case, data: st.DataObject) -> None:
     models = models_of(case)
     model = models[data.draw(st.integers(0, len(models) - 1))]
@@ -107,7 +107,7 @@ def test_the_cost_model_is_the_bound_engine(case: Case, data: st.DataObject) -> 
 
 
 @few_examples
-@given(cases(), st.data())
+@given(cases(max_levels=1), st.data())
 def test_batches_cost_what_the_simulator_says(case: Case, data: st.DataObject) -> None:
     objective: Objective = "latency"
     models = models_of(case)
@@ -147,7 +147,7 @@ def best_of_everything(case: Case, objective: Objective) -> float:
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_the_search_finds_and_proves_the_optimum(objective: Objective, prover: Prover) -> None:
     @few_examples
-    @given(cases(max_macs=60))
+    @given(cases(max_macs=60, max_levels=1))
     def check(case: Case) -> None:
         best = best_of_everything(case, objective)
         budget = SearchBudget(cpu_seconds=20, prover=prover)

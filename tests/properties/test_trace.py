@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from simulator.activity import active_steps, step_count
 from simulator.fast import simulate_fast
-from simulator.layer import OPERANDS
 from simulator.plan import Plan
 from simulator.reference.engine import _Machine
 from simulator.reference.program import Program
@@ -46,7 +45,8 @@ def test_sums_are_those_of_the_result(case: Case) -> None:
     for piece in slices:
         assert piece.cycles > 0 and piece.start >= 0 and 0 <= piece.tile < result.tile_count
         cycles[piece.name if piece.track == "grid" else piece.track] += piece.cycles
-        bits[piece.name] += piece.bits
+        if piece.track == "dram":
+            bits[piece.name] += piece.bits
     assert cycles["compute"] == result.compute_cycles
     assert cycles["fill and drain"] == result.fill_drain_cycles
     for cause in STALL_CAUSES:
@@ -81,13 +81,17 @@ class Watched(_Machine):
 
     def _count_cycle(self) -> None:
         before = (self.compute, self.fill_drain)
-        request = self._transfer
-        held = {
-            operand: sum(len(slot.run.elements) for slot in self.memories._slots[operand].values())
-            * self.precision.stored_bits(operand)
-            for operand in OPERANDS
-        }
-        moving = request and (self.memories.request_bits(request), request.run.operand if request.run else "parameters")
+        held: Counter[tuple[str, str]] = Counter()
+        for place, slots in self.memories._slots.items():
+            for slot in slots.values():
+                bits = len(slot.run.elements) * self.memories._held_bits(place)
+                held[place.memory.name, place.operand] += bits
+        moving: Counter[tuple[str, str, int]] = Counter()
+        for transfer in self._transfers:
+            request = transfer.request
+            outer = self.accelerator.dram.name if request.run is None else self._outer_memory(request.run)
+            operand = request.run.operand if request.run else "parameters"
+            moving[outer, operand, self.memories.request_bits(request)] += 1
         super()._count_cycle()
         doing = "compute" if self.compute > before[0] else "fill and drain" if self.fill_drain > before[1] else "wait"
         self.cycles = [*getattr(self, "cycles", ()), (doing, moving, held)]
@@ -101,21 +105,22 @@ def test_every_cycle_is_that_of_the_reference(dataflow: Dataflow) -> None:
         machine = Watched(case.layer, case.precision, case.accelerator, case.mapping, *case.operands())
         machine.run()
         doing: dict[int, str] = {}
-        moving: dict[int, tuple[int, str]] = {}
-        held: dict[int, Counter[str]] = defaultdict(Counter)
+        moving: dict[int, Counter[tuple[str, str, int]]] = defaultdict(Counter)
+        held: dict[int, Counter[tuple[str, str]]] = defaultdict(Counter)
         owner = {"load partial sums": "output", "write partial sums": "output", "write output": "output"}
         for piece in slices_of(case):
             for cycle in range(piece.start, piece.start + piece.cycles):
                 if piece.track == "grid":
                     doing[cycle] = piece.name.partition(":")[0]
-                elif piece.track == "dram":
-                    moving[cycle] = (piece.bits, owner.get(piece.name, piece.name.removeprefix("load ")))
+                elif piece.track in ("dram", "buffer"):
+                    operand = owner.get(piece.name, piece.name.removeprefix("load "))
+                    moving[cycle][piece.memory, operand, piece.bits] += 1
                 else:
-                    held[cycle][piece.name] += piece.bits
-        for cycle, (act, request, bits) in enumerate(machine.cycles):
+                    held[cycle][piece.memory, piece.name] += piece.bits
+        for cycle, (act, moved, bits) in enumerate(machine.cycles):
             assert doing[cycle] == act, cycle
-            assert moving.get(cycle) == request, cycle
-            assert held[cycle] == Counter(bits), cycle
+            assert moving[cycle] == moved, cycle
+            assert +held[cycle] == +bits, cycle
 
     check()
 
