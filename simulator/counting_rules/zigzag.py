@@ -383,20 +383,12 @@ def _edge_cycles(
 
 
 def _moved_into_computation(cycles: Sequence[float], needed: Sequence[float], spare: float) -> list[float]:
-    """Shorten transfers towards what is needed of them, the longest first, by ``spare`` cycles in all.
-
-    As the tool does it: a step that shortens the next transfer shortens those before it by as much again, so that with
-    several transfers on a port one can end below what is needed of it, and below zero.
-    """
+    """Shorten transfers to what is needed of them, the longest first, by ``spare`` cycles in all."""
     left = list(cycles)
-    order = sorted(range(len(cycles)), key=lambda index: -cycles[index])
-    for number, index in enumerate(order, start=1):
-        step = min(left[index] - needed[index], spare / number)
-        for earlier in order[:number]:
-            left[earlier] -= step
-        spare -= step * number
-        if spare <= 0:
-            break
+    for index in sorted(range(len(left)), key=lambda index: -left[index]):
+        moved = max(0.0, min(left[index] - needed[index], spare))
+        left[index] -= moved
+        spare -= moved
     return left
 
 
