@@ -44,7 +44,7 @@ def layer_of(name: str) -> Layer:
 
 
 def precision_of(bits: list[int]) -> LayerPrecision:
-    """Return the widths of input, weight and output. Its outputs have one width everywhere: that of our partial sums."""
+    """Return the widths of input, weight and output: outputs have one width everywhere, as our partial sums do."""
     inputs, weights, outputs = (Format(f"int{width}") for width in bits)
     return LayerPrecision(input=inputs, weight=weights, accumulator=outputs, output=outputs)
 

@@ -169,7 +169,7 @@ def tile_extents(machine: Machine, nest: LoopNest, memory: Memory, loops_above: 
 
 
 def spanned(positions: int, taps: int, stride: int, dilation: int) -> int:
-    """Rows (or columns) of input from the first to the last that a tile needs: ``stride·(p−1) + dilation·(r−1) + 1``."""
+    """Rows (or columns) of input from a tile's first to its last: ``stride·(p−1) + dilation·(r−1) + 1``."""
     return stride * (positions - 1) + dilation * (taps - 1) + 1
 
 

@@ -44,7 +44,8 @@ from simulator.precision import LayerPrecision
 # Dimensions that an input depends on together with another (position and tap): neither wholly relevant nor irrelevant.
 HALO_DIMS: frozenset[Dim] = frozenset(("P", "Q", "R", "S"))
 
-INPUTS: tuple[Operand, ...] = ("weight", "input")
+INPUTS: tuple[Operand, ...] = ("input", "weight")
+OUTPUTS: tuple[Operand, ...] = ("output",)
 
 FlowKey = tuple[str, Operand, Flow]
 
@@ -86,6 +87,7 @@ class Cost:
         port_stall_cycles: of each (memory, port); slack where negative.
         room: share of each memory's capacity that its tiles take.
         double_buffered: whether an operand's tile may change during the whole period at a memory.
+        busiest_port_cycles: all transfers of the busiest port, one after the other.
     """
 
     words: dict[FlowKey, int]
@@ -98,6 +100,7 @@ class Cost:
     port_stall_cycles: dict[tuple[str, str], int]
     room: dict[str, float]
     double_buffered: dict[tuple[Operand, str], bool]
+    busiest_port_cycles: int
 
     @property
     def memory_energy_pj(self) -> float:
@@ -163,13 +166,14 @@ def count(
                 words[key] = 0 if found is None else found.words * found.periods * level.copies
                 if found is not None:
                     transfers[key] = found
-    port_stalls = {
-        (memory.name, port.name): _port_stall(
-            [transfers[memory.name, operand, flow] for operand, flow in sorted(port.serves)
-             if (memory.name, operand, flow) in transfers]
-        )
+    by_port = {
+        (memory.name, port.name): [
+            transfers[memory.name, operand, flow] for operand, flow in sorted(port.serves)
+            if (memory.name, operand, flow) in transfers
+        ]
         for memory in machine.memories for port in memory.ports
     }
+    port_stalls = {port: _port_stall(shared) for port, shared in by_port.items()}
     stall = max(0, *port_stalls.values())
     edges = _edge_cycles(machine, precision, transfers, levels, nest.steps + stall)
     return Cost(
@@ -188,6 +192,7 @@ def count(
         port_stall_cycles=port_stalls,
         room=room,
         double_buffered=doubled,
+        busiest_port_cycles=max(sum(one.cycles * one.periods for one in shared) for shared in by_port.values()),
     )
 
 
@@ -229,15 +234,16 @@ def _levels(layer: Layer, operand: Operand, machine: Machine, nest: LoopNest) ->
     stores = nest.stores[operand][::-1]
     above = [_settled(operand, nest, store.loops_above) for store in stores]
     above[-1] = 0
-    ends = [len(nest.temporal), *above]
+    ends = [len(nest.temporal), *above[:-1]]
+    reduced = frozenset(DIMS) - RELEVANT_DIMS[operand]
     inside_axes: tuple[str, ...] = ()
     found = []
     for number, memory in enumerate(memories):
         axes = axes_inside(machine, memory)
         outside = spatial_loops(nest, memory.replicated_along)
         loops = nest.temporal[above[number] : ends[number]]
-        reduced_outside = trips(nest.temporal[: above[number]] + outside, frozenset(DIMS) - RELEVANT_DIMS[operand]) > 1
-        reduced_here = trips(loops, frozenset(DIMS) - RELEVANT_DIMS[operand]) > 1
+        # Copies that share a result are reduced on the way out of them; what leaves each of them counts as finished.
+        beyond = () if number + 1 == len(memories) else spatial_loops(nest, memories[number + 1].replicated_along)
         # Different tiles that the copies inside take: by the axes alone, without what the temporal loops span.
         here, inner = (
             tile_elements(layer, operand, extents(spatial_loops(nest, of)), False) for of in (axes, inside_axes)
@@ -246,7 +252,8 @@ def _levels(layer: Layer, operand: Operand, machine: Machine, nest: LoopNest) ->
             memory=memory, loops=loops, above=above[number],
             tile=tile_elements(layer, operand, tile_extents(machine, nest, memory, above[number]), False),
             feeds=round(here / inner), copies=trips(outside),
-            partial_inside=reduced_here or reduced_outside, partial_here=reduced_outside,
+            partial_inside=trips(nest.temporal[: ends[number]] + outside, reduced) > 1,
+            partial_here=trips(nest.temporal[: above[number]] + beyond, reduced) > 1,
         ))
         inside_axes = axes
     return found
@@ -366,7 +373,7 @@ def _edge_cycles(
     for memory in machine.memories:
         for port in memory.ports:
             keys = [
-                (memory.name, operand, flow) for operand in ("input", "weight", "output") for flow in FLOWS
+                (memory.name, operand, flow) for operand in (*INPUTS, *OUTPUTS) for flow in FLOWS
                 if (operand, flow) in port.serves and (memory.name, operand, flow) in transfers
                 # Partial sums neither load nor unload.
                 and not (operand == "output" and flow in ("to_inner", "from_outer"))
