@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +42,12 @@ QUANTITIES = 8
 SHARED, AT_PES, SHARING, STEPS = 0, 3, 6, 7
 MOST_POINTS = 1024  # of one front; more are an error, never left out
 Floats = npt.NDArray[np.float64]
+# Ties go to what is better in the other one.
+OBJECTIVES: dict[str, Callable[[accelforge.Cost], tuple[float, float]]] = {
+    "energy": lambda cost: (cost.energy_pj, cost.latency_cycles),
+    "latency": lambda cost: (cost.latency_cycles, cost.energy_pj),
+    "edp": lambda cost: (cost.edp, cost.latency_cycles),
+}
 
 
 @dataclass(frozen=True)
@@ -68,15 +74,10 @@ class NestFront:
 
     def best(self, objective: str) -> FrontPoint:
         """Return the optimum for ``energy``, ``latency`` or ``edp``: it is on the front."""
-        costs = {
-            "energy": lambda cost: (cost.energy_pj, cost.latency_cycles),
-            "latency": lambda cost: (cost.latency_cycles, cost.energy_pj),
-            "edp": lambda cost: cost.edp,
-        }
-        if objective not in costs:
+        if objective not in OBJECTIVES:
             raise ConfigurationError(Problem("not an objective", path="objective", value=objective,
-                                             allowed=tuple(costs)))
-        return min(self.points, key=lambda point: costs[objective](point.cost))
+                                             allowed=tuple(OBJECTIVES)))
+        return min(self.points, key=lambda point: OBJECTIVES[objective](point.cost))
 
 
 @dataclass(frozen=True)
@@ -343,9 +344,9 @@ def _lower_input(
         own = values[start[level] : start[level + 1]]
         least[level], most[level] = least[level + 1] * own.min(axis=0), most[level + 1] * own.max(axis=0)
     tiles = [len(group.tiles) for group in groups]
-    local = blocks.local
-    kept = np.array([local is not None and operand in local.keeps for operand in OPERANDS])
-    capacity = math.inf if local is None or local.size_bits is None else float(local.size_bits)
+    pe_memory = blocks.local
+    kept = np.array([pe_memory is not None and operand in pe_memory.keeps for operand in OPERANDS])
+    capacity = math.inf if pe_memory is None or pe_memory.size_bits is None else float(pe_memory.size_bits)
     given = kernel.LowerInput(
         start=start, factors=values, room=_column(every, "room"),
         slides=np.array([option.slides is not None for option in every], dtype=np.int64),
@@ -367,7 +368,8 @@ def _suffix_minima(tiles: list[int], upper: _Upper) -> Floats:
     found = np.full((len(tiles), *best.shape), np.inf)
     for level in range(len(tiles)):
         rest = tuple(range(level + 1, len(tiles)))
-        found[(level, *([slice(None)] * (level + 1)), *([0] * len(rest)))] = best.min(axis=rest) if rest else best
+        place: tuple[slice | int, ...] = (*([slice(None)] * (level + 1)), *([0] * len(rest)))
+        found[level][place] = best.min(axis=rest) if rest else best
     return found.reshape(len(tiles), math.prod(tiles), -1)
 
 

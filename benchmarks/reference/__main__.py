@@ -26,16 +26,16 @@ def report(reference: ReferenceSet, folder: Path, strict: bool) -> tuple[list[st
     missing = [file for file in (reference.file, *reference.also_reads) if not (folder / file).is_file()]
     if missing:
         passes = reference.run is None and not (strict and reference.is_simulator_set)
-        return [line(reference.file, "-", "-", "MISSING", f"no such file: {', '.join(missing)}")], passes
+        return [line(reference.title, "-", "-", "MISSING", f"no such file: {', '.join(missing)}")], passes
     if not reference.is_simulator_set:
-        return [line(reference.file, "-", "-", "no result", reference.note)], True
+        return [line(reference.title, "-", "-", "no result", reference.note)], True
     if reference.run is None:
-        return [line(reference.file, "-", "-", "not covered", reference.note)], not strict
+        return [line(reference.title, "-", "-", "not covered", reference.note)], not strict
     comparison = reference.run(folder)
     notes = [comparison.note] if comparison.note else []
     notes += [f"{count} rows not covered: {why}" for why, count in comparison.not_covered.items()]
     lines = [
-        line(reference.file, f"{comparison.matched}/{comparison.total}", f"{comparison.largest_deviation:.2g}",
+        line(reference.title, f"{comparison.matched}/{comparison.total}", f"{comparison.largest_deviation:.2g}",
              status_of(comparison), "; ".join(notes))
     ]
     lines += [f"    {mismatch}" for mismatch in comparison.mismatches]
@@ -59,7 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA, metavar="DIR",
                         help="folder with the reference files (default: %(default)s)")
     parser.add_argument("--strict", action="store_true", help="fail for what is not covered, too")
-    parser.add_argument("--only", action="append", metavar="FILE", choices=[one.file for one in REFERENCE_SETS],
+    parser.add_argument("--only", action="append", metavar="FILE",
+                        choices=list(dict.fromkeys(one.file for one in REFERENCE_SETS)),
                         help="compare this file only; may be repeated")
     options = parser.parse_args(arguments)
     if not options.data.is_dir():

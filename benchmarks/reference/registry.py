@@ -6,7 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.reference import accelforge, bit_fusion_simulator, bitmod, hawqv3, rtl, scalesim, zigzag
+from benchmarks.reference import (
+    accelforge,
+    accelforge_search,
+    bit_fusion_simulator,
+    bitmod,
+    hawqv3,
+    rtl,
+    scalesim,
+    zigzag,
+)
 from benchmarks.reference.comparison import Answer, Comparison, Row, compare, read_rows
 
 
@@ -15,7 +24,8 @@ class ReferenceSet:
     """One file of the reference. ``run`` is None where nothing compares it, and ``note`` says why.
 
     ``is_simulator_set`` is False for a file that holds no other simulator's results, so that there is nothing to be
-    equal to: measurements, and tables of inputs. ``also_reads`` are further files and folders beside it.
+    equal to: measurements, and tables of inputs. ``also_reads`` are further files beside it. ``what`` tells sets
+    of the same file apart.
     """
 
     file: str
@@ -23,6 +33,12 @@ class ReferenceSet:
     note: str = ""
     also_reads: tuple[str, ...] = ()
     is_simulator_set: bool = True
+    what: str = ""
+
+    @property
+    def title(self) -> str:
+        """How the set is called in tables: its file, and what of it, where it is compared in several ways."""
+        return f"{self.file} {self.what}".strip()
 
 
 def _rows(file: str, evaluate: Callable[[Row], Answer], note: str = "") -> ReferenceSet:
@@ -61,6 +77,8 @@ REFERENCE_SETS: tuple[ReferenceSet, ...] = (
     ReferenceSet("bitmod_per_layer.csv", _bitmod),
     ReferenceSet(zigzag.MAPPINGS, zigzag.run, also_reads=(f"{zigzag.INPUTS}/layers.yaml",)),
     ReferenceSet(accelforge.FRONTS, accelforge.run, also_reads=(f"{accelforge.INPUTS}/arch_A.yaml",)),
+    ReferenceSet(accelforge.FRONTS, accelforge_search.run, also_reads=(f"{accelforge.INPUTS}/arch_A.yaml",),
+                 what="search"),
     ReferenceSet("bitsim_data_dependent_cycles.csv", None, "no value-dependent processing element yet"),
     ReferenceSet("haq_mobilenetv2_latency.csv", None, "inputs: latencies of an accelerator not described in public",
                  is_simulator_set=False),

@@ -7,7 +7,8 @@ reads each operand and reads and writes its output at the innermost memory every
 A tile is requested once per iteration of *every* temporal loop above it, and by every copy of the inner memory; copies
 that differ only along loops the operand does not depend on ask once (multicast), and their outputs are reduced into
 one on the way. Outputs are written back once per iteration and read again once per iteration, but not the first time,
-when they are zero.
+when they are zero. The array stands at one place in the order of the loops: memories outside it keep all their tiles
+above that place, those inside it below (this is why a matrix product has 3! · 3! templates there, not 90).
 """
 
 from __future__ import annotations
@@ -84,6 +85,13 @@ def problems(layer: Layer, precision: LayerPrecision, machine: Machine, nest: Lo
         for loop in nest.spatial.get(axis, ()):
             if loop.trips > 1 and loop.dim in RELEVANT_DIMS[operand]:
                 found.append(Problem(f"{operand} must be reused along it", path=f"spatial.{axis}", value=loop.dim))
+    outside = [store.room_position for operand in OPERANDS for store in nest.stores[operand]
+               if not machine.memory(store.memory).replicated_along]
+    inside = [store.loops_above for operand in OPERANDS for store in nest.stores[operand]
+              if machine.memory(store.memory).replicated_along]
+    if inside and max(outside) > min(inside):
+        found.append(Problem("the array stands at one place in the order of loops: all memories outside it keep their "
+                             "tiles before those inside it do", path="stores"))
     for operand in OPERANDS:
         for store in nest.stores[operand]:
             between = nest.temporal[store.loops_above : store.room_position]

@@ -44,7 +44,10 @@ class LowerInput(NamedTuple):
     ``start`` (groups + 1). ``factors`` (options, quantities): the last quantity is the temporal steps. ``tile`` and
     ``spread`` (options): number of the group's tile, and of its spatial factor. ``stride`` and ``spread_stride``
     (groups): of the numbers of all groups together. ``fits`` (spreads): whether the axes hold that spread.
-    ``cost`` (1 + ports, quantities) and ``constant`` (1 + ports). ``best`` (groups + 1, …): see ``suffix_minima``.
+    ``cost`` (1 + ports, quantities) and ``constant`` (1 + ports): energy and port cycles as linear forms.
+    ``least`` and ``most`` (groups + 1, quantities): smallest and largest product of the factors of the groups from
+    there on. ``upper_count`` (tiles), ``upper_cost`` (tiles, points, 1 + ports): the fronts that ``upper`` found, and
+    ``upper_least`` (groups, tiles, 1 + ports) the least of them over all tiles that begin alike, up to each group.
     """
 
     start: Integers

@@ -12,7 +12,7 @@ COVERED = [reference for reference in REFERENCE_SETS if reference.run is not Non
 
 
 @pytest.mark.skipif(not FOLDER.is_dir(), reason="the reference folder ../shared/reference is not there")
-@pytest.mark.parametrize("reference", COVERED, ids=lambda reference: reference.file)
+@pytest.mark.parametrize("reference", COVERED, ids=lambda reference: reference.title)
 def test_reference_set_is_exact(reference):
     for file in (reference.file, *reference.also_reads):
         if not (FOLDER / file).is_file():

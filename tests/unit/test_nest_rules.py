@@ -161,6 +161,9 @@ def test_nests_that_are_not_the_layers_are_refused():
     inverted = NEST.model_copy(update={"stores": stores(buffer=(3, 1, 1), registers=(2, 2, 2))})
     with pytest.raises(MappingError, match=r"stores\.weight\.loops_above=\[0, 3, 2\]"):
         accelforge.count(PRODUCT, BYTES, three_levels(), inverted)
+    interleaved = NEST.model_copy(update={"stores": stores(buffer=(1, 1, 2), registers=(1, 2, 2))})
+    with pytest.raises(MappingError, match="the array stands at one place"):
+        accelforge.count(PRODUCT, BYTES, three_levels(), interleaved)
     with pytest.raises(MappingError, match=r"spatial\.x=K: weight must be reused along it"):
         accelforge.count(PRODUCT, BYTES, three_levels(must_reuse={"x": "weight"}), NEST)
     with pytest.raises(MappingError, match=r"buffer: its tiles take 1\.\d+ of it"):
@@ -178,7 +181,7 @@ def test_rows_touched_are_the_different_rows(positions, taps, stride, dilation):
 
 
 @st.composite
-def nests(draw):
+def nests(draw, array_at_one_place=False):
     """A small layer and any nest of it on the three levels."""
     temporal = tuple(
         Loop(dim, trips) for dim, trips in draw(st.lists(
@@ -190,9 +193,10 @@ def nests(draw):
     dims = dict.fromkeys("NKCPR", 1)
     for loop in (*temporal, *(one for loops in spatial.values() for one in loops)):
         dims[loop.dim] *= loop.trips
-    places = st.integers(0, len(temporal))
-    buffer = [draw(places) for _ in OPERANDS]
-    registers = [draw(st.integers(place, len(temporal))) for place in buffer]
+    last = len(temporal)
+    array = draw(st.integers(0, last)) if array_at_one_place else last
+    buffer = [draw(st.integers(0, array)) for _ in OPERANDS]
+    registers = [draw(st.integers(array if array_at_one_place else place, last)) for place in buffer]
     return (Layer(name="any", dims=dims, stride=(draw(st.integers(1, 2)), 1)),
             LoopNest(temporal=temporal, spatial=spatial, stores=stores(buffer, registers)))
 
@@ -221,7 +225,7 @@ def elements(layer, operand, loops, every_row):
 
 
 @settings(deadline=None)
-@given(nests())
+@given(nests(array_at_one_place=True))
 def test_accelforge_equals_a_walk_over_every_iteration(given_nest):
     layer, nest = given_nest
     cost = accelforge.count(layer, BYTES, three_levels(), nest)
