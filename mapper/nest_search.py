@@ -18,30 +18,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mapper.nest_options import (
-    Extents,
-    Group,
-    Option,
-    OptionTable,
-    Order,
-    divisors,
-    groups_of,
-    lower_options,
-    upper_options,
-)
+from mapper.nest_costs import QUANTITIES, Blocks, Costs, Floats
+from mapper.nest_options import Extents, Group, Option, OptionTable, Order, groups_of, lower_options, upper_options
+from mapper.nest_spread import laid_out, possible_spreads, strides
 from simulator.counting_rules import accelforge
-from simulator.counting_rules.loop_nest import Flow, Loop, LoopNest, Machine, Memory, Store
+from simulator.counting_rules.loop_nest import Loop, LoopNest, Machine, Memory, Store
 from simulator.errors import ConfigurationError, InfeasibleError, Problem
 from simulator.kernels import nest_front as kernel
-from simulator.layer import OPERANDS, RELEVANT_DIMS, Dim, Layer, Operand
+from simulator.layer import OPERANDS, RELEVANT_DIMS, Layer, Operand
 from simulator.precision import LayerPrecision
 
-# Quantities of the lower block: bits that the shared memory moves for each operand, the same at all PEs, what PEs that
-# share an output count of it, and the temporal steps.
-QUANTITIES = 8
-SHARED, AT_PES, SHARING, STEPS = 0, 3, 6, 7
 MOST_POINTS = 1024  # of one front; more are an error, never left out
-Floats = npt.NDArray[np.float64]
 # Ties go to what is better in the other one.
 OBJECTIVES: dict[str, Callable[[accelforge.Cost], tuple[float, float]]] = {
     "energy": lambda cost: (cost.energy_pj, cost.latency_cycles),
@@ -80,93 +67,8 @@ class NestFront:
         return min(self.points, key=lambda point: OBJECTIVES[objective](point.cost))
 
 
-@dataclass(frozen=True)
-class _Blocks:
-    """The memories of a machine by their part in the search."""
-
-    outermost: Memory
-    shared: Memory | None
-    local: Memory | None
-
-    @classmethod
-    def of(cls, machine: Machine) -> _Blocks:
-        """Tell the memories apart. Raises ``ConfigurationError`` for a machine that the search does not know."""
-        outermost, *inner = machine.memories
-        shared = [memory for memory in inner if not memory.replicated_along]
-        local = [memory for memory in inner if memory.replicated_along]
-        problems = []
-        if outermost.replicated_along or set(outermost.keeps) != set(OPERANDS) or outermost.size_bits is not None:
-            problems.append("the outermost memory must be one, keep all operands, and hold them")
-        if len(shared) > 1 or len(local) > 1 or [*shared, *local] != inner:
-            problems.append("the search knows one memory outside the array, and one inside each PE")
-        for memory in local:
-            if set(memory.replicated_along) != set(machine.axes):
-                problems.append(f"{memory.name} must be in every PE")
-            if any(port.bits_per_cycle is not None for port in memory.ports):
-                problems.append(f"{memory.name} must have unlimited bandwidth")
-        if any(port.word_bits != 1 for memory in machine.memories for port in memory.ports):
-            problems.append("words must have one bit")
-        if problems:
-            raise ConfigurationError([Problem(text, where=machine.name) for text in problems])
-        return cls(outermost, shared[0] if shared else None, local[0] if local else None)
-
-
-class _Costs:
-    """Energy and port cycles as linear forms: of the upper block's traffic, of the lower block's quantities."""
-
-    def __init__(self, layer: Layer, precision: LayerPrecision, machine: Machine) -> None:
-        self.ports = [(memory.name, port.name) for memory in machine.memories for port in memory.ports
-                      if port.bits_per_cycle is not None]
-        self.upper = np.zeros((1 + len(self.ports), len(OPERANDS)))
-        self.lower = np.zeros((1 + len(self.ports), QUANTITIES))
-        self.constant = np.zeros(1 + len(self.ports))
-        self.constant[0] = layer.macs * machine.mac_energy_pj
-        for number, operand in enumerate(OPERANDS):
-            width = precision.stored_bits(operand)
-            size = width * math.prod(layer.extent(dim) for dim in RELEVANT_DIMS[operand])
-            memories: list[Memory | None] = [*machine.levels(operand), None]
-            for outer, inner in itertools.pairwise(memories):
-                assert outer is not None
-                self._link(layer, number, operand, width, size, outer, inner)
-
-    def _link(
-        self, layer: Layer, number: int, operand: Operand, width: int, size: int, outer: Memory, inner: Memory | None
-    ) -> None:
-        """Add what passes between a memory and the next one inside (at last the MACs)."""
-        first_of_all = operand == "output"
-        for memory, inwards, outwards in ((outer, "to_inner", "from_inner"), (inner, "from_outer", "to_outer")):
-            if memory is None:
-                continue
-            flows: list[tuple[Flow, bool]] = [(inwards, first_of_all)]  # type: ignore[list-item]
-            if operand == "output":
-                flows.append((outwards, False))  # type: ignore[arg-type]
-            for flow, skips_first in flows:
-                rates = self._rates(memory, operand, flow)
-                if memory.replicated_along and memory is outer:
-                    self.constant += rates * width * layer.macs
-                elif memory.replicated_along:
-                    self.lower[:, AT_PES + number] += rates * width
-                elif inner is not None and not inner.replicated_along:
-                    self.upper[:, number] += rates * width
-                else:
-                    self.lower[:, SHARED + number] += rates * width
-                if skips_first and memory.replicated_along:
-                    self.lower[:, SHARING] -= rates * size
-                elif skips_first:
-                    self.constant -= rates * size
-
-    def _rates(self, memory: Memory, operand: Operand, flow: Flow) -> Floats:
-        """Energy of one bit of a flow, and what it takes of each port."""
-        rates = np.zeros(1 + len(self.ports))
-        rates[0] = memory.energy_pj(flow)
-        port = memory.port_of(operand, flow)
-        if port.bits_per_cycle is not None:
-            rates[1 + self.ports.index((memory.name, port.name))] = 1 / port.bits_per_cycle
-        return rates
-
-
 @dataclass
-class _Upper:
+class Upper:
     """Fronts of the upper block, one for each tile, and the options that their choices name."""
 
     tables: list[tuple[Order, list[list[Option]]]]
@@ -182,11 +84,11 @@ def nest_front(layer: Layer, precision: LayerPrecision, machine: Machine) -> Nes
     fits.
     """
     began = time.process_time()
-    blocks = _Blocks.of(machine)
+    blocks = Blocks.of(machine)
     groups = groups_of(layer) or [Group(("G",), (1,))]
-    costs = _Costs(layer, precision, machine)
+    costs = Costs(layer, precision, machine)
     room_bits = np.array([float(precision.stored_bits(operand)) for operand in OPERANDS])
-    spreads, fits = _spreads(groups, machine)
+    spreads, fits = possible_spreads(groups, machine)
     upper = _search_upper(groups, blocks, costs, room_bits)
     front = np.empty((MOST_POINTS, 2))
     choice = np.empty((MOST_POINTS, 2 + len(groups)), dtype=np.int64)
@@ -216,61 +118,7 @@ def _orders(memory: Memory | None) -> list[Order]:
     return list(itertools.permutations(memory.keeps)) if memory is not None else [()]
 
 
-def _axis_uses(group: Group, spread: Extents, machine: Machine) -> set[Extents]:
-    """Every way in which a group's spatial factors share the axes: the positions they take of each."""
-    uses = {tuple(1 for _ in machine.axes)}
-    for dim, trips in zip(group.dims, spread, strict=True):
-        allowed = [number for number, axis in enumerate(machine.axes)
-                   if axis not in machine.must_reuse or dim not in RELEVANT_DIMS[machine.must_reuse[axis]]]
-        added = set()
-        for use, cut in itertools.product(uses, _cuts(trips, len(allowed))):
-            taken = list(use)
-            for number, factor in zip(allowed, cut, strict=True):
-                taken[number] *= factor
-            if all(one <= size for one, size in zip(taken, machine.axes.values(), strict=True)):
-                added.add(tuple(taken))
-        uses = added
-    return uses
-
-
-def _cuts(number: int, parts: int) -> list[Extents]:
-    if parts == 0:
-        return [()] if number == 1 else []
-    return [(first, *rest) for first in divisors(number) for rest in _cuts(number // first, parts - 1)] if (
-        parts > 1) else [(number,)]
-
-
-def _spreads(groups: Sequence[Group], machine: Machine) -> tuple[list[list[Extents]], npt.NDArray[np.bool_]]:
-    """Return the spatial factors each group may have (the first: none), and which of them the axes hold together."""
-    spreads: list[list[Extents]] = []
-    uses: list[list[set[Extents]]] = []
-    for group in groups:
-        known = [(spread, _axis_uses(group, spread, machine)) for spread in group.tiles]
-        spreads.append([spread for spread, use in known if use])
-        uses.append([use for _, use in known if use])
-    fits = np.zeros(math.prod(len(options) for options in spreads), dtype=np.bool_)
-    strides = _strides([len(options) for options in spreads])
-    sizes = tuple(machine.axes.values())
-
-    def mark(level: int, number: int, together: set[Extents]) -> None:
-        if level == len(groups):
-            fits[number] = True
-            return
-        for index, own in enumerate(uses[level]):
-            joint = {tuple(a * b for a, b in zip(first, second, strict=True)) for first in together for second in own}
-            joined = {use for use in joint if all(one <= size for one, size in zip(use, sizes, strict=True))}
-            if joined:
-                mark(level + 1, number + index * strides[level], joined)
-
-    mark(0, 0, {tuple(1 for _ in machine.axes)})
-    return spreads, fits
-
-
-def _strides(counts: Sequence[int]) -> list[int]:
-    return [math.prod(counts[level + 1:]) for level in range(len(counts))]
-
-
-def _search_upper(groups: list[Group], blocks: _Blocks, costs: _Costs, room_bits: Floats) -> _Upper:
+def _search_upper(groups: list[Group], blocks: Blocks, costs: Costs, room_bits: Floats) -> Upper:
     """Return the front of the upper block at every tile of the array."""
     tiles = [len(group.tiles) for group in groups]
     capacity = math.inf
@@ -302,7 +150,7 @@ def _search_upper(groups: list[Group], blocks: _Blocks, costs: _Costs, room_bits
         cost = np.empty((len(count), points, costs.upper.shape[0]))
         choice = np.empty((len(count), points, 1 + len(groups)), dtype=np.int64)
         if all(kernel.upper(given, number, count, cost, choice) for number, (_, _, given) in enumerate(prepared)):
-            return _Upper([(places, flat) for places, flat, _ in prepared], count, cost, choice)
+            return Upper([(places, flat) for places, flat, _ in prepared], count, cost, choice)
         points *= 2
 
 
@@ -312,7 +160,7 @@ def _column(options: Sequence[Option], name: str) -> Floats:
 
 def _lower_input(
     groups: list[Group], tables: list[OptionTable], spreads: list[list[Extents]], fits: npt.NDArray[np.bool_],
-    costs: _Costs, room_bits: Floats, blocks: _Blocks, upper: _Upper,
+    costs: Costs, room_bits: Floats, blocks: Blocks, upper: Upper,
 ) -> tuple[kernel.LowerInput, list[list[Option]]]:
     """Return the lower block as arrays, and the options in their order."""
     flat: list[list[Option]] = []
@@ -350,15 +198,15 @@ def _lower_input(
     given = kernel.LowerInput(
         start=start, factors=values, room=_column(every, "room"),
         slides=np.array([option.slides is not None for option in every], dtype=np.int64),
-        tile=np.array(tile), spread=np.array(spread), stride=np.array(_strides(tiles)),
-        spread_stride=np.array(_strides([len(own) for own in spreads])), fits=fits, cost=costs.lower,
+        tile=np.array(tile), spread=np.array(spread), stride=np.array(strides(tiles)),
+        spread_stride=np.array(strides([len(own) for own in spreads])), fits=fits, cost=costs.lower,
         constant=costs.constant, room_bits=room_bits * kept, capacity_bits=capacity, least=least, most=most,
         upper_count=upper.count, upper_cost=upper.cost, upper_least=_suffix_minima(tiles, upper),
     )
     return given, flat
 
 
-def _suffix_minima(tiles: list[int], upper: _Upper) -> Floats:
+def _suffix_minima(tiles: list[int], upper: Upper) -> Floats:
     """Least upper cost over all tiles that begin with those of groups 0 … level, for each level.
 
     Shape (groups, tiles, 1 + ports); a beginning stands at the number that it has with tile 0 in the other groups.
@@ -374,7 +222,7 @@ def _suffix_minima(tiles: list[int], upper: _Upper) -> Floats:
 
 
 def _nest(
-    groups: list[Group], machine: Machine, blocks: _Blocks, spreads: list[list[Extents]], upper: _Upper,
+    groups: list[Group], machine: Machine, blocks: Blocks, spreads: list[list[Extents]], upper: Upper,
     lower_table: tuple[Order, list[list[Option]]], row: npt.NDArray[np.int64],
 ) -> LoopNest:
     """Return the nest of one choice."""
@@ -394,7 +242,7 @@ def _nest(
     }
     _add_sections(temporal, stores, groups, outer, outer_places, blocks.shared, first_section=0)
     _add_sections(temporal, stores, groups, lower, inner_places, blocks.local, first_section=1)
-    spatial = _laid_out(groups, [option.inside for option in lower], machine)
+    spatial = laid_out(groups, [option.inside for option in lower], machine)
     return LoopNest(temporal=tuple(temporal), spatial=spatial,
                     stores={operand: tuple(kept) for operand, kept in stores.items()})
 
@@ -428,34 +276,3 @@ def _add_sections(
             for dim, cut in zip(group.dims, option.sections, strict=True):
                 if cut[section] > 1 and not (slid and option.slides == dim):
                     temporal.append(Loop(dim, cut[section]))
-
-
-def _laid_out(groups: list[Group], spreads: list[Extents], machine: Machine) -> dict[str, tuple[Loop, ...]]:
-    """Lay spatial factors out on the axes: the first way that fits."""
-    wanted: list[tuple[Dim, int]] = [
-        (dim, trips) for group, spread in zip(groups, spreads, strict=True)
-        for dim, trips in zip(group.dims, spread, strict=True) if trips > 1
-    ]
-    axes = list(machine.axes)
-
-    def place(number: int, free: list[int], laid: dict[str, tuple[Loop, ...]]) -> dict[str, tuple[Loop, ...]] | None:
-        if number == len(wanted):
-            return laid
-        dim, trips = wanted[number]
-        for cut in _cuts(trips, len(axes)):
-            left = [size // factor for size, factor in zip(free, cut, strict=True)]
-            if min(left, default=1) < 1 or any(
-                factor > 1 and axis in machine.must_reuse and dim in RELEVANT_DIMS[machine.must_reuse[axis]]
-                for axis, factor in zip(axes, cut, strict=True)
-            ):
-                continue
-            added = {axis: (*laid.get(axis, ()), Loop(dim, factor)) if factor > 1 else laid.get(axis, ())
-                     for axis, factor in zip(axes, cut, strict=True)}
-            found = place(number + 1, left, added)
-            if found is not None:
-                return found
-        return None
-
-    found = place(0, list(machine.axes.values()), {})
-    assert found is not None
-    return found

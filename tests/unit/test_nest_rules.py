@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from simulator.counting_rules import accelforge, zigzag
+from simulator.counting_rules import accelforge, zigzag, zigzag_flows, zigzag_latency
 from simulator.counting_rules.loop_nest import (
     FLOWS,
     READS,
@@ -293,6 +293,22 @@ def test_zigzag_words_equal_a_walk_that_watches_tiles_change(given_nest, word_bi
             for outer_flow, inner_flow, moves in flows:
                 assert cost.words[outer, operand, outer_flow] == (moved[0] if moves else 0)
                 assert cost.words[inner, operand, inner_flow] == (moved[1] if moves else 0)
+
+
+@given(st.lists(st.tuples(st.integers(1, 4), st.integers(1, 40)), min_size=1, max_size=4), st.integers(1, 5))
+def test_windows_that_overlap_count_once(windows, periods):
+    """Against marking every step of the longest period."""
+    flows, period = [], 1
+    for factor, window in windows:
+        period *= factor
+        flows.append((period, min(window, period)))
+    transfers = [
+        zigzag_flows.Transfer(bits=1, period_cycles=length, periods=periods * period // length, window_cycles=window,
+                              cycles=1, words=1)
+        for length, window in flows
+    ]
+    marked = {step for length, window in flows for step in range(period) if step % length < window}
+    assert zigzag_latency.union_of_windows(transfers) == len(marked) * periods
 
 
 def test_latency_of_a_port_that_two_flows_share_is_the_sum_of_both():
