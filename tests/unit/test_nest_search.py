@@ -18,7 +18,7 @@ from simulator.counting_rules import accelforge
 from simulator.counting_rules.loop_nest import FLOWS, READS, Loop, LoopNest, Machine, Memory, Port, Store
 from simulator.errors import ConfigurationError, InfeasibleError, MappingError
 from simulator.formats import Format
-from simulator.layer import DIMS, OPERANDS, Layer
+from simulator.layer import DIMS, OPERANDS, RELEVANT_DIMS, Layer
 from simulator.precision import LayerPrecision
 
 PRECISION = LayerPrecision(
@@ -158,16 +158,22 @@ def problems(draw):
     extents = {dim: math.prod(trips for of, trips in factors if of == dim) for dim in dict(factors)}
     layer = Layer(name="any", dims=extents, stride=(draw(st.integers(1, 2)), 1))
     machine = draw(st.sampled_from([keeping_everything, stationary]))(
-        draw(st.sampled_from([150, 400, 2000])), draw(st.sampled_from([30, 100])))
-    axes = list(machine.axes)
-    temporal, spatial = [], {axis: [] for axis in axes}
+        draw(st.sampled_from([150, 600, 2000])), draw(st.sampled_from([40, 200])))
+    free, temporal, spatial = dict(machine.axes), [], {axis: [] for axis in machine.axes}
     for loop in draw(st.permutations([Loop(*factor) for factor in factors])):
-        spot = draw(st.sampled_from(["time", "time", *axes]))
-        (temporal if spot == "time" else spatial[spot]).append(loop)
-    stores = {}
+        fitting = [axis for axis in free if loop.trips <= free[axis] and not (
+            axis in machine.must_reuse and loop.dim in RELEVANT_DIMS[machine.must_reuse[axis]])]
+        spot = draw(st.sampled_from(["time", "time", *fitting]))
+        if spot == "time":
+            temporal.append(loop)
+        else:
+            spatial[spot].append(loop)
+            free[spot] //= loop.trips
+    stores, last = {}, len(temporal)
+    array = draw(st.integers(0, last))
     for operand in OPERANDS:
         inner = machine.levels(operand)[1:]
-        places = sorted(draw(st.integers(0, len(temporal))) for _ in inner)
+        places = [draw(st.integers(array, last) if one.replicated_along else st.integers(0, array)) for one in inner]
         rooms = [
             place + 1 if operand == "input" and place < len(temporal) and draw(st.booleans()) else None
             for place in places
