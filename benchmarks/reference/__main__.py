@@ -1,7 +1,8 @@
 """Compare the simulator with every reference set it can reach; one line a file.
 
 Exit status: 0 if every covered file is there and exact, 1 if not, 2 for wrong arguments. ``--strict`` also fails for
-files and rows that are not covered, but not for files that are no simulator's results (shown as ``no result``).
+files and rows that are not covered, but not for files that are no simulator's results (shown as ``no result``), nor
+for rows that are computed from rows of another file that are not there (they are counted, and named).
 """
 
 from __future__ import annotations
@@ -34,23 +35,24 @@ def report(reference: ReferenceSet, folder: Path, strict: bool) -> tuple[list[st
     comparison = reference.run(folder)
     notes = [comparison.note] if comparison.note else []
     notes += [f"{count} rows not covered: {why}" for why, count in comparison.not_covered.items()]
+    notes += [f"{count} rows lack their inputs here: {why}" for why, count in comparison.lacking_inputs.items()]
     lines = [
         line(reference.title, f"{comparison.matched}/{comparison.total}", f"{comparison.largest_deviation:.2g}",
              status_of(comparison), "; ".join(notes))
     ]
     lines += [f"    {mismatch}" for mismatch in comparison.mismatches]
     if comparison.total == 0:
-        return lines, bool(comparison.not_covered) and not strict
+        return lines, bool(comparison.not_covered or comparison.lacking_inputs) and not strict
     return lines, comparison.is_exact and not (strict and comparison.not_covered)
 
 
 def status_of(comparison: Comparison) -> str:
     """Return a word for a comparison."""
     if comparison.total == 0:
-        return "not covered" if comparison.not_covered else "NO ROWS"
+        return "not covered" if comparison.not_covered or comparison.lacking_inputs else "NO ROWS"
     if not comparison.is_exact:
         return "MISMATCH"
-    return "exact, part" if comparison.not_covered else "exact"
+    return "exact, part" if comparison.not_covered or comparison.lacking_inputs else "exact"
 
 
 def main(arguments: list[str] | None = None) -> int:
