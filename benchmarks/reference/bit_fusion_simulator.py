@@ -100,7 +100,7 @@ def summary(grid: Sequence[Row], table: Sequence[Row]) -> Callable[[Row], Answer
             return _geomean(row, [network(other) for other in table if other["net"] != "geomean"])
         layers = _layers_of(grid, row["net"], row["batch"])
         if sum(_macs(layer) for layer in layers) != int(row["macs_total"]):
-            return NotCovered("the grid file does not hold all layers of the network")
+            return NotCovered("the grid file does not hold all layers of the network", lacks_inputs=True)
         counts = [rules.count(machine_of(layer), work_of(layer), tiling_of(layer)) for layer in layers]
         energy, images = rules.PAPER_ENERGY, int(row["batch"])
         cycles = sum(count.total_cycles for count in counts)
@@ -124,7 +124,7 @@ def summary(grid: Sequence[Row], table: Sequence[Row]) -> Callable[[Row], Answer
 def _geomean(row: Row, networks: Sequence[Answer]) -> Answer:
     known = [answer for answer in networks if not isinstance(answer, NotCovered)]
     if len(known) < len(networks) or not known:
-        return NotCovered("a mean over networks of which not all are covered")
+        return NotCovered("a mean over networks of which not all are covered", lacks_inputs=True)
     found: dict[str, Value] = {}
     for column in ("speedup_vs_eyeriss", "energy_reduction_vs_eyeriss"):
         values = [cast(Rounded, answer[column]).value for answer in known]

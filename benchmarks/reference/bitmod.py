@@ -54,7 +54,7 @@ def evaluate(table: Sequence[Row]) -> Callable[[Row], Answer]:
             weight_bits = Fraction(activation_bits)
         if row[LAYER].endswith("attn_v"):
             if row["model"] not in features:
-                return NotCovered("no row of the file gives the model's feature size")
+                return NotCovered("no row of the file gives the model's feature size", lacks_inputs=True)
             moved_inputs = tokens * features[row["model"]]
         dram = dram_counts(outputs * reduced * weight_bits, Fraction(moved_inputs * activation_bits), outputs * tokens)
         return {

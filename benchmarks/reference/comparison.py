@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
@@ -32,9 +32,13 @@ class Rounded:
 
 @dataclass(frozen=True)
 class NotCovered:
-    """A row that cannot be evaluated, and why."""
+    """A row that cannot be evaluated, and why.
+
+    ``lacks_inputs``: nothing is missing in what evaluates it; the folder does not hold what the row is computed from.
+    """
 
     reason: str
+    lacks_inputs: bool = False
 
 
 Value = int | float | str | Rounded | None
@@ -49,7 +53,7 @@ class Comparison:
         matched, total: rows that match in all columns, rows that were compared.
         largest_deviation: largest |ours − theirs| / |theirs| over all compared cells; inf where one is missing.
         mismatches: the first few, in words.
-        not_covered: rows that were not compared, by reason.
+        not_covered: rows that were not compared, by reason. lacking_inputs: those whose inputs are not there.
         note: what the reader should know.
     """
 
@@ -59,6 +63,7 @@ class Comparison:
     mismatches: tuple[str, ...]
     not_covered: Mapping[str, int]
     note: str = ""
+    lacking_inputs: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def is_exact(self) -> bool:
@@ -102,6 +107,7 @@ def compare(rows: Sequence[Row], evaluate: Callable[[Row], Answer], note: str = 
     largest = 0.0
     mismatches: list[str] = []
     not_covered: dict[str, int] = {}
+    lacking_inputs: dict[str, int] = {}
     for number, row in enumerate(rows, start=2):
         try:
             if SURPLUS in row:
@@ -112,7 +118,8 @@ def compare(rows: Sequence[Row], evaluate: Callable[[Row], Answer], note: str = 
             mismatches.append(f"line {number}: cannot be evaluated: {type(error).__name__}: {error}")
             continue
         if isinstance(answer, NotCovered):
-            not_covered[answer.reason] = not_covered.get(answer.reason, 0) + 1
+            reasons = lacking_inputs if answer.lacks_inputs else not_covered
+            reasons[answer.reason] = reasons.get(answer.reason, 0) + 1
             continue
         total += 1
         wrong = []
@@ -124,4 +131,5 @@ def compare(rows: Sequence[Row], evaluate: Callable[[Row], Answer], note: str = 
         matched += not wrong
         if wrong:
             mismatches.append(f"line {number}: " + "; ".join(wrong))
-    return Comparison(matched, total, largest, tuple(mismatches[:MISMATCHES_KEPT]), not_covered, note)
+    return Comparison(matched, total, largest, tuple(mismatches[:MISMATCHES_KEPT]), not_covered, note,
+                      lacking_inputs)

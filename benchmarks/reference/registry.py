@@ -6,18 +6,39 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.reference import bit_fusion_simulator, bitmod, hawqv3, rtl, scalesim
+from benchmarks.reference import (
+    accelforge,
+    accelforge_search,
+    bit_fusion_simulator,
+    bitmod,
+    hawqv3,
+    rtl,
+    scalesim,
+    zigzag,
+)
 from benchmarks.reference.comparison import Answer, Comparison, Row, compare, read_rows
 
 
 @dataclass(frozen=True)
 class ReferenceSet:
-    """One file of the reference. ``run`` is None where the simulator cannot reach it yet, and ``note`` says why."""
+    """One file of the reference. ``run`` is None where nothing compares it, and ``note`` says why.
+
+    ``is_simulator_set`` is False for a file that holds no other simulator's results, so that there is nothing to be
+    equal to: measurements, and tables of inputs. ``also_reads`` are further files beside it. ``what`` tells sets
+    of the same file apart.
+    """
 
     file: str
     run: Callable[[Path], Comparison] | None
     note: str = ""
     also_reads: tuple[str, ...] = ()
+    is_simulator_set: bool = True
+    what: str = ""
+
+    @property
+    def title(self) -> str:
+        """How the set is called in tables: its file, and what of it, where it is compared in several ways."""
+        return f"{self.file} {self.what}".strip()
 
 
 def _rows(file: str, evaluate: Callable[[Row], Answer], note: str = "") -> ReferenceSet:
@@ -54,9 +75,13 @@ REFERENCE_SETS: tuple[ReferenceSet, ...] = (
     ReferenceSet("bitfusion_simulator_summary.csv", _summary, also_reads=("bitfusion_simulator_grid.csv",)),
     ReferenceSet("hawqv3_ilp_optima.csv", _hawqv3, also_reads=("hawqv3_ilp_inputs.csv",)),
     ReferenceSet("bitmod_per_layer.csv", _bitmod),
-    ReferenceSet("zigzag_mappings.json", None, "its counting rules are not there yet"),
-    ReferenceSet("accelforge_fronts.json", None, "its counting rules are not there yet"),
+    ReferenceSet(zigzag.MAPPINGS, zigzag.run, also_reads=(f"{zigzag.INPUTS}/layers.yaml",)),
+    ReferenceSet(accelforge.FRONTS, accelforge.run, also_reads=(f"{accelforge.INPUTS}/arch_A.yaml",)),
+    ReferenceSet(accelforge.FRONTS, accelforge_search.run, also_reads=(f"{accelforge.INPUTS}/arch_A.yaml",),
+                 what="search"),
     ReferenceSet("bitsim_data_dependent_cycles.csv", None, "no value-dependent processing element yet"),
-    ReferenceSet("haq_mobilenetv2_latency.csv", None, "its accelerator is not described in public"),
-    ReferenceSet("tpu_v4_gemm.csv", None, "measured silicon: for a correlation, not for equality"),
+    ReferenceSet("haq_mobilenetv2_latency.csv", None, "inputs: latencies of an accelerator not described in public",
+                 is_simulator_set=False),
+    ReferenceSet("tpu_v4_gemm.csv", None, "measured silicon: plot and correlation by python -m benchmarks.tpu_v4",
+                 is_simulator_set=False),
 )

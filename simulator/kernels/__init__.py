@@ -24,6 +24,7 @@ def _cache_folder() -> Path:
 _previous = numba.config.CACHE_DIR
 numba.config.CACHE_DIR = str(_cache_folder())
 try:
+    from simulator.kernels import nest_front
     from simulator.kernels.descent import random_descents
     from simulator.kernels.dominance import non_dominated
     from simulator.kernels.enumeration import enumerate_choices
@@ -34,6 +35,6 @@ finally:
     numba.config.CACHE_DIR = _previous
 
 __all__ = [
-    "enumerate_choices", "nested_starts", "non_dominated", "random_descents", "tiling_cycles", "touched_counts",
-    "walk",
+    "enumerate_choices", "nest_front", "nested_starts", "non_dominated", "random_descents", "tiling_cycles",
+    "touched_counts", "walk",
 ]

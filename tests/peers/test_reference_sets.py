@@ -4,22 +4,23 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.reference.__main__ import main
-from benchmarks.reference.registry import REFERENCE_SETS
+from benchmarks.reference.__main__ import main, report
+from benchmarks.reference.comparison import NotCovered, compare, read_rows
+from benchmarks.reference.registry import REFERENCE_SETS, ReferenceSet
 
 FOLDER = Path(__file__).parents[2] / ".." / "shared" / "reference"
 COVERED = [reference for reference in REFERENCE_SETS if reference.run is not None]
 
 
 @pytest.mark.skipif(not FOLDER.is_dir(), reason="the reference folder ../shared/reference is not there")
-@pytest.mark.parametrize("reference", COVERED, ids=lambda reference: reference.file)
+@pytest.mark.parametrize("reference", COVERED, ids=lambda reference: reference.title)
 def test_reference_set_is_exact(reference):
     for file in (reference.file, *reference.also_reads):
         if not (FOLDER / file).is_file():
             pytest.skip(f"{file} is not in the reference folder")
     comparison = reference.run(FOLDER)
-    if comparison.total == 0 and comparison.not_covered:
-        pytest.skip(f"no row can be covered: {dict(comparison.not_covered)}")
+    if comparison.total == 0 and (comparison.not_covered or comparison.lacking_inputs):
+        pytest.skip(f"no row can be covered: {dict(comparison.not_covered)} {dict(comparison.lacking_inputs)}")
     assert comparison.is_exact, comparison.mismatches
     assert comparison.largest_deviation < 1e-9
 
@@ -58,7 +59,35 @@ def test_only_exact_rows_pass(tmp_path, row, status):
 
 
 def test_what_is_not_covered_fails_only_when_strict(tmp_path):
+    (tmp_path / "some.csv").write_text("M\n1\n")
+    waiting = ReferenceSet("some.csv", None, "nothing runs it")
+    assert [report(waiting, tmp_path, strict)[1] for strict in (False, True)] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("answers", "passes"),
+    [
+        ([{"M": 1}, NotCovered("not there", lacks_inputs=True)], (True, True)),
+        ([{"M": 1}, NotCovered("nothing evaluates it")], (True, False)),
+        ([NotCovered("not there", lacks_inputs=True)] * 2, (True, False)),  # nothing at all was compared
+        ([{"M": 2}, NotCovered("not there", lacks_inputs=True)], (False, False)),
+    ],
+)
+def test_rows_without_their_inputs_are_counted_but_only_others_fail_when_strict(tmp_path, answers, passes):
+    (tmp_path / "some.csv").write_text("M\n1\n1\n")
+
+    def run(folder):
+        left = iter(answers)
+        return compare(read_rows(folder / "some.csv"), lambda row: next(left))
+
+    for strict, expected in zip((False, True), passes, strict=True):
+        lines, passed = report(ReferenceSet("some.csv", run), tmp_path, strict)
+        assert passed is expected
+        assert "not there" in lines[0] or "nothing evaluates" in lines[0]
+
+
+def test_measurements_and_inputs_are_named_and_fail_nothing(tmp_path, capsys):
     (tmp_path / "tpu_v4_gemm.csv").write_text("M\n1\n")
-    arguments = ["--data", str(tmp_path), "--only", "tpu_v4_gemm.csv"]
+    arguments = ["--data", str(tmp_path), "--only", "tpu_v4_gemm.csv", "--strict"]
     assert main(arguments) == 0
-    assert main([*arguments, "--strict"]) == 1
+    assert "no result" in capsys.readouterr().out
