@@ -7,19 +7,42 @@ anything else with a message that says so.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
+from simulator.interconnect import Interconnect
 from simulator.layer import OPERANDS, REDUCTION_DIMS, RELEVANT_DIMS, Dim, Frozen, Operand
+from simulator.output_stage import OutputStage
 from simulator.processing_elements import ProcessingElement
 
 LANES = "lanes"
 Energy = Annotated[float, Field(ge=0)]
+Amount = Annotated[float, Field(ge=0)]
+# Components of energy beside the memories, which go by their names (simulator.counts, simulator.engine).
+COMPONENTS = ("processing_elements", "interconnect", "conversion", "scaling", "vector_unit", "leakage")
+
+
+class Part(NamedTuple):
+    """A part of a machine that takes room and draws power at all times: ``copies`` of the same.
+
+    ``path`` is its place in the description. Area and leakage are of one; None: not modelled. What stands outside
+    the chip (DRAM) has no area here, and leaks what it draws in the background.
+    """
+
+    name: str
+    path: str
+    copies: int
+    is_on_chip: bool
+    area_um2: float | None
+    leakage_mw: float | None
 
 
 class Dram(Frozen):
-    """Off-chip memory behind one channel. A request takes its latency, then moves whole bursts."""
+    """Off-chip memory behind one channel. A request takes its latency, then moves whole bursts.
+
+    ``background_mw``: what it draws at all times, refresh and standby; None: not modelled.
+    """
 
     kind: Literal["dram"] = "dram"
     name: str = "dram"
@@ -28,6 +51,7 @@ class Dram(Frozen):
     burst_bits: int = Field(default=1, ge=1)
     read_energy_pj_per_bit: Energy
     write_energy_pj_per_bit: Energy
+    background_mw: Amount | None = None
 
 
 class Buffer(Frozen):
@@ -38,6 +62,7 @@ class Buffer(Frozen):
         size_bits: capacity, shared by all that it keeps.
         double_buffer: whether a tile may be kept twice, so that the next one loads while this one is used.
         may_bypass: operands that a mapping may bring from DRAM straight to the registers.
+        area_um2, leakage_mw: of the whole memory; None: not modelled.
     """
 
     kind: Literal["buffer"] = "buffer"
@@ -48,6 +73,8 @@ class Buffer(Frozen):
     write_energy_pj_per_bit: Energy
     double_buffer: bool = True
     may_bypass: tuple[Operand, ...] = ()
+    area_um2: Amount | None = None
+    leakage_mw: Amount | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Buffer:
@@ -61,7 +88,7 @@ class RegisterFile(Frozen):
     """Storage inside each PE. An operand that no register file keeps is read anew for every step.
 
     ``size_bits`` is the capacity in one PE, shared by all that it keeps. ``double_buffer``: a bypassing operand
-    may be loaded behind the one in use.
+    may be loaded behind the one in use. ``area_um2``, ``leakage_mw``: of one PE's; None: not modelled.
     """
 
     kind: Literal["register_file"] = "register_file"
@@ -71,6 +98,8 @@ class RegisterFile(Frozen):
     read_energy_pj_per_bit: Energy
     write_energy_pj_per_bit: Energy
     double_buffer: bool = False
+    area_um2: Amount | None = None
+    leakage_mw: Amount | None = None
 
 
 Memory = Annotated[Dram | Buffer | RegisterFile, Field(discriminator="kind")]
@@ -122,12 +151,13 @@ class Grid(Frozen):
     """Named axes of PEs, and how operands travel along them.
 
     ``lane_unroll`` are the dimensions that may be laid on the lanes inside a PE. All lanes of a PE add up into
-    one sum, so these are reduced dimensions.
+    one sum, so these are reduced dimensions. ``interconnect``: energy of the hops; None: not modelled.
     """
 
     axes: tuple[Axis, ...] = Field(min_length=1)
     passing: Passing
     lane_unroll: tuple[Dim, ...] = ("C", "R", "S")
+    interconnect: Interconnect | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Grid:
@@ -165,19 +195,23 @@ class VectorUnit(Frozen):
     """What runs everything that is not a loop nest: ``lanes`` operations a cycle.
 
     ``fuses_elementwise``: an element-wise operation behind a layer runs on its results as they drain, and its
-    data never goes to DRAM. It still takes its cycles and its energy.
+    data never goes to DRAM. It still takes its cycles and its energy. ``area_um2``, ``leakage_mw``: of all lanes
+    together; None: not modelled.
     """
 
     lanes: int = Field(ge=1)
     energy_pj_per_operation: Energy
     element_bits: int = Field(default=8, ge=1)
     fuses_elementwise: bool = True
+    area_um2: Amount | None = None
+    leakage_mw: Amount | None = None
 
 
 class Accelerator(Frozen):
     """One tile: memories outermost first, a grid, its PEs, a vector unit, a clock.
 
-    ``sources`` says for each number, or group of numbers, where it was published.
+    ``output_stage``: conversions and scales behind the grid; None: not modelled. ``sources`` says for each number, or
+    group of numbers, where it was published.
     """
 
     name: str
@@ -187,6 +221,7 @@ class Accelerator(Frozen):
     grid: Grid
     processing_element: ProcessingElement
     vector_unit: VectorUnit
+    output_stage: OutputStage | None = None
     sources: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -199,6 +234,9 @@ class Accelerator(Frozen):
         names = [memory.name for memory in self.memories]
         if len(set(names)) != len(names):
             raise ValueError(f"memories: names must differ, got {names}")
+        taken = [name for name in names if name in COMPONENTS]
+        if taken:
+            raise ValueError(f"memories: the name {taken[0]!r} is kept for a component of energy")
         for kind, at_least in ((Buffer, 1), (RegisterFile, 0)):
             for operand in OPERANDS:
                 count = sum(isinstance(m, kind) and operand in m.keeps for m in self.memories)
@@ -227,6 +265,45 @@ class Accelerator(Frozen):
     def register_files(self) -> tuple[RegisterFile, ...]:
         """The storage inside each PE."""
         return tuple(memory for memory in self.memories if isinstance(memory, RegisterFile))
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Everything that takes room or leaks: PEs, memories, vector unit, and what else is described."""
+        element, unit, grid, stage = self.processing_element, self.vector_unit, self.grid, self.output_stage
+        pes = grid.pe_count
+        found = [Part("processing_elements", "processing_element", pes, True, element.area_um2, element.leakage_mw)]
+        for memory in self.memories:
+            path = f"memories.{memory.name}"
+            if isinstance(memory, Dram):
+                found.append(Part(memory.name, path, 1, False, None, memory.background_mw))
+            else:
+                copies = pes if isinstance(memory, RegisterFile) else 1
+                found.append(Part(memory.name, path, copies, True, memory.area_um2, memory.leakage_mw))
+        found.append(Part("vector_unit", "vector_unit", 1, True, unit.area_um2, unit.leakage_mw))
+        if grid.interconnect is not None:
+            wires = grid.interconnect
+            found.append(Part("interconnect", "grid.interconnect", 1, True, wires.area_um2, wires.leakage_mw))
+        if stage is not None:
+            found.append(Part("output_stage", "output_stage", 1, True, stage.area_um2, stage.leakage_mw))
+        return tuple(found)
+
+    @property
+    def area_mm2(self) -> float | None:
+        """Area of the parts on chip that are described; None where that of any of them is not modelled.
+
+        Control, pads, clock tree and the wiring between parts are never in it, nor is an interconnect or an output
+        stage without a description.
+        """
+        on_chip = [part for part in self.parts if part.is_on_chip]
+        areas = [part.copies * part.area_um2 for part in on_chip if part.area_um2 is not None]
+        return sum(areas) * 1e-6 if len(areas) == len(on_chip) else None
+
+    @property
+    def leakage_pj_per_cycle(self) -> float | None:
+        """Energy that all parts together draw in a cycle, working or not; None where that of none is modelled."""
+        known = [part.copies * part.leakage_mw for part in self.parts if part.leakage_mw is not None]
+        # mW times µs are nJ.
+        return sum(known) * 1e3 / self.clock_mhz if known else None
 
     def buffer_of(self, operand: Operand) -> Buffer:
         """Return the buffer that keeps an operand."""

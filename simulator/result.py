@@ -41,7 +41,8 @@ class LayerResult(Frozen):
         stall_cycles: cycles in which the grid waits, by what it waits for. ``bound`` knows only their sum and
             puts it under the cause ``input``'s memory, the DRAM, as ``write_back`` 0 and ``input`` the rest.
         traffic: bits moved, by memory and operand.
-        energy_pj: energy by component: a memory's name, ``processing_elements``.
+        energy_pj: energy by component: a memory's name, ``processing_elements``; where the machine describes them
+            ``interconnect``, ``conversion``, ``scaling``, ``leakage``. ``bound``'s leakage is that of its cycles.
         macs: multiply-accumulates of the layer.
         active_pe_cycles: Σ over PEs of the cycles in which they work on at least one product.
         pe_utilization: useful products ÷ products that grid and cycles would allow at this precision.

@@ -52,6 +52,8 @@ class Memories:
         self._read: Counter[tuple[str, TrafficOperand]] = Counter()
         self._written: Counter[tuple[str, TrafficOperand]] = Counter()
         self._visited: set[Element] = set()
+        self.grid_bits: Counter[Operand] = Counter()  # between the edge of the grid and its PEs
+        self.converted = self.scaled = 0
 
     # ------------------------------------------------------------------ DRAM side
 
@@ -104,7 +106,9 @@ class Memories:
             return
         slot = self._slots[run.operand][run.number]
         self._read[self.accelerator.dram.name, run.operand] += bits
-        if run.operand not in self.program.bypass:
+        if run.operand in self.program.bypass:
+            self.grid_bits[run.operand] += bits
+        else:
             self._written[self.accelerator.buffer_of(run.operand).name, run.operand] += bits
         if run.operand == "output":
             slot.values = {element: self._spilled.pop(element) for element in run.elements}
@@ -120,14 +124,30 @@ class Memories:
         if "output" not in self.program.bypass:
             bits = len(values) * self.precision.stored_bits("output")
             self._read[self.accelerator.buffer_of("output").name, "output"] += bits
+        else:
+            self.grid_bits["output"] += self.request_bits(request)
         self._written[self.accelerator.dram.name, "output"] += self.request_bits(request)
         destination = self.finished if self._is_finished(run) else self._spilled
         assert not destination.keys() & values.keys(), "an output was written over before it was read back"
         if destination is self.finished:
             sums = self.accelerator.processing_element.finish(list(values.values()), self.precision)
             values = dict(zip(values, sums, strict=True))
+            self.converted += len(values)
+            self.scaled += len(values) * len(self._scale_groups())
         destination.update(values)
         self.release(run)
+
+    def _scale_groups(self) -> set[int]:
+        """Numbers of the weight groups, each with a scale of its own, that meet in one output."""
+        channels, rows, columns = (self.layer.extent(dim) for dim in ("C", "R", "S"))
+        if self.precision.scale_bits == 0:
+            return set()
+        if self.precision.weight_group <= 0 or self.layer.weight_is_activation:
+            return {0}
+        return {
+            ((channel * rows + row) * columns + column) // self.precision.weight_group
+            for channel in range(channels) for row in range(rows) for column in range(columns)
+        }
 
     # ------------------------------------------------------------------ grid side
 
@@ -140,6 +160,7 @@ class Memories:
         if operand not in self.program.bypass:
             bits = len(fetch.wanted) * self.precision.stored_bits(operand)
             self._read[self.accelerator.buffer_of(operand).name, operand] += bits
+            self.grid_bits[operand] += bits
             self.hold(operand, fetch)
         return {element: resident[element] for element in fetch.wanted}
 
@@ -184,6 +205,7 @@ class Memories:
         if "output" not in self.program.bypass:
             bits = len(values) * self.precision.stored_bits("output")
             self._written[self.accelerator.buffer_of("output").name, "output"] += bits
+            self.grid_bits["output"] += bits
         slot.values.update(values)
 
     def _output_slot(self, step: Step) -> Slot:
