@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 
+from simulator.accelerator import COMPONENTS
 from simulator.floating import NAN_CODES
 from simulator.layer import Layer, Operand
 from simulator.reference import simulate_reference
@@ -101,7 +102,9 @@ def check_sums(result: LayerResult, case: Case) -> None:
     assert result.active_pe_cycles <= result.compute_cycles * pes
     assert 0 < result.pe_utilization <= 1
     memories = {memory.name for memory in case.accelerator.memories}
-    assert set(result.energy_pj) == memories | {"processing_elements"}
+    assert memories | {"processing_elements"} <= set(result.energy_pj) <= memories | set(COMPONENTS)
+    assert ("interconnect" in result.energy_pj) == (case.accelerator.grid.interconnect is not None)
+    assert ("leakage" in result.energy_pj) == any(part.leakage_mw is not None for part in case.accelerator.parts)
 
 
 @pytest.mark.parametrize("dataflow", DATAFLOWS)
