@@ -24,6 +24,7 @@ from ruamel.yaml.representer import RoundTripRepresenter
 from hw_configs.yaml_reader import Document, Place, path_text, read_document, value_text
 from simulator.accelerator import Accelerator
 from simulator.errors import ConfigurationError, Problem, closest
+from simulator.provenance import UnknownSources
 
 SCHEMA_VERSION = 1
 VERSION_FIELD = "bitmosaic_version"
@@ -186,11 +187,22 @@ def _explain(document: Document, error: ValidationError) -> list[Problem]:
     }
     problems = []
     for spot, entry in found:
-        problem_place, problem = _translate(document, spot, entry)
-        reported = any(problem_place[:depth] in document.unreadable for depth in range(len(problem_place) + 1))
-        if problem is not None and not reported and not (entry["type"] == "missing" and problem_place in misspelt):
-            problems.append(problem)
+        for problem_place, problem in _translations(document, spot, entry):
+            reported = any(problem_place[:depth] in document.unreadable for depth in range(len(problem_place) + 1))
+            if problem is not None and not reported and not (entry["type"] == "missing" and problem_place in misspelt):
+                problems.append(problem)
     return problems
+
+
+def _translations(document: Document, spot: _Spot, entry: Any) -> Iterator[tuple[Place, Problem | None]]:
+    """Say in our words what Pydantic found. A model may have found several things, one a line."""
+    error = entry["ctx"]["error"] if entry["type"] == "value_error" else None
+    if not isinstance(error, UnknownSources):
+        yield _translate(document, spot, entry)
+        return
+    for key, rule in error.rules.items():
+        place: Place = (*spot.place, "sources", key)
+        yield place, Problem(rule, where=document.where(place), path=path_text(place))
 
 
 def _locate(location: tuple[str | int, ...]) -> _Spot:
@@ -263,6 +275,8 @@ def _translate(document: Document, spot: _Spot, entry: Any) -> tuple[Place, Prob
     elif kind == "literal_error":
         allowed = _choices(spot.wanted)
         rule, near = "no such choice", closest(str(given), allowed)
+    elif kind == "value_error":
+        return _from_validator(document, spot, str(entry["ctx"]["error"]))
     elif kind in _COMPARISONS:
         words, key = _COMPARISONS[kind]
         rule = f"must be {words} {entry['ctx'][key]:g}"
@@ -273,8 +287,6 @@ def _translate(document: Document, spot: _Spot, entry: Any) -> tuple[Place, Prob
         rule = f"must have at least {least} {'entry' if least == 1 else 'entries'}"
     elif kind == "too_long":
         rule = f"must have at most {entry['ctx']['max_length']} entries"
-    elif kind == "value_error":
-        return _from_validator(document, spot, str(entry["ctx"]["error"]))
     elif kind.endswith("_type"):
         rule = _type_rule(kind, given)
     line_at = place[:-1] if rule == "required field is missing" else place

@@ -7,7 +7,7 @@ anything else with a message that says so.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, Protocol
 
 from pydantic import Field, model_validator
 
@@ -15,6 +15,7 @@ from simulator.interconnect import Interconnect
 from simulator.layer import OPERANDS, REDUCTION_DIMS, RELEVANT_DIMS, Dim, Frozen, Operand
 from simulator.output_stage import OutputStage
 from simulator.processing_elements import ProcessingElement
+from simulator.provenance import Source, UnknownSources, unknown_sources
 
 LANES = "lanes"
 Energy = Annotated[float, Field(ge=0)]
@@ -23,15 +24,27 @@ Amount = Annotated[float, Field(ge=0)]
 COMPONENTS = ("processing_elements", "interconnect", "conversion", "scaling", "vector_unit", "leakage")
 
 
+class _OnChip(Protocol):
+    """What gives its area and its leakage."""
+
+    @property
+    def area_um2(self) -> float | None: ...
+
+    @property
+    def leakage_mw(self) -> float | None: ...
+
+
 class Part(NamedTuple):
     """A part of a machine that takes room and draws power at all times: ``copies`` of the same.
 
-    ``path`` is its place in the description. Area and leakage are of one; None: not modelled. What stands outside
-    the chip (DRAM) has no area here, and leaks what it draws in the background.
+    ``path`` is its place in the description, ``power`` the field of its leakage there. Area and leakage are of one
+    copy; None: not modelled. What stands outside the chip (DRAM) has no area here, and leaks what it draws in the
+    background.
     """
 
     name: str
     path: str
+    power: str
     copies: int
     is_on_chip: bool
     area_um2: float | None
@@ -222,7 +235,7 @@ class Accelerator(Frozen):
     processing_element: ProcessingElement
     vector_unit: VectorUnit
     output_stage: OutputStage | None = None
-    sources: dict[str, str] = Field(default_factory=dict)
+    sources: dict[str, Source] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check(self) -> Accelerator:
@@ -247,6 +260,9 @@ class Accelerator(Frozen):
                         f"memories: {count} levels of {kind.__name__} keep the {operand}; "
                         "this version runs one level of buffers and one of registers"
                     )
+        unknown = unknown_sources(self.model_dump(mode="json", exclude={"sources"}), self.sources)
+        if unknown:
+            raise UnknownSources(unknown)
         return self
 
     @property
@@ -271,21 +287,24 @@ class Accelerator(Frozen):
         """Everything that takes room or leaks: PEs, memories, vector unit, and what else is described."""
         element, unit, grid, stage = self.processing_element, self.vector_unit, self.grid, self.output_stage
         pes = grid.pe_count
-        found = [Part("processing_elements", "processing_element", pes, True, element.area_um2, element.leakage_mw)]
+        on_chip: list[tuple[str, str, int, _OnChip]] = [("processing_elements", "processing_element", pes, element)]
         for memory in self.memories:
-            path = f"memories.{memory.name}"
-            if isinstance(memory, Dram):
-                found.append(Part(memory.name, path, 1, False, None, memory.background_mw))
-            else:
+            if not isinstance(memory, Dram):
                 copies = pes if isinstance(memory, RegisterFile) else 1
-                found.append(Part(memory.name, path, copies, True, memory.area_um2, memory.leakage_mw))
-        found.append(Part("vector_unit", "vector_unit", 1, True, unit.area_um2, unit.leakage_mw))
+                on_chip.append((memory.name, f"memories.{memory.name}", copies, memory))
+        on_chip.append(("vector_unit", "vector_unit", 1, unit))
         if grid.interconnect is not None:
-            wires = grid.interconnect
-            found.append(Part("interconnect", "grid.interconnect", 1, True, wires.area_um2, wires.leakage_mw))
+            on_chip.append(("interconnect", "grid.interconnect", 1, grid.interconnect))
         if stage is not None:
-            found.append(Part("output_stage", "output_stage", 1, True, stage.area_um2, stage.leakage_mw))
-        return tuple(found)
+            on_chip.append(("output_stage", "output_stage", 1, stage))
+        dram = self.dram
+        return (
+            *(
+                Part(name, path, "leakage_mw", copies, True, described.area_um2, described.leakage_mw)
+                for name, path, copies, described in on_chip
+            ),
+            Part(dram.name, f"memories.{dram.name}", "background_mw", 1, False, None, dram.background_mw),
+        )
 
     @property
     def area_mm2(self) -> float | None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from simulator.layer import Frozen
+from simulator.provenance import Confidence
 
 StallCause = Literal["parameters", "weight", "input", "partial_sum", "output_slot", "write_back"]
 STALL_CAUSES: tuple[StallCause, ...] = (
@@ -111,12 +112,20 @@ class VectorResult(Frozen):
 
 
 class NetworkResult(Frozen):
-    """Cost of a network: its operations run one after the other on the tile."""
+    """Cost of a network: its operations run one after the other on the tile.
+
+    Attributes:
+        confidence: component of energy → the weakest confidence, over all operations, of the numbers of the machine
+            that it is made of; None: not stated.
+        not_modelled: what costs energy and is left out of the machine's description, in words.
+    """
 
     network: str
     accelerator: str
     clock_mhz: float
     operations: tuple[LayerResult | VectorResult, ...]
+    confidence: dict[str, Confidence | None] = Field(default_factory=dict)
+    not_modelled: tuple[str, ...] = ()
 
     @property
     def total_cycles(self) -> int:
