@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pandas as pd
 from rich.console import Group, RenderableType
@@ -14,7 +13,15 @@ from rich.text import Text
 
 from bitmosaic.report import new_table, number_text
 from simulator.accelerator import Accelerator
-from simulator.provenance import UNSTATED, confidence_of, entry_name, not_modelled, source_of, uncovered, weakest
+from simulator.provenance import (
+    UNSTATED,
+    confidence_of,
+    not_modelled,
+    number_values,
+    source_of,
+    uncovered,
+    weakest,
+)
 
 
 def parts_frame(accelerator: Accelerator) -> pd.DataFrame:
@@ -51,23 +58,13 @@ def sources_frame(accelerator: Accelerator) -> pd.DataFrame:
     [500.0, 'extracted']
     """
     rows = []
-    for path, value in _numbers(accelerator.model_dump(mode="json", exclude={"sources"})):
+    for path, value in number_values(accelerator.model_dump(mode="json", exclude={"sources"})).items():
         source = source_of(accelerator.sources, path)
         rows.append({
             "number": path, "value": value, "confidence": source.confidence if source else UNSTATED,
             "source": source.source if source else "",
         })
     return pd.DataFrame(rows, columns=["number", "value", "confidence", "source"])
-
-
-def _numbers(value: Any, path: str = "") -> list[tuple[str, float]]:
-    if isinstance(value, dict):
-        return [found for key, item in value.items() for found in _numbers(item, f"{path}.{key}" if path else key)]
-    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-        return [
-            found for index, item in enumerate(value) for found in _numbers(item, f"{path}.{entry_name(item, index)}")
-        ]
-    return [(path, float(value))] if isinstance(value, int | float) and not isinstance(value, bool) else []
 
 
 def _stated(accelerator: Accelerator, *paths: str) -> str:

@@ -11,7 +11,7 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from simulator.layer import Frozen
 
@@ -34,10 +34,20 @@ class Source(Frozen):
             computed from such a number by factors that ``source`` states; ``recalled`` from the paper without looking
             it up; ``assumed``: our choice.
         source: what was read, or why it was chosen.
+        table: the number of a technology table that this one is, ``45nm.fixed_8_bit_pe_area_um2``, times ``factor``.
+        factor: what it was scaled by; ``source`` says why.
     """
 
     confidence: Confidence
     source: str = Field(min_length=1)
+    table: str | None = None
+    factor: float = Field(default=1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Source:
+        if self.table is None and self.factor != 1:
+            raise ValueError(f"factor={self.factor:g}: is for numbers of a table")
+        return self
 
 
 def entry_name(entry: Mapping[str, Any], index: int) -> str:
@@ -49,8 +59,17 @@ def entry_name(entry: Mapping[str, Any], index: int) -> str:
     return str(index)
 
 
-def places(value: Any, path: str = "") -> Iterator[tuple[str, bool]]:
-    """Every place of a description, given as plain data, and whether a number stands there."""
+def number_values(description: Any) -> dict[str, float]:
+    """Place → number, of every number of a description that is given as plain data."""
+    return {path: float(value) for path, value in places(description) if _is_number(value)}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def places(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every place of a description, given as plain data, that is no group, and what stands there."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield from places(item, f"{path}.{key}" if path else str(key))
@@ -58,7 +77,7 @@ def places(value: Any, path: str = "") -> Iterator[tuple[str, bool]]:
         for index, item in enumerate(value):
             yield from places(item, f"{path}.{entry_name(item, index)}")
     else:
-        yield path, isinstance(value, int | float) and not isinstance(value, bool)
+        yield path, value
 
 
 def covers(key: str, path: str) -> bool:
@@ -98,9 +117,7 @@ def source_of(sources: Mapping[str, Source], path: str) -> Source | None:
 def uncovered(accelerator: Accelerator) -> tuple[str, ...]:
     """Places of the numbers of a machine that have no source."""
     description = accelerator.model_dump(mode="json", exclude={"sources"})
-    return tuple(
-        path for path, is_number in places(description) if is_number and source_of(accelerator.sources, path) is None
-    )
+    return tuple(path for path in number_values(description) if source_of(accelerator.sources, path) is None)
 
 
 def weakest(confidences: Iterable[Confidence | None]) -> Confidence | None:

@@ -72,7 +72,7 @@ class ProcessingElementBase(Frozen):
         for place, entry in enumerate(self.energy_by_precision):
             for earlier in self.energy_by_precision[:place]:
                 if _same(entry.weight, earlier.weight) and _same(entry.input, earlier.input):
-                    raise ValueError(f"energy_by_precision.{place}={entry.name}: stands there twice")
+                    raise ValueError(f"energy_by_precision={entry.name}: stands there twice")
         return self
 
     def energy_entry(self, precision: LayerPrecision) -> tuple[PrecisionEnergy | None, bool]:
