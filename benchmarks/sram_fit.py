@@ -22,8 +22,10 @@ DEFAULT_DATA = Path("../shared/reference")
 FILE = "cacti_sram_45nm_hwcomponents.csv"
 # Quantity of the table, column of the file, factor from its unit to the table's, whether the width counts.
 QUANTITIES = (
-    ("read_energy_pj_per_bit", "read_pJ_per_bit", 1.0, True), ("write_energy_pj_per_bit", "write_pJ_per_bit", 1.0, True),
-    ("area_um2", "area_mm2", 1e6, False), ("leakage_mw", "leak_mW", 1.0, False),
+    ("read_energy_pj_per_bit", "read_pJ_per_bit", 1.0, True),
+    ("write_energy_pj_per_bit", "write_pJ_per_bit", 1.0, True),
+    ("area_um2", "area_mm2", 1e6, False),
+    ("leakage_mw", "leak_mW", 1.0, False),
 )
 
 
@@ -44,7 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
     with path.open(encoding="utf-8", newline="") as file:
         rows = [
             row for row in csv.DictReader(file)
-            if row["tech_node_nm"] == "45" and fit.smallest_kib * 1024 <= int(row["size_bytes"]) <= fit.largest_kib * 1024
+            if row["tech_node_nm"] == "45"
+            and fit.smallest_kib * 1024 <= int(row["size_bytes"]) <= fit.largest_kib * 1024
         ]
     sizes = np.array([int(row["size_bytes"]) for row in rows])
     widths = np.array([int(row["width_bits"]) for row in rows])
