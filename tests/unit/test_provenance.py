@@ -93,15 +93,13 @@ def test_a_precision_between_two_entries_is_scaled_at_best() -> None:
 def test_numbers_without_a_source_are_named() -> None:
     machine = with_sources(memories="assumed", grid="assumed", processing_element="assumed", vector_unit="assumed")
     assert uncovered(machine) == ("clock_mhz", *(f"output_stage.{name}" for name in (
-        "requantisation_energy_pj", "scale_energy_pj", "area_um2", "leakage_mw",
+        "requantisation_energy_pj", "float_conversion_energy_pj", "scale_energy_pj", "area_um2", "leakage_mw",
     )))
     assert confidence_of(machine, "clock_mhz", "memories.dram.latency_cycles") is None
 
 
 def test_what_is_not_modelled_is_said() -> None:
-    assert not_modelled(open_accelerator("bit_fusion")) == (
-        "hops between processing elements", "conversion between integer and floating point", "leakage of dram",
-    )
+    assert not_modelled(open_accelerator("bit_fusion")) == ("hops between processing elements", "leakage of dram")
     plain = open_accelerator("loom").model_copy(update={"output_stage": None})
     assert not_modelled(plain)[:3] == ("requantisation", "conversion between integer and floating point", "scales")
 
