@@ -5,7 +5,7 @@ It works behind the grid and takes no time here, only energy.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
@@ -13,6 +13,8 @@ from simulator.layer import Frozen, Layer
 from simulator.precision import LayerPrecision
 
 CONVERSION, SCALING = "conversion", "scaling"
+ConversionField = Literal["requantisation_energy_pj", "float_conversion_energy_pj"]
+CONVERSION_FIELDS: tuple[ConversionField, ...] = get_args(ConversionField)
 Amount = Annotated[float, Field(ge=0)]
 
 
@@ -33,12 +35,18 @@ class OutputStage(Frozen):
     area_um2: Amount | None = None
     leakage_mw: Amount | None = None
 
+    @staticmethod
+    def conversion(precision: LayerPrecision) -> ConversionField:
+        """The field that holds the energy of a precision's conversion."""
+        same_kind = precision.accumulator.is_integer == precision.output.is_integer
+        return "requantisation_energy_pj" if same_kind else "float_conversion_energy_pj"
+
     def conversion_energy_pj(self, precision: LayerPrecision) -> float | None:
         """Energy of one output's conversion, 0 where its format stays as it is; None: not modelled."""
         if precision.accumulator == precision.output:
             return 0.0
-        same_kind = precision.accumulator.is_integer == precision.output.is_integer
-        return self.requantisation_energy_pj if same_kind else self.float_conversion_energy_pj
+        energy: float | None = getattr(self, self.conversion(precision))
+        return energy
 
     def energy_pj(self, layer: Layer, precision: LayerPrecision) -> dict[str, float]:
         """Energy of a layer in pJ by component, ``conversion`` and ``scaling``; those not modelled are left out."""

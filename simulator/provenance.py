@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from pydantic import Field, model_validator
 
 from simulator.layer import Frozen
+from simulator.output_stage import CONVERSION_FIELDS
 
 if TYPE_CHECKING:
     from simulator.accelerator import Accelerator
@@ -163,10 +164,8 @@ def energy_confidence(
     if wires is not None:
         found["interconnect"] = confidence_of(accelerator, "grid.interconnect.energy_pj_per_bit_hop")
     if stage is not None:
-        conversions = [
-            f"output_stage.{name}" for name in ("requantisation_energy_pj", "float_conversion_energy_pj")
-            if getattr(stage, name) is not None
-        ]
+        fields = CONVERSION_FIELDS if precision is None else (stage.conversion(precision),)
+        conversions = [f"output_stage.{name}" for name in fields if getattr(stage, name) is not None]
         if conversions:
             found["conversion"] = confidence_of(accelerator, *conversions)
         if stage.scale_energy_pj is not None:
@@ -184,7 +183,10 @@ def network_confidence(
     """``energy_confidence`` over several precisions: of each component the weakest."""
     single = [energy_confidence(accelerator, precision) for precision in precisions]
     single = single or [energy_confidence(accelerator)]
-    return {component: weakest(each[component] for each in single) for component in single[0]}
+    components = {component: None for each in single for component in each}
+    return {
+        component: weakest(each[component] for each in single if component in each) for component in components
+    }
 
 
 def not_modelled(accelerator: Accelerator) -> tuple[str, ...]:

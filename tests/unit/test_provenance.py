@@ -90,6 +90,15 @@ def test_a_precision_between_two_entries_is_scaled_at_best() -> None:
     assert network_confidence(machine, several)["processing_elements"] == "extracted"
 
 
+def test_only_the_conversion_that_a_precision_needs_counts() -> None:
+    machine = with_sources(everything="measured", output_stage__float_conversion_energy_pj="recalled")
+    assert energy_confidence(machine)["conversion"] == "recalled"
+    assert energy_confidence(machine, LayerPrecision())["conversion"] == "measured"
+    to_float = LayerPrecision.model_validate({"output": "bf16"})
+    assert energy_confidence(machine, to_float)["conversion"] == "recalled"
+    assert network_confidence(machine, [LayerPrecision(), to_float])["conversion"] == "recalled"
+
+
 def test_numbers_without_a_source_are_named() -> None:
     machine = with_sources(memories="assumed", grid="assumed", processing_element="assumed", vector_unit="assumed")
     assert uncovered(machine) == ("clock_mhz", *(f"output_stage.{name}" for name in (
