@@ -54,6 +54,7 @@ if TYPE_CHECKING:
         points_frame,
         summary_frame,
     )
+    from bitmosaic.hardware_report import parts_frame, sources_frame
     from bitmosaic.layer_plots import grid_frame, plot_roofline, plot_utilization, roofline_frame, write_plots
     from bitmosaic.menu import default_menu
     from bitmosaic.plots import plot_breakdown, plot_costs, plot_front, plot_layers, save_figure
@@ -81,6 +82,7 @@ if TYPE_CHECKING:
     from simulator.layer import Layer, VectorOp
     from simulator.mapping import Mapping, MappingLevel
     from simulator.precision import LayerPrecision
+    from simulator.provenance import Source, energy_confidence, not_modelled
     from simulator.result import LayerResult, NetworkResult, VectorResult
     from workloads import Network, list_networks, open_network
     from workloads.accuracy import AccuracyEvaluator, AccuracyResult
@@ -94,6 +96,7 @@ _HOME = {
     "bitmosaic.frames": (
         "cycles_frame", "energy_frame", "front_frame", "layers_frame", "point_frame", "points_frame", "summary_frame",
     ),
+    "bitmosaic.hardware_report": ("parts_frame", "sources_frame"),
     "bitmosaic.layer_plots": ("grid_frame", "plot_roofline", "plot_utilization", "roofline_frame", "write_plots"),
     "bitmosaic.menu": ("default_menu",),
     "bitmosaic.plots": ("plot_breakdown", "plot_costs", "plot_front", "plot_layers", "save_figure"),
@@ -117,6 +120,7 @@ _HOME = {
     "simulator.layer": ("Layer", "VectorOp"),
     "simulator.mapping": ("Mapping", "MappingLevel"),
     "simulator.precision": ("LayerPrecision",),
+    "simulator.provenance": ("Source", "energy_confidence", "not_modelled"),
     "simulator.result": ("LayerResult", "NetworkResult", "VectorResult"),
     "workloads": ("Network", "list_networks", "open_network"),
     "workloads.accuracy": ("AccuracyEvaluator", "AccuracyResult"),
@@ -130,14 +134,15 @@ __all__ = [
     "ConfigurationError", "Exploration", "ExplorationInterrupted", "Format", "InfeasibleError", "Layer",
     "LayerPrecision", "LayerResult", "Mapping", "MappingError", "MappingLevel", "MappingSolution",
     "MissingPackageError", "Network", "NetworkError", "NetworkResult", "PlainProgress", "Point", "PrecisionError",
-    "Progress", "SearchBudget", "Sensitivity", "TraceSummary", "UniformRun", "VectorOp", "VectorResult",
-    "__version__", "assign", "assignment_front", "cycles_frame", "default_menu", "dump_accelerator", "energy_frame",
-    "energy_table", "estimate", "explore", "find_task", "front_frame", "grid_frame", "layers_frame", "layers_table",
-    "list_networks", "list_presets", "load_exploration", "map_layer", "mappings_table", "memories_frame",
-    "network_precisions", "open_accelerator", "open_network", "operations_frame", "plot_breakdown", "plot_costs",
-    "plot_front", "plot_layers", "plot_roofline", "plot_utilization", "point_frame", "points_frame", "points_table",
-    "rates_frame", "roofline_frame", "save_figure", "simulate", "simulate_network", "solutions_frame",
-    "summary_frame", "uniform_cost", "uniform_run", "validate_file", "write_outputs", "write_plots", "write_trace",
+    "Progress", "SearchBudget", "Sensitivity", "Source", "TraceSummary", "UniformRun", "VectorOp", "VectorResult",
+    "__version__", "assign", "assignment_front", "cycles_frame", "default_menu", "dump_accelerator",
+    "energy_confidence", "energy_frame", "energy_table", "estimate", "explore", "find_task", "front_frame",
+    "grid_frame", "layers_frame", "layers_table", "list_networks", "list_presets", "load_exploration", "map_layer",
+    "mappings_table", "memories_frame", "network_precisions", "not_modelled", "open_accelerator", "open_network",
+    "operations_frame", "parts_frame", "plot_breakdown", "plot_costs", "plot_front", "plot_layers", "plot_roofline",
+    "plot_utilization", "point_frame", "points_frame", "points_table", "rates_frame", "roofline_frame", "save_figure",
+    "simulate", "simulate_network", "solutions_frame", "sources_frame", "summary_frame", "uniform_cost", "uniform_run",
+    "validate_file", "write_outputs", "write_plots", "write_trace",
 ]
 
 

@@ -59,7 +59,7 @@ class UniformRun:
             layers=tuple(
                 layer_row(row, assignment[row.layer].label, self.solutions[row.layer]) for row in result.layers
             ),
-            vector=vector_rows(result),
+            vector=vector_rows(result), confidence=result.confidence, not_modelled=result.not_modelled,
         )
         return Point(self.label, record)
 

@@ -175,7 +175,7 @@ def simulate(
     """Map and simulate NETWORK in one precision, and show its cost layer by layer."""
     from bitmosaic.baseline_cost import uniform_run
     from bitmosaic.explorer import DEFAULT_BUDGET
-    from bitmosaic.report import energy_table, layers_table, mappings_table
+    from bitmosaic.report import energy_note, energy_table, layers_table, mappings_table
     from simulator.precision import LayerPrecision
 
     wanted = LayerPrecision.parse(precision)
@@ -188,6 +188,7 @@ def simulate(
     point = run.point()
     _print(layers_table(point, objective))  # type: ignore[arg-type]
     _print(energy_table(point))
+    click.echo(energy_note(point))
     _print(mappings_table(point))
     record = point.record
     click.echo(
@@ -234,11 +235,23 @@ def validate(files: tuple[Path, ...]) -> None:
         click.get_current_context().exit(USER_ERROR)
 
 
-@main.command()
-def hardware() -> None:
-    """List the accelerators that come with Bitmosaic."""
-    from hw_configs import list_presets
+@main.command(short_help="List the accelerators, or show one: area, energies, sources.")
+@click.argument("name", required=False, metavar="[NAME|FILE]")
+def hardware(name: str | None) -> None:
+    """List the accelerators that come with Bitmosaic.
 
+    With a preset's NAME or a YAML FILE, show its area, its leakage and its energies, where the numbers are from, and
+    what is not modelled.
+    """
+    from hw_configs import list_presets, open_accelerator
+
+    if name is not None:
+        from bitmosaic.hardware_report import hardware_tables
+
+        accelerator = open_accelerator(name)
+        click.echo(accelerator.description)
+        _print(hardware_tables(accelerator))
+        return
     _print(_listing(("name", "description"), [(preset.name, preset.description) for preset in list_presets()]))
 
 

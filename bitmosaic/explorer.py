@@ -289,5 +289,5 @@ def _point(run: _Run, key: str, assignment: Assignment, origin: Origin, uniform:
         layers=tuple(
             layer_row(layer, assignment[layer.layer].label, solutions[layer.layer]) for layer in result.layers
         ),
-        vector=vector_rows(result),
+        vector=vector_rows(result), confidence=result.confidence, not_modelled=result.not_modelled,
     )

@@ -12,6 +12,7 @@ from pydantic import Field
 from bitmosaic.store import Record
 from mapper.solution import MappingSolution, Objective
 from simulator.layer import Frozen
+from simulator.provenance import Confidence
 from simulator.result import LayerResult, NetworkResult, StallCause, VectorResult
 
 Origin = Literal["uniform", "latency", "energy"]
@@ -114,6 +115,8 @@ class PointRecord(Record):
         uniform: the baseline's precision, else None.
         assignment: layer → precision (``w4a8``).
         accuracy: measured; None where the network has no weights or no task.
+        confidence: component of energy → how far its numbers can be trusted; None: not stated.
+        not_modelled: what costs energy and is left out of the machine's description, in words.
     """
 
     context: str
@@ -126,6 +129,8 @@ class PointRecord(Record):
     accuracy: Accuracy | None
     layers: tuple[LayerRow, ...]
     vector: tuple[VectorRow, ...]
+    confidence: dict[str, Confidence | None] = Field(default_factory=dict)
+    not_modelled: tuple[str, ...] = ()
 
     @property
     def energy_uj(self) -> float:

@@ -17,6 +17,7 @@ from bitmosaic.exploration import DEFAULT_ACCURACY_LOSS, Exploration, Point
 from bitmosaic.frames import summary_frame
 from bitmosaic.records import LayerRow, VectorRow
 from mapper.solution import Objective
+from simulator.provenance import UNSTATED, weakest
 
 REPORT_WIDTH = 150
 _NAME_WIDTH = 14  # to which names of layers and mappings may shrink
@@ -25,7 +26,8 @@ OBJECTIVE_UNIT: dict[Objective, str] = {"latency": "cycles", "energy": "pJ", "ed
 _ENERGY_UNITS = (("nJ", 1e-3, 1e9), ("µJ", 1e-6, 1e12), ("mJ", 1e-9, math.inf))
 
 
-def _table(title: str) -> Table:
+def new_table(title: str) -> Table:
+    """An empty table in the house's style."""
     return Table(title=f"\n{title}", title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
 
 
@@ -49,7 +51,7 @@ def number_text(value: float) -> str:
 
 def points_table(exploration: Exploration) -> Table:
     """Baselines and points on either front, fastest first: cost, accuracy, and what the baseline costs more."""
-    table = _table(f"{exploration.settings.network} on {exploration.settings.accelerator}")
+    table = new_table(f"{exploration.settings.network} on {exploration.settings.accelerator}")
     has_accuracy = exploration.has_accuracy
     table.add_column("point")
     if has_accuracy:
@@ -76,7 +78,7 @@ def points_table(exploration: Exploration) -> Table:
 def layers_table(point: Point, objective: Objective) -> Table:
     """One point layer by layer: precision, cycles by kind, utilisation, and the mapping's proof."""
     record = point.record
-    table = _table(f"Point {point.label}: cycles")
+    table = new_table(f"Point {point.label}: cycles")
     table.add_column("layer", overflow="fold")
     table.add_column("precision")
     for heading in ("cycles", "compute", "fill, drain", "waiting"):
@@ -117,7 +119,7 @@ def energy_table(point: Point) -> Table:
             sums[name] = sums.get(name, 0.0) + energy
     components = [name for name, energy in sums.items() if energy > 0]
     unit, factor = next((unit, factor) for unit, factor, limit in _ENERGY_UNITS if record.energy_pj < limit)
-    table = _table(f"Point {point.label}: energy ({unit})")
+    table = new_table(f"Point {point.label}: energy ({unit})")
     table.add_column("layer", overflow="fold")
     table.add_column("precision")
     for heading in ("total", *components):
@@ -128,7 +130,20 @@ def energy_table(point: Point) -> Table:
     table.add_section()
     totals = (record.energy_pj, *(sums[name] for name in components))
     table.add_row("total", "", *(_energy(total, factor) for total in totals), style="bold")
+    if record.confidence:
+        weakest_of_all = weakest(record.confidence.get(name) for name in components)
+        trust = (weakest_of_all, *(record.confidence.get(name) for name in components))
+        table.add_row("confidence", "", *(each or UNSTATED for each in trust), style="italic")
     return _readable(table)
+
+
+def energy_note(point: Point) -> str:
+    """What a point's energies rest on and leave out, in a sentence or two; empty where it was not recorded."""
+    record = point.record
+    if not record.confidence:
+        return ""
+    note = "Confidence of an energy: that of the weakest number of the hardware description in it."
+    return note + (f" Not modelled: {'; '.join(record.not_modelled)}." if record.not_modelled else "")
 
 
 def _energy(energy_pj: float, factor: float) -> str:
@@ -137,7 +152,7 @@ def _energy(energy_pj: float, factor: float) -> str:
 
 def mappings_table(point: Point) -> Table:
     """The mapping of each layer of a point: buffer tile, register tile, unrolling, loop orders, bypass."""
-    table = _table(f"Point {point.label}: mappings")
+    table = new_table(f"Point {point.label}: mappings")
     table.add_column("layer", overflow="fold")
     table.add_column("precision")
     table.add_column("mapping (order: DRAM loops / buffer loops)", overflow="fold")
@@ -167,7 +182,7 @@ def summary(exploration: Exploration, point: Point | None = None) -> RenderableT
     objective = exploration.settings.objective
     return Group(
         points_table(exploration), *notes, layers_table(shown, objective), energy_table(shown),
-        mappings_table(shown),
+        *([Text(energy_note(shown))] if energy_note(shown) else []), mappings_table(shown),
         Text("Gap: the proven limit of what a better mapping could save, as a share of the simulated cost."),
     )
 

@@ -1,4 +1,4 @@
-"""Hardware descriptions: presets in YAML, and the loader that says everything that is wrong with a file."""
+"""Hardware descriptions: presets in YAML, technology tables, and a loader that says everything that is wrong."""
 
 from hw_configs.loader import (
     PresetInfo,
@@ -8,12 +8,16 @@ from hw_configs.loader import (
     open_accelerator,
     validate_file,
 )
+from hw_configs.technology_tables import Technology, list_technologies, open_technology
 
 __all__ = [
     "PresetInfo",
+    "Technology",
     "dump_accelerator",
     "list_presets",
+    "list_technologies",
     "load_accelerator",
     "open_accelerator",
+    "open_technology",
     "validate_file",
 ]

@@ -21,7 +21,7 @@ from simulator.cache_folder import cache_folder
 from simulator.layer import Layer
 from simulator.precision import LayerPrecision
 
-MODEL_VERSION = 2  # raise it whenever the meaning of a cycle, a picojoule or the search space changes
+MODEL_VERSION = 3  # raise it whenever the meaning of a cycle, a picojoule or the search space changes
 
 
 def canonical_json(value: object) -> str:
@@ -38,6 +38,7 @@ def problem_key(
         "layer": layer.model_dump(mode="json", exclude={"name"}),
         "precision": precision.model_dump(mode="json"),
         "machine": accelerator.model_dump(mode="json", exclude={"name", "description", "sources", "vector_unit"}),
+        "leakage_pj_per_cycle": accelerator.leakage_pj_per_cycle,
         "objective": objective,
         "budget": budget.model_dump(mode="json"),
     }

@@ -4,7 +4,7 @@ Within a variant (``variants``) every quantity is ``coefficient · ∏_blocks co
 
 - cycles of the grid (an upper row: what cannot overlap), of the DRAM channel, and of all loads with the last pass
   behind them; latency is the largest of the three;
-- energy, as one sum;
+- energy, as one sum, to which leakage adds its power times the latency;
 - sizes of tiles against the capacities.
 
 Factors are exact integers; sums of terms are floats, right to about 1e-12, so the search asks the simulator for the
@@ -22,8 +22,10 @@ import numpy.typing as npt
 from mapper.candidates import BLOCKS, Block, build_blocks
 from mapper.variants import IRRELEVANT, Variant, variants
 from simulator.accelerator import Accelerator
+from simulator.interconnect import hops
 from simulator.kernels import non_dominated
 from simulator.layer import DIMS, OPERANDS, RELEVANT_DIMS, Dim, Layer, Operand
+from simulator.output_stage import OutputStage
 from simulator.plan import grid_timing
 from simulator.precision import LayerPrecision
 
@@ -84,7 +86,8 @@ class Capacity:
 class CostModel:
     """All terms of one variant. Costs are sums of terms plus a constant.
 
-    ``grid`` and ``channel`` are in cycles, ``energy`` in pJ.
+    ``grid`` and ``channel`` are in cycles, ``energy`` in pJ. What leaks comes on top of ``energy``:
+    ``leakage_pj_per_cycle`` times the latency.
     """
 
     variant: Variant
@@ -98,6 +101,7 @@ class CostModel:
     final_constant: float
     energy: tuple[Term, ...]
     energy_constant: float
+    leakage_pj_per_cycle: float
     capacities: tuple[Capacity, ...]
     axis_sizes: tuple[int, ...]
 
@@ -239,7 +243,7 @@ class _Builder:
         return terms, memory.latency_cycles + parameter_bits / bandwidth + self.timing.tail_cycles
 
     def energy_terms(self, dram: dict[str, Term]) -> tuple[tuple[Term, ...], float]:
-        """Energy in pJ, exactly as ``simulator.counts`` has it."""
+        """Energy in pJ without leakage, exactly as ``simulator.counts`` has it."""
         layer, precision, machine, bits = self.layer, self.precision, self.accelerator, self.bits
         memory = machine.dram
         element = machine.processing_element
@@ -248,6 +252,12 @@ class _Builder:
         constant = precision.parameter_bits(layer) * memory.read_energy_pj_per_bit
         constant += layer.output_count * precision.output.bits * memory.write_energy_pj_per_bit
         constant -= out_bits * (memory.read_energy_pj_per_bit + memory.write_energy_pj_per_bit)
+        constant += sum((machine.output_stage or OutputStage()).energy_pj(layer, precision).values())
+        wires = machine.grid.interconnect
+        to_grid = {
+            operand: distance * (wires.energy_pj_per_bit_hop if wires else 0.0)
+            for operand, distance in hops(machine.grid).items()
+        }
         per_bit = {
             "weight": memory.read_energy_pj_per_bit,
             "input": memory.read_energy_pj_per_bit,
@@ -255,7 +265,12 @@ class _Builder:
         }
         plain_inputs = layer.extent("G") * layer.extent("N") * layer.extent("C")
         for operand in OPERANDS:
-            if operand != self.variant.bypass:
+            if operand == self.variant.bypass:
+                # DRAM's bits go through to the grid; outputs both ways, but sums only come back where they spilled.
+                per_bit[operand] += to_grid[operand] * (2 if operand == "output" else 1)
+                if operand == "output":
+                    constant += (layer.output_count * precision.output.bits - 2 * out_bits) * to_grid[operand]
+            else:
                 (buffer,) = machine.buffers_of(operand)
                 read, write = buffer.read_energy_pj_per_bit, buffer.write_energy_pj_per_bit
                 pair = "input_grid_sum" if operand == "input" else ""
@@ -265,14 +280,17 @@ class _Builder:
                 again = self.refetch_grid(operand)
                 if operand == "output":
                     # Visits write, all but the first read; a visit from DRAM fills, all write back.
-                    terms.append(self.term("grid_output", count * (read + write), pair=pair, **again))
+                    per_visit = count * (read + write + to_grid[operand])
+                    terms.append(self.term("grid_output", per_visit, pair=pair, **again))
                     per_bit[operand] += read + write
                     constant -= count * (read + write)
                 else:
-                    terms.append(self.term(f"grid_{operand}", count * read, pair=pair, **again))
+                    terms.append(
+                        self.term(f"grid_{operand}", count * (read + to_grid[operand]), pair=pair, **again)
+                    )
                     per_bit[operand] += write
             terms.append(self.scaled(dram[operand], per_bit[operand], f"dram_{operand}"))
-        active = element.energy_pj_per_cycle * element.cycles_per_step(precision)
+        active = element.energy_pj_per_cycle_at(precision) * element.cycles_per_step(precision)
         for operand in OPERANDS:
             file = machine.registers_of(operand)
             if file is None:
@@ -379,6 +397,7 @@ def _build_cost_model(builder: _Builder, axis_sizes: tuple[int, ...]) -> CostMod
         final_constant=final_constant,
         energy=energy,
         energy_constant=energy_constant,
+        leakage_pj_per_cycle=accelerator.leakage_pj_per_cycle or 0.0,
         capacities=builder.capacities(),
         axis_sizes=axis_sizes,
     )

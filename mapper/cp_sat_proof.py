@@ -31,11 +31,11 @@ class _Prover:
     def _members(self, model: CostModel) -> tuple[Subproblem, list[Subproblem]]:
         """The relaxation of a variant, and what it stands for: a subproblem a set of double-buffered operands.
 
-        Energy does not depend on double-buffering: there the relaxation is the problem.
+        Energy without leakage does not depend on double-buffering: there the relaxation is the problem.
         """
         objective = self.incumbent.objective
         doubles = [operand for operand, allowed in zip(OPERANDS, may_double(model), strict=True) if allowed]
-        if objective == "energy":
+        if objective == "energy" and model.leakage_pj_per_cycle == 0:
             doubles = []
         members = [
             build_subproblem(model, chosen, objective)

@@ -82,6 +82,7 @@ def kernel_input(model: CostModel, objective: Objective, event_price_cycles: flo
         channel_constant=float(model.channel_constant),
         final_constant=float(model.final_constant),
         energy_constant=float(model.energy_constant),
+        leakage=float(model.leakage_pj_per_cycle),
         single_constant=single_constant,
         objective=OBJECTIVES.index(objective),
     )

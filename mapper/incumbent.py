@@ -74,14 +74,15 @@ class Incumbent:
         simulated = np.ones(len(rows), dtype=np.bool_)
         if len(rows) == 0:
             return simulated
-        if self.objective == "energy":
+        leakage = model.leakage_pj_per_cycle
+        if self.objective == "energy" and leakage == 0:
             # The closed form is exact, and the order outside the held loops takes no energy.
             self._keep_best(model, rows, masks, 0, _energy_pj(model, rows))
             return simulated
         tilings = _tilings(model, rows)
         doubled = (masks[:, None] >> np.arange(len(OPERANDS))) & 1 == 1
         template = self._walk_of(model, rows[0], int(masks[0]))
-        energy = _energy_pj(model, rows) if self.objective == "edp" else np.ones(len(rows))
+        energy = _energy_pj(model, rows)
         geometry = np.array(
             [
                 [self.layer.stride[axis], self.layer.dilation[axis], self.layer.padding_begin[axis],
@@ -93,7 +94,12 @@ class Incumbent:
         for which, order in enumerate(dram_orders(model.variant)):
             cycles = tiling_cycles(template, geometry, _places(order), inner, *tilings, doubled, MOST_EVENTS)
             simulated &= cycles >= 0
-            self._keep_best(model, rows, masks, which, np.where(cycles >= 0, cycles * energy, np.inf))
+            costs = {
+                "latency": cycles.astype(np.float64),
+                "energy": energy + leakage * cycles,
+                "edp": cycles * (energy + leakage * cycles),
+            }[self.objective]
+            self._keep_best(model, rows, masks, which, np.where(cycles >= 0, costs, np.inf))
         return simulated
 
     def _keep_best(self, model: CostModel, rows: Ints, masks: Ints, order: int, costs: Floats) -> None:
@@ -142,7 +148,7 @@ def _tilings(model: CostModel, rows: Ints) -> tuple[Ints, Ints, Ints]:
 
 
 def _energy_pj(model: CostModel, rows: Ints) -> Floats:
-    """Energy of each choice: the closed form is exact."""
+    """Energy of each choice without leakage: the closed form is exact."""
     total = np.full(len(rows), model.energy_constant)
     for term in model.energy:
         value = np.full(len(rows), term.coefficient)

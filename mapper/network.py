@@ -18,6 +18,7 @@ from simulator.accelerator import Accelerator
 from simulator.engine import simulate, simulate_vector_op
 from simulator.layer import Layer, VectorOp
 from simulator.precision import LayerPrecision
+from simulator.provenance import network_confidence, not_modelled
 from simulator.result import LayerResult, NetworkResult, VectorResult
 from workloads.network import Network
 
@@ -177,4 +178,6 @@ def simulate_network(
         accelerator=accelerator.name,
         clock_mhz=accelerator.clock_mhz,
         operations=tuple(operations),
+        confidence=network_confidence(accelerator, {assignment[layer.name] for layer in network.layers}),
+        not_modelled=not_modelled(accelerator),
     )

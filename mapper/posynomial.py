@@ -4,8 +4,8 @@
     subject to Σ_t coefficient_t · ∏_b factor_tb[row_b] ≤ size_j        for each limit j
 
 A *subproblem* is a variant with the set of double-buffered operands fixed, under one objective. Energy has one
-sum, latency three (the grid's, the channel's, and all loads with the last pass), and the energy-delay product three,
-whose terms are products of theirs and the energy's.
+sum (three where something leaks), latency three (the grid's, the channel's, and all loads with the last pass), and
+the energy-delay product three, whose terms are products of theirs and the energy's.
 """
 
 from __future__ import annotations
@@ -112,6 +112,13 @@ def _product(left: Sum, right: Sum) -> Sum:
     return Sum(left.constant * right.constant, tuple(terms))
 
 
+def _with_leakage(model: CostModel, latency: Sum) -> Sum:
+    """Energy of a model where one of its bounds of the latency holds."""
+    leakage = model.leakage_pj_per_cycle
+    leaked = tuple(_scaled(term, leakage) for term in latency.terms) if leakage else ()
+    return Sum(model.energy_constant + leakage * latency.constant, (*model.energy, *leaked))
+
+
 def build_subproblem(
     model: CostModel, double_buffer: tuple[Operand, ...], objective: Objective, *, relaxed: bool = False
 ) -> Subproblem:
@@ -131,11 +138,13 @@ def build_subproblem(
     grid = Sum(grid_constant, tuple(grid_terms))
     channel = Sum(model.channel_constant, model.channel)
     final = Sum(model.final_constant, model.final)
-    energy = Sum(model.energy_constant, model.energy)
+    latency = (grid, channel, final)
+    # The latency is the largest of the three, and so leakage is the largest of three sums too.
+    energy = tuple(_with_leakage(model, total) for total in latency)
     sums = {
-        "latency": (grid, channel, final),
-        "energy": (energy,),
-        "edp": (_product(grid, energy), _product(channel, energy), _product(final, energy)),
+        "latency": latency,
+        "energy": energy if model.leakage_pj_per_cycle else energy[:1],
+        "edp": tuple(_product(*pair) for pair in zip(latency, energy, strict=True)),
     }[objective]
     limits = []
     for capacity in model.capacities:

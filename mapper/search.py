@@ -41,7 +41,8 @@ def _start(models: list[CostModel], incumbent: Incumbent, deadline: float) -> No
     """
     accelerator = incumbent.accelerator
     price = grid_timing(accelerator).tail_cycles + accelerator.dram.latency_cycles + 1
-    prices = EVENT_PRICES if incumbent.objective != "energy" else (0.0,)
+    takes_time = incumbent.objective != "energy" or bool(accelerator.leakage_pj_per_cycle)
+    prices = EVENT_PRICES if takes_time else (0.0,)
     for factor in prices:
         for model in models:
             ends = descend(

@@ -6,15 +6,48 @@ levels of buffers, at most one level of registers in the PEs.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple, Protocol
 
 from pydantic import Field, model_validator
 
+from simulator.interconnect import Interconnect
 from simulator.layer import OPERANDS, REDUCTION_DIMS, RELEVANT_DIMS, Dim, Frozen, Operand
+from simulator.output_stage import OutputStage
 from simulator.processing_elements import ProcessingElement
+from simulator.provenance import Source, UnknownSources, unknown_sources
 
 LANES = "lanes"
 Energy = Annotated[float, Field(ge=0)]
+Amount = Annotated[float, Field(ge=0)]
+# Components of energy beside the memories, which go by their names (simulator.counts, simulator.engine).
+COMPONENTS = ("processing_elements", "interconnect", "conversion", "scaling", "vector_unit", "leakage")
+
+
+class _OnChip(Protocol):
+    """What gives its area and its leakage."""
+
+    @property
+    def area_um2(self) -> float | None: ...
+
+    @property
+    def leakage_mw(self) -> float | None: ...
+
+
+class Part(NamedTuple):
+    """A part of a machine that takes room and draws power at all times: ``copies`` of the same.
+
+    ``path`` is its place in the description, ``power`` the field of its leakage there. Area and leakage are of one
+    copy; None: not modelled. What stands outside the chip (DRAM) has no area here, and leaks what it draws in the
+    background.
+    """
+
+    name: str
+    path: str
+    power: str
+    copies: int
+    is_on_chip: bool
+    area_um2: float | None
+    leakage_mw: float | None
 
 
 class DramRows(Frozen):
@@ -50,6 +83,7 @@ class Dram(Frozen):
     """Off-chip memory behind one channel. A request takes its latency, then moves whole bursts.
 
     ``rows`` adds the time of opening and closing rows; without it every access finds its row open.
+    ``background_mw``: what it draws at all times, refresh and standby; None: not modelled.
     """
 
     kind: Literal["dram"] = "dram"
@@ -60,6 +94,7 @@ class Dram(Frozen):
     read_energy_pj_per_bit: Energy
     write_energy_pj_per_bit: Energy
     rows: DramRows | None = None
+    background_mw: Amount | None = None
 
 
 class Buffer(Frozen):
@@ -79,6 +114,7 @@ class Buffer(Frozen):
         banks: a power of two. The tiles that the buffer holds (two of a double-buffered operand) lie in consecutive
             banks, and accesses to different banks do not wait for each other.
         latency_cycles: from a read's transfer to the arrival in a smaller buffer.
+        area_um2, leakage_mw: of the whole memory; None: not modelled.
     """
 
     kind: Literal["buffer"] = "buffer"
@@ -95,6 +131,8 @@ class Buffer(Frozen):
     ports: Literal["separate", "shared"] = "separate"
     banks: int = Field(default=1, ge=1)
     latency_cycles: int = Field(default=0, ge=0)
+    area_um2: Amount | None = None
+    leakage_mw: Amount | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Buffer:
@@ -114,7 +152,7 @@ class RegisterFile(Frozen):
     """Storage inside each PE. An operand that no register file keeps is read anew for every step.
 
     ``size_bits`` is the capacity in one PE, shared by all that it keeps. ``double_buffer``: a bypassing operand
-    may be loaded behind the one in use.
+    may be loaded behind the one in use. ``area_um2``, ``leakage_mw``: of one PE's; None: not modelled.
     """
 
     kind: Literal["register_file"] = "register_file"
@@ -124,6 +162,8 @@ class RegisterFile(Frozen):
     read_energy_pj_per_bit: Energy
     write_energy_pj_per_bit: Energy
     double_buffer: bool = False
+    area_um2: Amount | None = None
+    leakage_mw: Amount | None = None
 
 
 Memory = Annotated[Dram | Buffer | RegisterFile, Field(discriminator="kind")]
@@ -175,12 +215,13 @@ class Grid(Frozen):
     """Named axes of PEs, and how operands travel along them.
 
     ``lane_unroll`` are the dimensions that may be laid on the lanes inside a PE. All lanes of a PE add up into
-    one sum, so these are reduced dimensions.
+    one sum, so these are reduced dimensions. ``interconnect``: energy of the hops; None: not modelled.
     """
 
     axes: tuple[Axis, ...] = Field(min_length=1)
     passing: Passing
     lane_unroll: tuple[Dim, ...] = ("C", "R", "S")
+    interconnect: Interconnect | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Grid:
@@ -218,19 +259,23 @@ class VectorUnit(Frozen):
     """What runs everything that is not a loop nest: ``lanes`` operations a cycle.
 
     ``fuses_elementwise``: an element-wise operation behind a layer runs on its results as they drain, and its
-    data never goes to DRAM. It still takes its cycles and its energy.
+    data never goes to DRAM. It still takes its cycles and its energy. ``area_um2``, ``leakage_mw``: of all lanes
+    together; None: not modelled.
     """
 
     lanes: int = Field(ge=1)
     energy_pj_per_operation: Energy
     element_bits: int = Field(default=8, ge=1)
     fuses_elementwise: bool = True
+    area_um2: Amount | None = None
+    leakage_mw: Amount | None = None
 
 
 class Accelerator(Frozen):
     """One tile: memories outermost first, a grid, its PEs, a vector unit, a clock.
 
-    ``sources`` says for each number, or group of numbers, where it was published.
+    ``output_stage``: conversions and scales behind the grid; None: not modelled. ``sources`` says for each number, or
+    group of numbers, where it was published.
     """
 
     name: str
@@ -240,7 +285,8 @@ class Accelerator(Frozen):
     grid: Grid
     processing_element: ProcessingElement
     vector_unit: VectorUnit
-    sources: dict[str, str] = Field(default_factory=dict)
+    output_stage: OutputStage | None = None
+    sources: dict[str, Source] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check(self) -> Accelerator:
@@ -252,6 +298,9 @@ class Accelerator(Frozen):
         names = [memory.name for memory in self.memories]
         if len(set(names)) != len(names):
             raise ValueError(f"memories: names must differ, got {names}")
+        taken = [name for name in names if name in COMPONENTS]
+        if taken:
+            raise ValueError(f"memories: the name {taken[0]!r} is kept for a component of energy")
         for operand in OPERANDS:
             levels = [self.level_of(buffer) for buffer in self.buffers if operand in buffer.keeps]
             if not levels:
@@ -266,6 +315,9 @@ class Accelerator(Frozen):
         levels = sorted({self.level_of(buffer) for buffer in self.buffers})
         if levels != list(range(1, len(levels) + 1)):
             raise ValueError(f"memories: buffers are on levels {levels}; levels are counted from 1 without gaps")
+        unknown = unknown_sources(self.model_dump(mode="json", exclude={"sources"}), self.sources)
+        if unknown:
+            raise UnknownSources(unknown)
         return self
 
     @property
@@ -300,6 +352,48 @@ class Accelerator(Frozen):
     def buffers_of(self, operand: Operand) -> tuple[Buffer, ...]:
         """Return the buffers that keep an operand, outermost first."""
         return tuple(buffer for buffer in self.buffers if operand in buffer.keeps)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Everything that takes room or leaks: PEs, memories, vector unit, and what else is described."""
+        element, unit, grid, stage = self.processing_element, self.vector_unit, self.grid, self.output_stage
+        pes = grid.pe_count
+        on_chip: list[tuple[str, str, int, _OnChip]] = [("processing_elements", "processing_element", pes, element)]
+        for memory in self.memories:
+            if not isinstance(memory, Dram):
+                copies = pes if isinstance(memory, RegisterFile) else 1
+                on_chip.append((memory.name, f"memories.{memory.name}", copies, memory))
+        on_chip.append(("vector_unit", "vector_unit", 1, unit))
+        if grid.interconnect is not None:
+            on_chip.append(("interconnect", "grid.interconnect", 1, grid.interconnect))
+        if stage is not None:
+            on_chip.append(("output_stage", "output_stage", 1, stage))
+        dram = self.dram
+        return (
+            *(
+                Part(name, path, "leakage_mw", copies, True, described.area_um2, described.leakage_mw)
+                for name, path, copies, described in on_chip
+            ),
+            Part(dram.name, f"memories.{dram.name}", "background_mw", 1, False, None, dram.background_mw),
+        )
+
+    @property
+    def area_mm2(self) -> float | None:
+        """Area of the parts on chip that are described; None where that of any of them is not modelled.
+
+        Control, pads, clock tree and the wiring between parts are never in it, nor is an interconnect or an output
+        stage without a description.
+        """
+        on_chip = [part for part in self.parts if part.is_on_chip]
+        areas = [part.copies * part.area_um2 for part in on_chip if part.area_um2 is not None]
+        return sum(areas) * 1e-6 if len(areas) == len(on_chip) else None
+
+    @property
+    def leakage_pj_per_cycle(self) -> float | None:
+        """Energy that all parts together draw in a cycle, working or not; None where that of none is modelled."""
+        known = [part.copies * part.leakage_mw for part in self.parts if part.leakage_mw is not None]
+        # mW times µs are nJ.
+        return sum(known) * 1e3 / self.clock_mhz if known else None
 
     def registers_of(self, operand: Operand) -> RegisterFile | None:
         """Return the register file that keeps an operand, or None where it is read anew for every step."""

@@ -1,4 +1,4 @@
-"""The ``bound`` engine: a closed-form lower bound of ``fast`` in cycles, exact in traffic and energy.
+"""The ``bound`` engine: a closed-form lower bound of ``fast`` in cycles, exact in traffic and energy (but leakage).
 
 Three things take time whatever happens, and each gives a bound:
 
@@ -182,7 +182,7 @@ def simulate_bound(plan: Plan) -> LayerResult:
         fill_drain_cycles=cycles.fill_drain_cycles,
         stall_cycles=stalls,
         traffic=rows,
-        energy_pj=energy_pj(plan.accelerator, rows, active),
+        energy_pj=energy_pj(plan, rows, cycles.total_cycles),
         macs=plan.layer.macs,
         active_pe_cycles=active,
         pe_utilization=pe_utilization(plan, cycles.total_cycles),

@@ -9,12 +9,12 @@ import itertools
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from simulator.accelerator import Accelerator
+from simulator.interconnect import INTERCONNECT, hops
 from simulator.layer import OPERANDS, Operand
 from simulator.plan import Place, Plan
 from simulator.result import Traffic
 
-PROCESSING_ELEMENTS = "processing_elements"
+PROCESSING_ELEMENTS, LEAKAGE = "processing_elements", "leakage"
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,31 @@ def _buffer_rows(plan: Plan, operand: Operand) -> list[Traffic]:
     return rows
 
 
-def energy_pj(accelerator: Accelerator, rows: tuple[Traffic, ...], active_pe_cycles: int) -> dict[str, float]:
-    """Energy by component, in pJ: bits by energy a bit, and the working cycles of the PEs."""
+def bit_hops(plan: Plan, rows: tuple[Traffic, ...]) -> float:
+    """Σ over the bits that pass between memories and grid of the hops that each takes (``simulator.interconnect``).
+
+    A visit's results travel from the PEs to the edge; partial sums read back are added there and travel no further.
+    An operand that bypasses its buffer travels both ways, as DRAM moves it.
+    """
+    accelerator = plan.accelerator
+    moved = {(row.memory, row.operand): row for row in rows}
+    total = 0.0
+    for operand, distance in hops(accelerator.grid).items():
+        dram = moved[accelerator.dram.name, operand]
+        if operand == plan.bypass:
+            bits = dram.read_bits + dram.write_bits
+        else:
+            place = plan.places(operand)[-1]
+            row = moved[place.memory.name, operand]
+            # What the outputs' buffer takes in beside the partial sums that return from outside comes from the grid.
+            bits = row.read_bits if operand != "output" else row.write_bits - _moved_outputs(plan, place).sum_bits
+        total += bits * distance
+    return total
+
+
+def energy_pj(plan: Plan, rows: tuple[Traffic, ...], total_cycles: int) -> dict[str, float]:
+    """Energy by component, in pJ (docs/simulator.md, "Energy"). Components that are not modelled are left out."""
+    accelerator, element = plan.accelerator, plan.accelerator.processing_element
     energy = {}
     for memory in accelerator.memories:
         own = [row for row in rows if row.memory == memory.name]
@@ -131,5 +154,13 @@ def energy_pj(accelerator: Accelerator, rows: tuple[Traffic, ...], active_pe_cyc
             sum(row.read_bits for row in own) * memory.read_energy_pj_per_bit
             + sum(row.write_bits for row in own) * memory.write_energy_pj_per_bit
         )
-    energy[PROCESSING_ELEMENTS] = active_pe_cycles * accelerator.processing_element.energy_pj_per_cycle
+    active_pe_cycles = plan.active_pe_steps * plan.step_cycles
+    energy[PROCESSING_ELEMENTS] = active_pe_cycles * element.energy_pj_per_cycle_at(plan.precision)
+    if accelerator.grid.interconnect is not None:
+        energy[INTERCONNECT] = bit_hops(plan, rows) * accelerator.grid.interconnect.energy_pj_per_bit_hop
+    if accelerator.output_stage is not None:
+        energy |= accelerator.output_stage.energy_pj(plan.layer, plan.precision)
+    leakage = accelerator.leakage_pj_per_cycle
+    if leakage is not None:
+        energy[LEAKAGE] = total_cycles * leakage
     return energy

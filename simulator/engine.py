@@ -6,6 +6,7 @@ from typing import Literal
 
 from simulator.accelerator import Accelerator
 from simulator.bound import simulate_bound
+from simulator.counts import LEAKAGE
 from simulator.fast import simulate_fast
 from simulator.layer import Layer, VectorOp
 from simulator.mapping import Mapping
@@ -25,7 +26,8 @@ def simulate(
 ) -> LayerResult:
     """Cost of one layer: cycles by kind, bits moved, energy in pJ.
 
-    ``fast`` is exact, ``bound`` a closed-form lower bound of its cycles with exact traffic and energy.
+    ``fast`` is exact, ``bound`` a closed-form lower bound of its cycles with exact traffic, and exact energy but for
+    leakage, which takes as long as the cycles do.
     Raises ``MappingError`` with every problem of the mapping, ``PrecisionError`` where the PE cannot run it.
     """
     plan = Plan(layer, precision, accelerator, mapping)
@@ -42,6 +44,7 @@ def simulate_vector_op(operation: VectorOp, accelerator: Accelerator) -> VectorR
     written = 0 if fused else operation.output_count * unit.element_bits
     transfer = -(-(read + written) // dram.bandwidth_bits_per_cycle)
     total = max(compute, transfer) + (dram.latency_cycles if read else 0)
+    leakage = accelerator.leakage_pj_per_cycle
     return VectorResult(
         operation=operation.name,
         operator=operation.operator,
@@ -53,5 +56,6 @@ def simulate_vector_op(operation: VectorOp, accelerator: Accelerator) -> VectorR
         energy_pj={
             dram.name: read * dram.read_energy_pj_per_bit + written * dram.write_energy_pj_per_bit,
             VECTOR_UNIT: operations * unit.energy_pj_per_operation,
+            **({} if leakage is None else {LEAKAGE: total * leakage}),
         },
     )

@@ -36,7 +36,7 @@ def simulate_fast(plan: Plan) -> LayerResult:
         stall_cycles={cause: int(counts[kernel.STALL0 + i]) for i, cause in enumerate(STALL_CAUSES)},
         stalls=_stalls(plan, stalls),
         traffic=rows,
-        energy_pj=energy_pj(plan.accelerator, rows, active),
+        energy_pj=energy_pj(plan, rows, total),
         macs=plan.layer.macs,
         active_pe_cycles=active,
         pe_utilization=pe_utilization(plan, total),

@@ -84,6 +84,17 @@ class LayerPrecision(Frozen):
         formats = {"weight": self.weight, "input": self.input, "output": self.accumulator}
         return formats[operand].bits
 
+    def scales_per_output(self, layer: Layer) -> int:
+        """Multiplications by a scale for each output: one for each group of weights in its sum.
+
+        One scale for a tensor or a channel is multiplied in once, at the end. 0 where scales have no bits.
+        """
+        if self.scale_bits == 0:
+            return 0
+        if self.weight_group <= 0 or layer.weight_is_activation:
+            return 1
+        return -(-(layer.extent("C") * layer.extent("R") * layer.extent("S")) // self.weight_group)
+
     def parameter_bits(self, layer: Layer) -> int:
         """Bits of scales and biases, loaded once before the layer's first tile."""
         channels = layer.extent("G") * layer.extent("K")

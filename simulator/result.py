@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from simulator.layer import Frozen
+from simulator.provenance import Confidence
 
 StallCause = Literal["parameters", "weight", "input", "partial_sum", "output_slot", "write_back"]
 STALL_CAUSES: tuple[StallCause, ...] = (
@@ -54,7 +55,8 @@ class LayerResult(Frozen):
             puts it under the cause ``input``'s memory, the DRAM, as ``write_back`` 0 and ``input`` the rest.
         stalls: the same cycles by cause and memory; empty for ``bound``.
         traffic: bits moved, by memory and operand.
-        energy_pj: energy by component: a memory's name, ``processing_elements``.
+        energy_pj: energy by component: a memory's name, ``processing_elements``; where the machine describes them
+            ``interconnect``, ``conversion``, ``scaling``, ``leakage``. ``bound``'s leakage is that of its cycles.
         macs: multiply-accumulates of the layer.
         active_pe_cycles: Σ over PEs of the cycles in which they work on at least one product.
         pe_utilization: useful products ÷ products that grid and cycles would allow at this precision.
@@ -126,12 +128,20 @@ class VectorResult(Frozen):
 
 
 class NetworkResult(Frozen):
-    """Cost of a network: its operations run one after the other on the tile."""
+    """Cost of a network: its operations run one after the other on the tile.
+
+    Attributes:
+        confidence: component of energy → the weakest confidence, over all operations, of the numbers of the machine
+            that it is made of; None: not stated.
+        not_modelled: what costs energy and is left out of the machine's description, in words.
+    """
 
     network: str
     accelerator: str
     clock_mhz: float
     operations: tuple[LayerResult | VectorResult, ...]
+    confidence: dict[str, Confidence | None] = Field(default_factory=dict)
+    not_modelled: tuple[str, ...] = ()
 
     @property
     def total_cycles(self) -> int:

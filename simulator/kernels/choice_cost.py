@@ -31,6 +31,7 @@ CostInput = namedtuple(
         "capacity_doubles",  # (capacities, 3) whether an operand's tile may be kept twice
         "may_double",  # (3,)
         "grid_constant", "channel_constant", "final_constant", "energy_constant",
+        "leakage",  # added to the energy for each cycle of latency
         "single_constant",  # (3,)
         "objective",
     ],
@@ -48,8 +49,8 @@ def choice_cost(m, value, scratch, by_mask):
     """Cost of one choice from its terms' values; inf where it does not fit.
 
     Returns (cost, double-buffered operands as bits) of the cheapest set of double-buffered operands, and leaves the
-    cost with each set in ``by_mask`` (``MASKS``,). Energy does not depend on double buffering: there only the empty
-    set counts.
+    cost with each set in ``by_mask`` (``MASKS``,). Energy without leakage does not depend on double buffering: there
+    only the empty set counts.
     """
     grid, channel, final, energy = m.grid_constant, m.channel_constant, m.final_constant, m.energy_constant
     for place in range(scratch.shape[0]):
@@ -76,7 +77,7 @@ def choice_cost(m, value, scratch, by_mask):
     best_mask = 0
     for mask in range(MASKS):
         by_mask[mask] = np.inf
-        if mask > 0 and m.objective == ENERGY_COST:
+        if mask > 0 and m.objective == ENERGY_COST and m.leakage == 0.0:
             continue
         fits = True
         exposed = 0.0
@@ -98,9 +99,9 @@ def choice_cost(m, value, scratch, by_mask):
         if m.objective == LATENCY:
             cost = latency
         elif m.objective == ENERGY_COST:
-            cost = energy
+            cost = energy + m.leakage * latency
         else:
-            cost = latency * energy
+            cost = latency * (energy + m.leakage * latency)
         by_mask[mask] = cost
         if cost < best:
             best = cost

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from simulator.processing_elements.base import ProcessingElementBase
+from simulator.processing_elements.base import PrecisionEnergy, ProcessingElementBase
 from simulator.processing_elements.bit_fusion import BitFusionElement
 from simulator.processing_elements.bit_serial import BitSerialElement
 from simulator.processing_elements.fixed import FixedElement
@@ -17,6 +17,6 @@ ProcessingElement = Annotated[
 ]
 
 __all__ = [
-    "BitFusionElement", "BitSerialElement", "FixedElement", "FloatingPointElement", "ProcessingElement",
-    "ProcessingElementBase",
+    "BitFusionElement", "BitSerialElement", "FixedElement", "FloatingPointElement", "PrecisionEnergy",
+    "ProcessingElement", "ProcessingElementBase",
 ]

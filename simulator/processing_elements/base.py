@@ -10,10 +10,11 @@ are added up and in what form they leave.
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from simulator.errors import PrecisionError, Problem
 from simulator.formats import Format
@@ -23,16 +24,76 @@ from simulator.precision import LayerPrecision
 IntArray = npt.NDArray[np.int64]
 
 
+class PrecisionEnergy(Frozen):
+    """Energy of one PE in a cycle in which it works on operands of two formats.
+
+    An integer format stands for its width, signed or not.
+    """
+
+    weight: Format
+    input: Format
+    energy_pj_per_cycle: float = Field(ge=0)
+
+    @property
+    def name(self) -> str:
+        """How the entry is called in ``sources``."""
+        return f"{self.weight}_{self.input}"
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether both formats are integers."""
+        return self.weight.is_integer and self.input.is_integer
+
+
+def _same(one: Format, other: Format) -> bool:
+    return one.bits == other.bits if one.is_integer and other.is_integer else one == other
+
+
 class ProcessingElementBase(Frozen):
     """Parameters and behaviour shared by all kinds.
 
     Attributes:
-        energy_pj_per_cycle: energy of one PE in a cycle in which it works, at any precision.
+        energy_pj_per_cycle: energy of one PE in a cycle in which it works, at any precision that
+            ``energy_by_precision`` does not cover.
+        energy_by_precision: energy at single precisions. Between them a pair of integers costs what the cheapest entry
+            costs that is at least as wide in both operands.
+        area_um2, leakage_mw: of one PE; None: not modelled.
         pipeline_cycles: registers between a PE's operands and its accumulated result; shows once, at the end.
     """
 
     energy_pj_per_cycle: float = Field(ge=0)
     pipeline_cycles: int = Field(default=0, ge=0)
+    energy_by_precision: tuple[PrecisionEnergy, ...] = ()
+    area_um2: float | None = Field(default=None, ge=0)
+    leakage_mw: float | None = Field(default=None, ge=0)
+
+    @model_validator(mode="after")
+    def _check_energies(self) -> Self:
+        for place, entry in enumerate(self.energy_by_precision):
+            for earlier in self.energy_by_precision[:place]:
+                if _same(entry.weight, earlier.weight) and _same(entry.input, earlier.input):
+                    raise ValueError(f"energy_by_precision={entry.name}: stands there twice")
+        return self
+
+    def energy_entry(self, precision: LayerPrecision) -> tuple[PrecisionEnergy | None, bool]:
+        """The entry of ``energy_by_precision`` that holds, and whether for these very formats; None: no entry does."""
+        weight, activation = precision.weight, precision.input
+        for entry in self.energy_by_precision:
+            if _same(entry.weight, weight) and _same(entry.input, activation):
+                return entry, True
+        if weight.is_integer and activation.is_integer:
+            wider = [
+                entry for entry in self.energy_by_precision
+                if entry.is_integer and entry.weight.bits >= weight.bits and entry.input.bits >= activation.bits
+            ]
+            if wider:
+                return min(wider, key=lambda entry: entry.energy_pj_per_cycle), False
+        return None, False
+
+    def energy_pj_per_cycle_at(self, precision: LayerPrecision) -> float:
+        """Energy in pJ of one PE in a cycle in which it works at a precision."""
+        entry, _ = self.energy_entry(precision)
+        return self.energy_pj_per_cycle if entry is None else entry.energy_pj_per_cycle
 
     @abstractmethod
     def lanes(self, precision: LayerPrecision) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from simulator.accelerator import Accelerator, MulticastPassing, RegisterFile
+from simulator.interconnect import hops
 from simulator.layer import OPERANDS, Layer, Operand
 from simulator.mapping import Mapping
 from simulator.precision import LayerPrecision
@@ -154,7 +155,7 @@ class _Machine:
         seen: set[Element] = set()
         for who in self.program.in_order():
             if isinstance(who, Event):
-                bits = self.memories.grid_bits(self.program.folds(who), seen) if limited else Counter()
+                bits = self.memories.pass_bits(self.program.folds(who), seen) if limited else Counter()
                 self._pass_ports[who.index] = self.ports.of_pass(who, bits)
                 self.ports.enqueue(who, self._pass_ports[who.index])
             elif self.memories.request_bits(who) > 0:
@@ -476,6 +477,26 @@ class _Machine:
 
     # ------------------------------------------------------------------ result
 
+    def _other_energy(self) -> dict[str, float]:
+        """Wires, conversions, scales and leakage, as far as the machine describes them."""
+        energy = {}
+        wires, stage = self.accelerator.grid.interconnect, self.accelerator.output_stage
+        if wires is not None:
+            distance = hops(self.accelerator.grid)
+            moved = sum(bits * distance[operand] for operand, bits in self.memories.grid_bits.items())
+            energy["interconnect"] = moved * wires.energy_pj_per_bit_hop
+        if stage is not None:
+            conversion = stage.conversion_energy_pj(self.precision)
+            if conversion is not None:
+                energy["conversion"] = self.memories.converted * conversion
+            if stage.scale_energy_pj is not None:
+                energy["scaling"] = self.memories.scaled * stage.scale_energy_pj
+        powers = [part.copies * part.leakage_mw for part in self.accelerator.parts if part.leakage_mw is not None]
+        if powers:
+            # mW times µs are nJ.
+            energy["leakage"] = sum(powers) * (self.now / self.accelerator.clock_mhz) * 1e3
+        return energy
+
     def result(self) -> LayerResult:
         """Put together what was counted."""
         traffic = self.memories.traffic()
@@ -487,7 +508,8 @@ class _Machine:
                     energy[memory.name] += row.write_bits * memory.write_energy_pj_per_bit
         element = self.accelerator.processing_element
         active = self.grid.active_pe_cycles
-        energy["processing_elements"] = active * element.energy_pj_per_cycle
+        energy["processing_elements"] = active * element.energy_pj_per_cycle_at(self.precision)
+        energy |= self._other_energy()
         possible = self.now * self.accelerator.grid.pe_count * element.lanes(self.precision)
         return LayerResult(
             engine="reference",

@@ -55,6 +55,8 @@ class Memories:
         self._read: Counter[tuple[str, TrafficOperand]] = Counter()
         self._written: Counter[tuple[str, TrafficOperand]] = Counter()
         self._visited: set[Element] = set()
+        self.grid_bits: Counter[Operand] = Counter()  # between the edge of the grid and its PEs
+        self.converted = self.scaled = 0
 
     # ------------------------------------------------------------------ transfers
 
@@ -132,6 +134,8 @@ class Memories:
         if isinstance(run.place.memory, Buffer):
             self._written[run.place.memory.name, run.operand] += bits
         slot = self._slots[run.place][run.number]
+        if run.operand in self.program.bypass:
+            self.grid_bits[run.operand] += bits
         if run.operand == "output":
             source = self._spilled if parent is None else self._slots[parent.place][parent.number].values
             slot.values = {element: source.pop(element) for element in run.elements}
@@ -150,12 +154,16 @@ class Memories:
         self._check_finished(run)
         if isinstance(run.place.memory, Buffer):
             self._read[run.place.memory.name, "output"] += self.own_bits(request)
+        else:
+            self.grid_bits["output"] += self.request_bits(request)
         parent = self.program.parent(run)
         outer = self.accelerator.dram.name if parent is None else parent.place.memory.name
         self._written[outer, "output"] += self.request_bits(request)
         if run.finished and self.program.is_innermost(run.place):
             sums = self.accelerator.processing_element.finish(list(values.values()), self.precision)
             values = dict(zip(values, sums, strict=True))
+            self.converted += len(values)
+            self.scaled += len(values) * len(self._scale_groups())
         if parent is not None:
             destination = self._slots[parent.place][parent.number].values
         else:
@@ -163,6 +171,18 @@ class Memories:
         assert not destination.keys() & values.keys(), "an output was written over before it was read back"
         destination.update(values)
         self.release(run)
+
+    def _scale_groups(self) -> set[int]:
+        """Numbers of the weight groups, each with a scale of its own, that meet in one output."""
+        channels, rows, columns = (self.layer.extent(dim) for dim in ("C", "R", "S"))
+        if self.precision.scale_bits == 0:
+            return set()
+        if self.precision.weight_group <= 0 or self.layer.weight_is_activation:
+            return {0}
+        return {
+            ((channel * rows + row) * columns + column) // self.precision.weight_group
+            for channel in range(channels) for row in range(rows) for column in range(columns)
+        }
 
     # ------------------------------------------------------------------ grid side
 
@@ -175,6 +195,7 @@ class Memories:
         if operand not in self.program.bypass:
             bits = len(fetch.wanted) * self.precision.stored_bits(operand)
             self._read[run.place.memory.name, operand] += bits
+            self.grid_bits[operand] += bits
             self.hold(operand, fetch)
         return {element: resident[element] for element in fetch.wanted}
 
@@ -219,13 +240,14 @@ class Memories:
         if "output" not in self.program.bypass:
             bits = len(values) * self.precision.stored_bits("output")
             self._written[slot.run.place.memory.name, "output"] += bits
+            self.grid_bits["output"] += bits
         slot.values.update(values)
 
     def _output_slot(self, step: Step) -> Slot:
         run = self.program.run("output", step.event)
         return self._slots[run.place][run.number]
 
-    def grid_bits(self, folds: list[Fold], seen: set[Element]) -> Counter[tuple[Operand, Literal["read", "write"]]]:
+    def pass_bits(self, folds: list[Fold], seen: set[Element]) -> Counter[tuple[Operand, Literal["read", "write"]]]:
         """Bits that a pass moves between each operand's buffer and the grid; nothing of bypassing operands.
 
         ``seen``: outputs that passes before it have visited; those of this one are added.

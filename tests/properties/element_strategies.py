@@ -17,6 +17,7 @@ from simulator.processing_elements import (
     BitSerialElement,
     FixedElement,
     FloatingPointElement,
+    PrecisionEnergy,
     ProcessingElement,
 )
 
@@ -46,13 +47,29 @@ def random_codes(rng: np.random.Generator, number_format: Format, shape: tuple[i
 
 
 @st.composite
+def precision_energies(draw: st.DrawFn, names: tuple[str, ...]) -> tuple[PrecisionEnergy, ...]:
+    """Energies of up to three pairs of formats."""
+    pairs = draw(st.lists(st.tuples(st.sampled_from(names), st.sampled_from(names)), max_size=3, unique=True))
+    return tuple(
+        PrecisionEnergy(
+            weight=Format(weight), input=Format(activation),
+            energy_pj_per_cycle=draw(st.sampled_from((0.0, 0.125, 3.0))),
+        )
+        for weight, activation in pairs
+    )
+
+
+@st.composite
 def processing_elements(draw: st.DrawFn, max_lanes: int = 4, kinds: tuple[Kind, ...] = KINDS) -> ProcessingElement:
     """PEs of all kinds with their parameters."""
     common = {
         "energy_pj_per_cycle": draw(st.sampled_from((0.0, 0.25, 1.5))),
         "pipeline_cycles": draw(st.integers(0, 3)),
+        "leakage_mw": draw(st.sampled_from((None, None, 0.5))),
     }
     kind = draw(st.sampled_from(kinds))
+    names = tuple(FLOAT_BITS) if kind == "floating_point" else ("int2", "int4", "int8", "int16")
+    common["energy_by_precision"] = draw(precision_energies(names))
     if kind == "fixed":
         return FixedElement(
             operand_bits=draw(st.sampled_from((4, 8, 16))), lane_count=draw(st.integers(1, max_lanes)), **common

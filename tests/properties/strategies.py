@@ -30,8 +30,10 @@ from simulator.accelerator import (
     SystolicPassing,
     VectorUnit,
 )
+from simulator.interconnect import Interconnect
 from simulator.layer import DIMS, OPERANDS, RELEVANT_DIMS, Dim, Layer, Operand
 from simulator.mapping import Mapping, MappingLevel
+from simulator.output_stage import OutputStage
 from simulator.precision import LayerPrecision
 from simulator.reference.program import Program
 from tests.properties.element_strategies import KINDS, Kind, precisions, processing_elements, random_codes
@@ -405,6 +407,29 @@ def drams(draw: st.DrawFn) -> Dram:
         read_energy_pj_per_bit=draw(energies),
         write_energy_pj_per_bit=draw(energies),
         rows=draw(dram_rows()),
+        background_mw=draw(st.sampled_from((None, None, 1.0))),
+    )
+
+
+@st.composite
+def interconnects(draw: st.DrawFn) -> Interconnect | None:
+    """Wires, described or not."""
+    if draw(st.booleans()):
+        return None
+    return Interconnect(
+        energy_pj_per_bit_hop=draw(st.sampled_from((0.0, 0.125))), leakage_mw=draw(st.sampled_from((None, None, 2.0)))
+    )
+
+
+@st.composite
+def output_stages(draw: st.DrawFn) -> OutputStage | None:
+    """Output stages with each of their numbers described or not."""
+    if draw(st.booleans()):
+        return None
+    energies = st.sampled_from((None, 0.0, 0.5))
+    return OutputStage(
+        requantisation_energy_pj=draw(energies), float_conversion_energy_pj=draw(energies),
+        scale_energy_pj=draw(energies),
     )
 
 
@@ -421,7 +446,7 @@ def cases(
     chosen = draw(st.sampled_from((OPERANDS, None))) or draw(subsets(OPERANDS))
     kept = tuple(op for op in OPERANDS if op in chosen or op in stationary or op == bypassing)
 
-    grid = draw(grids(dataflow))
+    grid = draw(grids(dataflow)).model_copy(update={"interconnect": draw(interconnects())})
     element = draw(processing_elements(kinds=kinds))
     precision = draw(precisions(element))
     layer = draw(layers(max_macs))
@@ -432,6 +457,7 @@ def cases(
     mapping = draw(mappings(wishes, max_events))
     dram, files = draw(drams()), draw(rooms(kept))
     buffers = [(level, room) for level, wish in enumerate(levels, start=1) for room in draw(rooms(wish.keeps))]
+    stage = draw(output_stages())
 
     def machine(in_buffers: dict[tuple[Operand, int], int], in_registers: dict[Operand, int]) -> Accelerator:
         memories = [
@@ -445,6 +471,7 @@ def cases(
         return Accelerator(
             name="machine", description="drawn", clock_mhz=500.0, memories=tuple(memories), grid=grid,
             processing_element=element, vector_unit=VectorUnit(lanes=4, energy_pj_per_operation=0.5),
+            output_stage=stage,
         )
 
     everywhere = {(operand, level): HUGE for operand in OPERANDS for level in range(1, len(levels) + 1)}

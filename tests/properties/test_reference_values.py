@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 
+from simulator.accelerator import COMPONENTS
 from simulator.floating import NAN_CODES
 from simulator.layer import Layer, Operand
 from simulator.reference import simulate_reference
@@ -57,24 +58,27 @@ def check_conservation(result: LayerResult, case: Case) -> None:
     for operand in operands:
         read, written = result.moved_bits(dram, operand)
         assert written == 0
-        moved = result.moved_bits(machine.buffer_of(operand).name, operand)
-        if operand in mapping.bypass:
-            assert moved == (0, 0)
-        else:
-            # Nothing leaves a buffer that never came.
-            assert moved[1] == read
-            assert (moved[0] > 0) == (read > 0)
+        for buffer in machine.buffers_of(operand):
+            moved = result.moved_bits(buffer.name, operand)
+            if mapping.bypasses(operand, machine.level_of(buffer)):
+                assert moved == (0, 0)
+            else:
+                # What one memory gives out the next takes in; nothing leaves a buffer that never came.
+                assert moved[1] == read
+                assert (moved[0] > 0) == (read > 0)
+                read = moved[0]
     assert result.moved_bits(dram, "weight")[0] >= layer.weight_count * precision.weight.bits
 
     # Outputs: finished ones leave once; partial sums that leave come back.
     read, written = result.moved_bits(dram, "output")
     assert written == layer.output_count * precision.output.bits + read
-    moved = result.moved_bits(machine.buffer_of("output").name, "output")
-    if "output" in mapping.bypass:
-        assert moved == (0, 0)
-    else:
-        # Each visit writes and all but the first read; a tile that comes or leaves passes once more.
-        assert moved[0] == moved[1] >= layer.output_count * precision.accumulator.bits
+    for buffer in machine.buffers_of("output"):
+        moved = result.moved_bits(buffer.name, "output")
+        if mapping.bypasses("output", machine.level_of(buffer)):
+            assert moved == (0, 0)
+        else:
+            # Each visit writes and all but the first read; a tile that comes or leaves passes once more.
+            assert moved[0] == moved[1] >= layer.output_count * precision.output.bits
 
 
 def check_registers(result: LayerResult, case: Case) -> None:
@@ -101,7 +105,9 @@ def check_sums(result: LayerResult, case: Case) -> None:
     assert result.active_pe_cycles <= result.compute_cycles * pes
     assert 0 < result.pe_utilization <= 1
     memories = {memory.name for memory in case.accelerator.memories}
-    assert set(result.energy_pj) == memories | {"processing_elements"}
+    assert memories | {"processing_elements"} <= set(result.energy_pj) <= memories | set(COMPONENTS)
+    assert ("interconnect" in result.energy_pj) == (case.accelerator.grid.interconnect is not None)
+    assert ("leakage" in result.energy_pj) == any(part.leakage_mw is not None for part in case.accelerator.parts)
 
 
 @pytest.mark.parametrize("dataflow", DATAFLOWS)

@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from hw_configs import dump_accelerator, list_presets, load_accelerator, open_accelerator, validate_file
 from simulator.accelerator import Accelerator
 from simulator.errors import BitmosaicError, ConfigurationError
+from simulator.provenance import Source
 
 GOOD = """\
 bitmosaic_version: 1
@@ -88,7 +89,8 @@ def test_five_mistakes_in_five_places_show_together(write: Any) -> None:
     assert lines(write(text)) == [
         "machine.yaml:4: clock_mhz=-1: must be greater than 0",
         "machine.yaml:13: memories[1].size_bitz=65536: no such field (allowed: kind, name, keeps, size_bits, "
-        "read_energy_pj_per_bit, write_energy_pj_per_bit, double_buffer, may_bypass; did you mean 'size_bits'?)",
+        "read_energy_pj_per_bit, write_energy_pj_per_bit, double_buffer, may_bypass, area_um2, leakage_mw; "
+        "did you mean 'size_bits'?)",
         "machine.yaml:18: grid.axes[0].size='four': must be a whole number, not in quotes",
         "machine.yaml:22: grid.passing.stationary='weights': no such choice "
         "(allowed: weight, input, output, null; did you mean 'weight'?)",
@@ -113,8 +115,8 @@ def test_five_mistakes_in_five_places_show_together(write: Any) -> None:
         ("unroll: [K]", "unroll: [K, X]",
          "19: grid.axes[1].unroll[1]='X': no such choice (allowed: G, N, K, C, P, Q, R, S)"),
         ("  energy_pj_per_cycle: 0.5", "  energy_pj_per_cycle: 0.5\n  max_bitz: 8",
-         "26: processing_element.max_bitz=8: no such field (allowed: energy_pj_per_cycle, pipeline_cycles, kind, "
-         "max_bits, min_bits; did you mean 'max_bits'?)"),
+         "26: processing_element.max_bitz=8: no such field (allowed: energy_pj_per_cycle, pipeline_cycles, "
+         "energy_by_precision, area_um2, leakage_mw, kind, max_bits, min_bits; did you mean 'max_bits'?)"),
         # wrong types
         ("size_bits: 65536", "size_bits: 16.0",
          "13: memories[1].size_bits=16.0: must be a whole number, written in digits without a point or an exponent"),
@@ -139,6 +141,58 @@ def test_five_mistakes_in_five_places_show_together(write: Any) -> None:
         ("clock_mhz: 100", "clock_mhz: .inf", "4: clock_mhz=.inf: must be a finite number"),
         ("clock_mhz: 100", "clock_mhz: 1e999", "4: clock_mhz=1e999: must be a finite number"),
         ("unroll: [K]", "unroll: []", "19: grid.axes[1].unroll=[]: must have at least 1 entry"),
+        # energies and areas that may be left out
+        ("vector_unit:", "output_stage: 5\nvector_unit:",
+         "26: output_stage=5: must be a mapping of fields (name: value)"),
+        ("vector_unit:", "output_stage:\n  scale_energy: 1\nvector_unit:",
+         "27: output_stage.scale_energy=1: no such field (allowed: requantisation_energy_pj, "
+         "float_conversion_energy_pj, scale_energy_pj, area_um2, leakage_mw; did you mean 'scale_energy_pj'?)"),
+        ("    stationary: weight", "    stationary: weight\n  interconnect: {area_um2: 5}",
+         "23: grid.interconnect.energy_pj_per_bit_hop: required field is missing"),
+        ("    size_bits: 65536", "    size_bits: 65536\n    area_um2: -1",
+         "14: memories[1].area_um2=-1: must be at least 0"),
+        ("    size_bits: 65536", "    size_bits: 65536\n    leakage_mw: low",
+         "14: memories[1].leakage_mw='low': must be a number, not in quotes"),
+        ("energy_pj_per_cycle: 0.5",
+         "energy_pj_per_cycle: 0.5\n  energy_by_precision:\n    - {weight: int4, input: int, energy_pj_per_cycle: 1}",
+         "27: processing_element.energy_by_precision[0].input: format='int': no such number format (…)"),
+        ("energy_pj_per_cycle: 0.5",
+         "energy_pj_per_cycle: 0.5\n  energy_by_precision:\n    - {weight: int4, input: int4, energy_pj_per_cycle: 1}"
+         "\n    - {weight: uint4, input: int4, energy_pj_per_cycle: 1}",
+         "26: processing_element.energy_by_precision=uint4_int4: stands there twice"),
+        ("  - kind: buffer\n    name: shared", "  - kind: buffer\n    name: leakage",
+         "5: memories: the name 'leakage' is kept for a component of energy"),
+        # sources
+        ("vector_unit:", "sources:\n  clock_mhz: 'assumed: a guess'\nvector_unit:",
+         "27: sources.clock_mhz='assumed: a guess': must be a mapping of fields (name: value)"),
+        ("vector_unit:", "sources:\n  clock_mhz: {confidence: guessed, source: me}\nvector_unit:",
+         "27: sources.clock_mhz.confidence='guessed': no such choice (allowed: measured, extracted, scaled, recalled, "
+         "assumed)"),
+        ("vector_unit:", "sources:\n  clock_mhz: {confidence: assumed}\nvector_unit:",
+         "27: sources.clock_mhz.source: required field is missing"),
+        ("vector_unit:", "sources:\n  memories.shard.size_bits: {confidence: assumed, source: me}\nvector_unit:",
+         "27: sources.memories.shard.size_bits: names nothing in this description "
+         "(did you mean 'memories.shared.size_bits'?)"),
+        ("vector_unit:", "sources:\n  clock_mhz: {confidence: assumed, source: me, factor: 2.0}\nvector_unit:",
+         "27: sources.clock_mhz.factor=2: is for numbers of a table"),
+        ("vector_unit:", "sources:\n  memories.dram.read_energy_pj_per_bit: {confidence: scaled, source: me, "
+                         "table: 45nm.dram_energy_pj_per_bit, factor: 2.0}\nvector_unit:",
+         "27: sources.memories.dram.read_energy_pj_per_bit: table=45nm.dram_energy_pj_per_bit: the machine has 15, the "
+         "table times the factor gives 30"),
+        ("vector_unit:", "sources:\n  memories.dram.read_energy_pj_per_bit: {confidence: measured, source: me, "
+                         "table: 45nm.dram_energy_pj_per_bit}\nvector_unit:",
+         "27: sources.memories.dram.read_energy_pj_per_bit: confidence=measured: a number of "
+         "45nm.dram_energy_pj_per_bit by this factor is extracted at best"),
+        ("vector_unit:", "sources:\n  memories.dram: {confidence: extracted, source: me, "
+                         "table: 45nm.dram_energy_pj_per_bit}\nvector_unit:",
+         "27: sources.memories.dram: table=45nm.dram_energy_pj_per_bit: is for one number, and this is a group or not "
+         "modelled"),
+        ("vector_unit:", "sources:\n  clock_mhz: {confidence: extracted, source: me, "
+                         "table: 45nm.dram_energy_pj_a_bit}\nvector_unit:",
+         "27: sources.clock_mhz: table=45nm.dram_energy_pj_a_bit: 45nm has no such number "
+         "(did you mean 'dram_energy_pj_per_bit'?)"),
+        ("vector_unit:", "sources:\n  clock_mhz: {confidence: extracted, source: me, table: 44nm.x}\nvector_unit:",
+         "27: sources.clock_mhz: table=44nm.x: no such technology (allowed: 22nm, 28nm, 45nm, 65nm)"),
         # YAML
         ("  lanes: 4", "  lanes: 4\n  lanes: 5", "28: vector_unit.lanes: duplicate key; it stands in line 27 already"),
         ("  lanes: 4", "  5: 4\n  lanes: 4", "27: vector_unit='5': a key must be text"),
@@ -172,6 +226,14 @@ def test_each_kind_of_mistake(write: Any, right: str, wrong: str, message: str) 
     (found,) = lines(write(GOOD.replace(right, wrong)))
     start, hole, end = f"machine.yaml:{message}".partition("…")
     assert found.startswith(start) and found.endswith(end) if hole else found == start
+
+
+def test_all_wrong_sources_show_together(write: Any) -> None:
+    text = GOOD + "sources:\n  a: {confidence: assumed, source: me}\n  everything: {confidence: assumed, source: me}\n"
+    text += "  processing_element.lanes: {confidence: assumed, source: me}\n"
+    assert [line.partition(": names")[0] for line in lines(write(text))] == [
+        "machine.yaml:30: sources.a", "machine.yaml:32: sources.processing_element.lanes",
+    ]
 
 
 def test_mistakes_of_several_models_show_together(write: Any) -> None:
@@ -238,8 +300,8 @@ def test_missing_file_directory_and_preset(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
         open_accelerator("Bit-Fusoin")
     assert str(caught.value) == (
-        "accelerator='Bit-Fusoin': no such preset (allowed: bit_fusion, eyeriss_like, loom, stripes, tpu_like, "
-        "or a path to a YAML file; did you mean 'bit_fusion'?)"
+        "accelerator='Bit-Fusoin': no such preset (allowed: bit_fusion, eyeriss_like, flexiq_like, gaudi_like, loom, "
+        "stripes, tpu_like, unpu_like, or a path to a YAML file; did you mean 'bit_fusion'?)"
     )
 
 
@@ -250,7 +312,10 @@ def test_missing_file_directory_and_preset(tmp_path: Path) -> None:
 )
 def test_any_text_and_number_survive_a_round_trip(tmp_path: Path, texts: list[str], number: float) -> None:
     machine = open_accelerator("loom").model_copy(
-        update={"name": texts[0], "description": texts[1], "clock_mhz": number, "sources": {texts[2]: texts[0]}}
+        update={
+            "name": texts[0], "description": texts[1], "clock_mhz": number,
+            "sources": {"memories.dram": Source(confidence="assumed", source=texts[2] or "-")},
+        }
     )
     file = tmp_path / "dump.yaml"
     file.write_text(dump_accelerator(machine), encoding="utf-8", newline="")

@@ -1,0 +1,1 @@
+"""Bit Fusion against Eyeriss, network by network (``python -m benchmarks.bit_fusion_summary``)."""
