@@ -14,6 +14,7 @@ __all__ = ["PROCESSING_ELEMENTS", "simulate_fast", "walk_input"]
 
 _RELEVANT = np.array([[dim in RELEVANT_DIMS[operand] for dim in DIMS] for operand in OPERANDS])
 _NOTHING = np.zeros((1, 1), dtype=np.int64)
+_NO_PASSES = np.zeros(0, dtype=np.int64)
 
 
 def walk_input(plan: Plan) -> kernel.WalkInput:
@@ -57,6 +58,9 @@ def walk_input(plan: Plan) -> kernel.WalkInput:
         bandwidth=dram.bandwidth_bits_per_cycle,
         latency=dram.latency_cycles,
         burst=dram.burst_bits,
+        pass_compute=_NO_PASSES,
+        pass_occupied=_NO_PASSES,
+        pass_early=_NO_PASSES,
     )
 
 

@@ -39,6 +39,9 @@ WalkInput = namedtuple(
         "parameter_bits",
         "step_cycles", "load_cycles", "tail_cycles", "drain_cycles", "overlap", "preload", "folds_on",
         "bandwidth", "latency", "burst",
+        # Where the time of a step depends on values (else of size 0): what each pass takes, by event. Compute cycles,
+        # cycles that it holds the grid, and how many of the latter its results need not wait for.
+        "pass_compute", "pass_occupied", "pass_early",
     ],
 )
 
@@ -232,6 +235,8 @@ def walk(w, log=None):
         event = result[EVENTS]
         occupied, folds, fold_compute, period, early = _occupation(w, inner_length)
         compute = folds * fold_compute
+        if w.pass_compute.size > 0:
+            compute, occupied, early = w.pass_compute[event], w.pass_occupied[event], w.pass_early[event]
         start = grid_free
         cause = -1
         if parameters_done > start:
@@ -251,7 +256,12 @@ def walk(w, log=None):
         output_elements = _tile_bits(w, OUTPUT, index, inner, outer_length, inner_length)
         if log is not None:
             _note(log, STALL0 + cause, grid_free, start - grid_free, 0, event)
-            _note_pass(log, w.load_cycles, folds, fold_compute, period, start, occupied, event)
+            if w.pass_compute.size > 0:
+                # Folds differ in length, and their lengths are not kept: what is no compute is drawn ahead of it.
+                _note(log, FILL_DRAIN, start, occupied - compute, 0, event)
+                _note(log, COMPUTE, start + occupied - compute, compute, 0, event)
+            else:
+                _note_pass(log, w.load_cycles, folds, fold_compute, period, start, occupied, event)
             if starts_output_run:
                 held_bits[OUTPUT] = output_elements * w.element_bits[OUTPUT]
                 if not loads_sums:

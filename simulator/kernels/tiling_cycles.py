@@ -78,6 +78,7 @@ def tiling_cycles(w, geometry, dram_order, buffer_order, buffer_tile, register_t
             w.streamed, w.relevant, buffer_rows, buffer_columns, grid_rows, grid_columns, w.element_bits, w.bypass,
             loops > outer_loops, doubled[i], w.parameter_bits, w.step_cycles, w.load_cycles, w.tail_cycles,
             w.drain_cycles, w.overlap, w.preload, w.folds_on, w.bandwidth, w.latency, w.burst,
+            w.pass_compute, w.pass_occupied, w.pass_early,
         )
         cycles[i] = walk(one)[TOTAL]
     return cycles
