@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from simulator.activity import step_count
 from simulator.counts import PROCESSING_ELEMENTS, DramTraffic, energy_pj, traffic_rows
+from simulator.errors import ConfigurationError, Problem
 from simulator.kernels import tile_walk as kernel
 from simulator.layer import DIMS, OPERANDS, RELEVANT_DIMS
 from simulator.plan import Plan
 from simulator.result import STALL_CAUSES, LayerResult
+from simulator.value_timing import PassTimes, time_passes
+from simulator.values import LayerValues
 
 __all__ = ["PROCESSING_ELEMENTS", "simulate_fast", "walk_input"]
 
@@ -17,8 +21,8 @@ _NOTHING = np.zeros((1, 1), dtype=np.int64)
 _NO_PASSES = np.zeros(0, dtype=np.int64)
 
 
-def walk_input(plan: Plan) -> kernel.WalkInput:
-    """Lay a plan out for the kernel."""
+def walk_input(plan: Plan, passes: PassTimes | None = None) -> kernel.WalkInput:
+    """Lay a plan out for the kernel. ``passes``: the time of each pass, where the operands' values decide it."""
     event_loops = [(dim, False) for dim in plan.dram_loops] + [(dim, True) for dim in plan.buffer_event_loops]
     inner_trips = np.array(
         [plan.buffer_trips[i] if dim in plan.buffer_event_loops else 1 for i, dim in enumerate(DIMS)],
@@ -58,15 +62,35 @@ def walk_input(plan: Plan) -> kernel.WalkInput:
         bandwidth=dram.bandwidth_bits_per_cycle,
         latency=dram.latency_cycles,
         burst=dram.burst_bits,
-        pass_compute=_NO_PASSES,
-        pass_occupied=_NO_PASSES,
-        pass_early=_NO_PASSES,
+        pass_compute=_NO_PASSES if passes is None else passes.compute,
+        pass_occupied=_NO_PASSES if passes is None else passes.occupied,
+        pass_early=_NO_PASSES if passes is None else passes.early,
     )
 
 
-def simulate_fast(plan: Plan) -> LayerResult:
-    """Run a plan. Cycles and DRAM traffic come from the walk, the grid's traffic from closed forms."""
-    counts = kernel.walk(walk_input(plan))
+def value_passes(plan: Plan, values: LayerValues | None) -> PassTimes | None:
+    """Time of each pass where the processing element's steps depend on values, else None.
+
+    Raises ``ConfigurationError`` where values are needed and missing, or do not fit the layer.
+    """
+    element = plan.accelerator.processing_element
+    if not element.depends_on_values:
+        return None
+    if values is None:
+        rule = "the time of its processing element depends on values, and none are given"
+        raise ConfigurationError(Problem(rule, where=f"layer {plan.layer.name}", path=plan.accelerator.name))
+    values.check(plan.layer, plan.precision)
+    return time_passes(plan, walk_input(plan), values)
+
+
+def simulate_fast(plan: Plan, values: LayerValues | None = None) -> LayerResult:
+    """Run a plan. Cycles and DRAM traffic come from the walk, the grid's traffic from closed forms.
+
+    ``values``: codes of the operands, for processing elements whose time depends on them; others ignore them.
+    Raises ``ConfigurationError`` where they are needed and missing, or do not fit the layer.
+    """
+    passes = value_passes(plan, values)
+    counts = kernel.walk(walk_input(plan, passes))
     dram = DramTraffic(
         weight_read_bits=int(counts[kernel.WEIGHT_READ]),
         input_read_bits=int(counts[kernel.INPUT_READ]),
@@ -76,8 +100,9 @@ def simulate_fast(plan: Plan) -> LayerResult:
         parameter_read_bits=int(counts[kernel.PARAMETER_READ]),
     )
     rows = traffic_rows(plan, dram)
-    active = plan.active_pe_steps * plan.step_cycles
+    active = plan.active_pe_steps * plan.step_cycles if passes is None else passes.active_pe_cycles
     total = int(counts[kernel.TOTAL])
+    step_cycles = float(plan.step_cycles) if passes is None else int(counts[kernel.COMPUTE]) / step_count(plan)
     return LayerResult(
         engine="fast",
         layer=plan.layer.name,
@@ -89,14 +114,16 @@ def simulate_fast(plan: Plan) -> LayerResult:
         energy_pj=energy_pj(plan.accelerator, rows, active),
         macs=plan.layer.macs,
         active_pe_cycles=active,
-        pe_utilization=pe_utilization(plan, total),
+        pe_utilization=pe_utilization(plan, total, step_cycles),
         dram_busy_cycles=int(counts[kernel.BUSY]),
         tile_count=int(counts[kernel.EVENTS]),
+        value_source=None if passes is None or values is None else values.source,
+        mean_step_cycles=step_cycles,
     )
 
 
-def pe_utilization(plan: Plan, total_cycles: int) -> float:
-    """Useful products over what all lanes of the grid could have done in that time."""
+def pe_utilization(plan: Plan, total_cycles: int, step_cycles: float) -> float:
+    """Useful products over what all lanes of the grid could have done in that time, a step every ``step_cycles``."""
     element = plan.accelerator.processing_element
-    products_per_cycle = plan.accelerator.grid.pe_count * element.lanes(plan.precision) / plan.step_cycles
+    products_per_cycle = plan.accelerator.grid.pe_count * element.lanes(plan.precision) / step_cycles
     return plan.layer.macs / (products_per_cycle * total_cycles)

@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import model_validator
 
 from simulator.layer import Frozen
+from simulator.values import ValueSource
 
 StallCause = Literal["parameters", "weight", "input", "partial_sum", "output_slot", "write_back"]
 STALL_CAUSES: tuple[StallCause, ...] = (
@@ -44,9 +45,13 @@ class LayerResult(Frozen):
         energy_pj: energy by component: a memory's name, ``processing_elements``.
         macs: multiply-accumulates of the layer.
         active_pe_cycles: Σ over PEs of the cycles in which they work on at least one product.
-        pe_utilization: useful products ÷ products that grid and cycles would allow at this precision.
+        pe_utilization: useful products ÷ products that grid and cycles would allow at this precision, a step every
+            ``mean_step_cycles``.
         dram_busy_cycles: cycles in which the DRAM channel transfers.
         tile_count: passes that the tile loop makes.
+        value_source: what the values were on which the time depends: ``recorded`` of a run of the network, or
+            ``statistical``, drawn from a distribution; None where time does not depend on values.
+        mean_step_cycles: cycles of a step of the grid, in the mean (None in records of earlier versions).
     """
 
     engine: Engine
@@ -62,6 +67,8 @@ class LayerResult(Frozen):
     pe_utilization: float
     dram_busy_cycles: int
     tile_count: int
+    value_source: ValueSource | None = None
+    mean_step_cycles: float | None = None
 
     @model_validator(mode="after")
     def _check(self) -> LayerResult:

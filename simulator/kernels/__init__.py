@@ -30,10 +30,11 @@ try:
     from simulator.kernels.extents import nested_starts, tile_starts, touched_counts
     from simulator.kernels.tile_walk import walk
     from simulator.kernels.tiling_cycles import tiling_cycles
+    from simulator.kernels.value_steps import input_counts, pass_times, weight_counts
 finally:
     numba.config.CACHE_DIR = _previous
 
 __all__ = [
-    "enumerate_choices", "nested_starts", "non_dominated", "random_descents", "tile_starts", "tiling_cycles",
-    "touched_counts", "walk",
+    "enumerate_choices", "input_counts", "nested_starts", "non_dominated", "pass_times", "random_descents",
+    "tile_starts", "tiling_cycles", "touched_counts", "walk", "weight_counts",
 ]
