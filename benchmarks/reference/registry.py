@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.reference import bit_fusion_simulator, bitmod, hawqv3, rtl, scalesim
+from benchmarks.reference import bit_fusion_simulator, bitmod, bitsim, hawqv3, rtl, scalesim
 from benchmarks.reference.comparison import Answer, Comparison, Row, compare, read_rows
 
 
@@ -41,6 +41,11 @@ def _bitmod(folder: Path) -> Comparison:
     return compare(table, bitmod.evaluate(table))
 
 
+def _bitsim(folder: Path) -> Comparison:
+    rows = read_rows(folder / "bitsim_data_dependent_cycles.csv")
+    return compare(rows, bitsim.evaluate(folder), "BitWave: the sign's column counted, less one column a step")
+
+
 REFERENCE_SETS: tuple[ReferenceSet, ...] = (
     _rows("scalesim_compute.csv", scalesim.evaluate, "os: its OFMAP writes include rows + columns a fold"),
     _rows("rtl_bitfusion_array.csv", rtl.bit_fusion_array),
@@ -54,9 +59,9 @@ REFERENCE_SETS: tuple[ReferenceSet, ...] = (
     ReferenceSet("bitfusion_simulator_summary.csv", _summary, also_reads=("bitfusion_simulator_grid.csv",)),
     ReferenceSet("hawqv3_ilp_optima.csv", _hawqv3, also_reads=("hawqv3_ilp_inputs.csv",)),
     ReferenceSet("bitmod_per_layer.csv", _bitmod),
+    ReferenceSet("bitsim_data_dependent_cycles.csv", _bitsim, also_reads=("bitsim_weights.npz",)),
     ReferenceSet("zigzag_mappings.json", None, "its counting rules are not there yet"),
     ReferenceSet("accelforge_fronts.json", None, "its counting rules are not there yet"),
-    ReferenceSet("bitsim_data_dependent_cycles.csv", None, "no value-dependent processing element yet"),
     ReferenceSet("haq_mobilenetv2_latency.csv", None, "its accelerator is not described in public"),
     ReferenceSet("tpu_v4_gemm.csv", None, "measured silicon: for a correlation, not for equality"),
 )
