@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,17 @@ from simulator.precision import LayerPrecision
 
 ValueSource = Literal["recorded", "statistical"]
 Codes = npt.NDArray[np.integer]
+
+
+class ValueProvider(Protocol):
+    """Gives codes layer by layer: those of a whole network can be too many to keep."""
+
+    @property
+    def draws_everything(self) -> bool:
+        """Whether equal layers in equal precisions get equal codes."""
+
+    def values(self, layer: Layer, precision: LayerPrecision) -> LayerValues:
+        """Codes of one layer's operands."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -39,7 +39,7 @@ from workloads.network import AxisLoops, Network
 from workloads.quantisation import activation_parameters, code_range, quantise_activation
 from workloads.tasks.task import Feed, Task
 
-Choice = Literal["auto", "statistical"]
+ValueChoice = Literal["auto", "statistical"]
 
 # Order of the loops in the arrays of ``LayerValues``.
 WEIGHT_LOOPS = ("G", "K", "C", "R", "S")
@@ -114,7 +114,9 @@ def _code_limits(number_format: Format, operand: str) -> tuple[int, int]:
 
 
 def _storage(number_format: Format) -> type[np.signedinteger[Any]]:
-    return np.int16 if number_format.bits <= 8 else np.int32
+    if number_format.bits <= 8 and number_format.is_signed:
+        return np.int8
+    return np.int16 if number_format.bits < 16 else np.int32
 
 
 def _shape(layer: Layer, operand: str) -> tuple[int, ...]:
@@ -127,13 +129,13 @@ def _shape(layer: Layer, operand: str) -> tuple[int, ...]:
 class ValueRecorder:
     """Codes of every layer of a network on one example of its task.
 
-    ``example``: which of the calibration examples is run. Without trained weights or without a task, everything is
-    statistical.
+    ``example``: which of the calibration examples is run. Without a task activations are statistical, without trained
+    weights these too; ``choice`` ``statistical`` draws everything.
     Raises ``NetworkError`` where the model cannot be run on its own data, or has fewer examples.
     """
 
     def __init__(
-        self, network: Network, task: Task | None, *, example: int = 0, choice: Choice = "auto",
+        self, network: Network, task: Task | None, *, example: int = 0, choice: ValueChoice = "auto",
         distribution: Distribution = DEFAULT_DISTRIBUTION,
     ) -> None:
         self.network = network
@@ -141,14 +143,29 @@ class ValueRecorder:
         self._tensors: dict[str, NDArray[Any]] = {}
         self._ranges: Mapping[str, ValueRange] = {}
         self._name = ""
-        if choice == "auto" and task is not None and network.model is not None and network.bindings:
+        self.notes: set[str] = set()
+        self._has_weights = choice == "auto" and network.model is not None and bool(network.bindings)
+        if self._has_weights and task is not None:
             feeds = task.calibration_feeds()
             self._ranges = calibrate(network, feeds)
             self._tensors = _record(network, _example(network, feeds, example))
             self._name = f"weights of the network, activations of {task.name}, calibration example {example}"
 
+    @property
+    def draws_everything(self) -> bool:
+        """Whether nothing is recorded: equal layers then have equal codes."""
+        return not self._has_weights
+
     def values(self, layer: Layer, precision: LayerPrecision) -> LayerValues:
-        """Codes of a layer at a precision. What cannot be recorded is drawn, and the note says which operand."""
+        """Codes of a layer at a precision. What cannot be recorded is drawn, and the note says which operand.
+
+        ``notes`` collects the notes of all that were given.
+        """
+        found = self._values(layer, precision)
+        self.notes.add(found.note)
+        return found
+
+    def _values(self, layer: Layer, precision: LayerPrecision) -> LayerValues:
         found: dict[str, Codes] = {}
         drawn = []
         for operand in ("weight", "input"):
@@ -160,13 +177,13 @@ class ValueRecorder:
         if not drawn:
             return LayerValues(found["weight"], found["input"], "recorded", self._name)
         note = self.distribution.describe()
-        if len(drawn) == 1 and self._tensors:
+        if len(drawn) == 1:
             note = f"{drawn[0]} drawn ({note}), the other operand recorded"
         return LayerValues(found["weight"], found["input"], "statistical", note)
 
     def _recorded(self, layer: Layer, precision: LayerPrecision, operand: str) -> Codes | None:
         binding = self.network.bindings.get(layer.name)
-        if binding is None or not self._tensors:
+        if binding is None or not self._has_weights:
             return None
         number_format = precision.weight if operand == "weight" else precision.input
         _code_limits(number_format, operand)
@@ -180,7 +197,7 @@ class ValueRecorder:
                 (site for site in activation_sites(self.network)
                  if site.layer == layer.name and site.operand == operand), None,
             )
-            if site is None:
+            if site is None or site.tensor not in self._tensors:
                 return None
             span = self._ranges[site.tensor]
             parameters = activation_parameters(span.low, span.high, number_format, "symmetric")

@@ -10,6 +10,7 @@ are added up and in what form they leave.
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +47,10 @@ class ProcessingElementBase(Frozen):
     def depends_on_values(self) -> bool:
         """Whether the time of a step depends on its operands; ``cycles_per_step`` is then the most it takes."""
         return False
+
+    def without_skipping(self) -> Self:
+        """This element as it would be if its time did not depend on values: every step at ``cycles_per_step``."""
+        return self
 
     def fewest_cycles_per_step(self, precision: LayerPrecision) -> int:
         """Cycles that one step takes at least, whatever its operands."""

@@ -91,6 +91,10 @@ class BitSparseElement(IntegerElementBase):
         """Whether the time of a step depends on its operands."""
         return self.skipping != "none"
 
+    def without_skipping(self) -> BitSparseElement:
+        """This element with all bits sent."""
+        return self.model_copy(update={"skipping": "none", "first_stage_bits": None})
+
     def lanes(self, precision: LayerPrecision) -> int:
         """Return ``lane_count``, at any precision."""
         return self.lane_count

@@ -47,6 +47,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "Processing element: `fixed`": elements.FixedElement,
     "Processing element: `bit_fusion`": elements.BitFusionElement,
     "Processing element: `bit_serial`": elements.BitSerialElement,
+    "Processing element: `bit_sparse`": elements.BitSparseElement,
     "Processing element: `floating_point`": elements.FloatingPointElement,
     "Vector unit": machine.VectorUnit,
 }

@@ -123,6 +123,17 @@ def test_an_example_that_is_not_there_is_refused() -> None:
         ValueRecorder(network, find_task(network), example=128)
 
 
+def test_trained_weights_without_data_stand_beside_drawn_activations() -> None:
+    network = open_network("digits_cnn")
+    layer = network.layers[1]
+    values = ValueRecorder(network, None).values(layer, W8A8)
+    assert values.source == "statistical" and values.note.startswith("input drawn (normal")
+    recorded = ValueRecorder(network, find_task(network)).values(layer, W8A8)
+    np.testing.assert_array_equal(values.weights, recorded.weights)
+    drawn = ValueRecorder(network, find_task(network), choice="statistical").values(layer, W8A8)
+    assert (drawn.weights != recorded.weights).any() and drawn.note == Distribution().describe()
+
+
 def test_shapes_alone_get_statistical_codes() -> None:
     network = open_network("resnet18")
     recorder = ValueRecorder(network, find_task(network))

@@ -22,7 +22,9 @@ CONFIDENCE = ("measured", "extracted", "scaled", "assumed", "recalled")
 
 
 def test_the_presets_of_this_release() -> None:
-    assert NAMES == ["bit_fusion", "eyeriss_like", "loom", "stripes", "tpu_like"]
+    assert NAMES == [
+        "bit_fusion", "bitwave_like", "eyeriss_like", "loom", "pragmatic_like", "stripes", "tpu_like",
+    ]
 
 
 @pytest.mark.parametrize("preset", list_presets(), ids=NAMES)
@@ -184,6 +186,8 @@ def test_bit_fusion_is_the_published_machine() -> None:
         ("eyeriss_like", "w16a16", 168),
         ("stripes", "w16a16", 4096),  # equals DaDianNao's 16 tiles × 256 multipliers
         ("stripes", "w16a5", 4096 * 16 / 5),
+        ("pragmatic_like", "w16a16", 4096),  # no bit skipped
+        ("bitwave_like", "w8a8", 512),
         ("loom", "w16a16", 128),
         ("loom", "w3a5", 128 * 256 / 15),
     ],
