@@ -10,9 +10,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simulator.accelerator import (
+    Accelerator,
+    Axis,
+    Buffer,
+    Dram,
+    Grid,
+    MulticastPassing,
+    RegisterFile,
+    VectorUnit,
+)
 from simulator.engine import simulate
 from simulator.fast import simulate_fast
+from simulator.layer import OPERANDS, Layer, Operand
+from simulator.mapping import Mapping, MappingLevel
 from simulator.plan import Plan
+from simulator.precision import LayerPrecision
 from simulator.processing_elements import BitSparseElement
 from simulator.reference import simulate_reference
 from simulator.result import STALL_CAUSES, LayerResult
@@ -22,6 +35,7 @@ from tests.properties.strategies import DATAFLOWS, Case, Dataflow, cases, share_
 from tests.properties.test_engines_agree import moved
 from tests.properties.test_reference_values import numpy_outputs
 
+W8A8 = LayerPrecision.parse("w8a8")
 IntArray = npt.NDArray[np.int64]
 fewer = settings(max_examples=max(1, settings().max_examples // 3))
 
@@ -184,3 +198,50 @@ def test_the_timeline_adds_up(case: Case) -> None:
     assert spent["compute"] == result.compute_cycles
     assert spent["fill and drain"] == result.fill_drain_cycles
     assert all(spent[cause] == result.stall_cycles[cause] for cause in STALL_CAUSES)
+
+
+@pytest.mark.parametrize("bypass", ["weight", "input"])
+@pytest.mark.parametrize("seed", range(6))
+def test_passes_of_a_bypassing_operand_take_their_own_steps(bypass: Operand, seed: int) -> None:
+    """Events are register tiles of several steps here, which drawn mappings seldom have: none of the tiles divide."""
+    rng = np.random.default_rng([seed, bypass == "input"])
+    layer = Layer(name="layer", dims={"K": 13, "C": 11, "P": 12})
+    element = BitSparseElement(
+        energy_pj_per_cycle=1.0, serial_operands=("weight", "input"), skipped_operands=("weight", "input"),
+        skipping=("zero_bits", "zero_columns", "leading_bits")[seed % 3], lane_count=2,
+    )
+    memories = (
+        Dram(bandwidth_bits_per_cycle=64, read_energy_pj_per_bit=1.0, write_energy_pj_per_bit=1.0),
+        Buffer(name="buffer", keeps=OPERANDS, size_bits=1 << 20, read_energy_pj_per_bit=0.0,
+               write_energy_pj_per_bit=0.0, may_bypass=(bypass,)),
+        RegisterFile(name="registers", keeps=OPERANDS, size_bits=1 << 20, read_energy_pj_per_bit=0.0,
+                     write_energy_pj_per_bit=0.0),
+    )
+    machine = Accelerator(
+        name="machine", description="bypasses", clock_mhz=1.0, memories=memories, processing_element=element,
+        grid=Grid(axes=(Axis(name="axis", size=2, unroll=("K", "P")),), passing=MulticastPassing()),
+        vector_unit=VectorUnit(lanes=1, energy_pj_per_operation=0.0),
+    )
+    own, other = ("K", "P") if bypass == "weight" else ("P", "K")
+    mapping = Mapping(
+        spatial={"axis": {own: 2}, "lanes": {"C": 2}},
+        levels=(
+            MappingLevel(level="dram", order=("K", "C", "P")),
+            MappingLevel(level="buffer", tile={own: 11, "C": 9, other: 5}, order=(own, "C", other)),
+            MappingLevel(level="register", tile={own: 2, "C": 2}),
+        ),
+        bypass=(bypass,),
+    )
+    plan = Plan(layer, W8A8, machine, mapping)
+    assert len(plan.buffer_event_loops) == 2 and plan.register_tile.max() == 2
+    # Values of many magnitudes, so that steps differ.
+    weights, inputs = (
+        rng.integers(-128, 128, size=shape) >> rng.integers(0, 8, size=shape)
+        for shape in ((1, 13, 11, 1, 1), (1, 1, 11, 12, 1))
+    )
+    case = Case(layer, W8A8, machine, mapping)
+    quick = fast(case, (weights, inputs))
+    slow, outputs = simulate_reference(layer, W8A8, machine, mapping, weights, inputs)
+    np.testing.assert_array_equal(outputs, numpy_outputs(layer, weights, inputs))
+    assert quick.total_cycles == slow.total_cycles and quick.compute_cycles == slow.compute_cycles
+    assert quick.stall_cycles == slow.stall_cycles and quick.active_pe_cycles == slow.active_pe_cycles
