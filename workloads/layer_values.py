@@ -197,8 +197,8 @@ class ValueRecorder:
                 (site for site in activation_sites(self.network)
                  if site.layer == layer.name and site.operand == operand), None,
             )
-            if site is None or site.tensor not in self._tensors:
-                return None
+            if site is None or not np.issubdtype(self._tensors.get(site.tensor, np.zeros(0, int)).dtype, np.floating):
+                return None  # inside a node, without data, or codes already: of a model that is quantised itself
             span = self._ranges[site.tensor]
             parameters = activation_parameters(span.low, span.high, number_format, "symmetric")
             codes = quantise_activation(self._tensors[site.tensor], parameters).codes
