@@ -55,10 +55,14 @@ def time_passes(plan: Plan, walk: WalkInput, values: LayerValues) -> PassTimes:
         layer = plan.layer
         geometry = np.array([layer.stride, layer.dilation, layer.padding_begin], dtype=np.int64).T.copy()
         input_table = input_counts(how, values.inputs, geometry, chunks, groups, one_place)
-    compute, occupied, early, active = pass_times(
-        walk, chunks, weight_table, input_table, element.static_factor(plan.precision), element.overlapped_cycles,
-        element.min_step_cycles,
+    steps = kernel.Steps(
+        weight_counts=weight_table,
+        input_counts=input_table,
+        factor=element.static_factor(plan.precision),
+        overlapped=element.overlapped_cycles,
+        least=element.min_step_cycles,
     )
+    compute, occupied, early, active = pass_times(walk, chunks, steps)
     return PassTimes(compute, occupied, early, int(active))
 
 

@@ -32,6 +32,16 @@ Counting = namedtuple(
     ],
 )
 
+Steps = namedtuple(
+    "Steps",
+    [
+        "weight_counts", "input_counts",  # tables; one without rows: nothing of that operand is skipped
+        "factor",  # a step takes this times the largest product of counts,
+        "overlapped",  # less this,
+        "least",  # and at least this
+    ],
+)
+
 Chunks = namedtuple(
     "Chunks",
     [
@@ -123,44 +133,50 @@ def _raise_to(how, codes, products, counts, place, one_place):
 
 
 @numba.njit(cache=True)
-def _pe_range(chunks, d, chunk, pe):
-    """First element of a PE's lanes along a dimension, and the one behind its last."""
-    begin = chunks.first[d, chunk] + pe * chunks.lanes[d]
-    return begin, min(begin + chunks.lanes[d], chunks.first[d, chunk + 1])
+def _reduced_ranges(chunks, cc, rc, sc, pe):
+    """Elements of C, R, S on the lanes of a PE, numbered along these: first, behind the last, in turn."""
+    begin_end = np.empty(6, dtype=np.int64)
+    rest = pe
+    for place, d, chunk in ((4, S, sc), (2, R, rc), (0, C, cc)):
+        begin = chunks.first[d, chunk] + rest % chunks.spread[d] * chunks.lanes[d]
+        rest //= chunks.spread[d]
+        begin_end[place] = begin
+        begin_end[place + 1] = min(begin + chunks.lanes[d], chunks.first[d, chunk + 1])
+    return begin_end
+
+
+@numba.njit(cache=True)
+def _empty_table(chunks, rows, groups_in_pe, one_place):
+    """Table of no counts, and room for the codes on the lanes of a PE."""
+    spread = chunks.spread
+    places = 1 if one_place else spread[G] * spread[C] * spread[R] * spread[S] * groups_in_pe
+    lanes = chunks.lanes[C] * chunks.lanes[R] * chunks.lanes[S]
+    return np.zeros((rows, places), dtype=np.uint8), np.empty(lanes, dtype=np.int64)
 
 
 @numba.njit(cache=True)
 def weight_counts(how, weights, chunks, groups_in_pe, one_place):
     """Table of the weights: shape (chunks of G·K·C·R·S, places), uint8. ``weights``: codes G, K, C, R, S."""
-    n = chunks.count
-    spread = chunks.spread
-    places = 1 if one_place else spread[G] * spread[C] * spread[R] * spread[S] * groups_in_pe
-    table = np.zeros((n[G] * n[K] * n[C] * n[R] * n[S], places), dtype=np.uint8)
-    codes = np.empty(chunks.lanes[C] * chunks.lanes[R] * chunks.lanes[S], dtype=np.int64)
-    row = 0
-    for gc in range(n[G]):
-        for kc in range(n[K]):
-            for cc in range(n[C]):
-                for rc in range(n[R]):
-                    for sc in range(n[S]):
-                        for g in range(chunks.first[G, gc], chunks.first[G, gc + 1]):
-                            for c_pe in range(spread[C]):
-                                c0, c1 = _pe_range(chunks, C, cc, c_pe)
-                                for r_pe in range(spread[R]):
-                                    r0, r1 = _pe_range(chunks, R, rc, r_pe)
-                                    for s_pe in range(spread[S]):
-                                        s0, s1 = _pe_range(chunks, S, sc, s_pe)
-                                        place = (g - chunks.first[G, gc]) * spread[C] + c_pe
-                                        place = ((place * spread[R] + r_pe) * spread[S] + s_pe) * groups_in_pe
-                                        for k in range(chunks.first[K, kc], chunks.first[K, kc + 1]):
-                                            products = 0
-                                            for c in range(c0, c1):
-                                                for r in range(r0, r1):
-                                                    for s in range(s0, s1):
-                                                        codes[products] = weights[g, k, c, r, s]
-                                                        products += 1
-                                            _raise_to(how, codes, products, table[row], place, one_place)
-                        row += 1
+    n, first = chunks.count, chunks.first
+    pes = chunks.spread[C] * chunks.spread[R] * chunks.spread[S]
+    table, codes = _empty_table(chunks, n[G] * n[K] * n[C] * n[R] * n[S], groups_in_pe, one_place)
+    for row in range(table.shape[0]):
+        sc, rest = row % n[S], row // n[S]
+        rc, rest = rest % n[R], rest // n[R]
+        cc, rest = rest % n[C], rest // n[C]
+        kc, gc = rest % n[K], rest // n[K]
+        for pe in range(pes):
+            c0, c1, r0, r1, s0, s1 = _reduced_ranges(chunks, cc, rc, sc, pe)
+            for g in range(first[G, gc], first[G, gc + 1]):
+                place = ((g - first[G, gc]) * pes + pe) * groups_in_pe
+                for k in range(first[K, kc], first[K, kc + 1]):
+                    products = 0
+                    for c in range(c0, c1):
+                        for r in range(r0, r1):
+                            for s in range(s0, s1):
+                                codes[products] = weights[g, k, c, r, s]
+                                products += 1
+                    _raise_to(how, codes, products, table[row], place, one_place)
     return table
 
 
@@ -170,56 +186,52 @@ def input_counts(how, inputs, geometry, chunks, groups_in_pe, one_place):
 
     ``inputs``: codes G, N, C, rows, columns; ``geometry`` (2, 3): stride, dilation, padding of both directions.
     """
-    n = chunks.count
-    spread = chunks.spread
-    height, width = inputs.shape[3], inputs.shape[4]
-    places = 1 if one_place else spread[G] * spread[C] * spread[R] * spread[S] * groups_in_pe
-    table = np.zeros((n[G] * n[N] * n[P] * n[Q] * n[C] * n[R] * n[S], places), dtype=np.uint8)
-    codes = np.empty(chunks.lanes[C] * chunks.lanes[R] * chunks.lanes[S], dtype=np.int64)
-    row = 0
-    for gc in range(n[G]):
-        for nc in range(n[N]):
-            for pc in range(n[P]):
-                for qc in range(n[Q]):
-                    for cc in range(n[C]):
-                        for rc in range(n[R]):
-                            for sc in range(n[S]):
-                                for g in range(chunks.first[G, gc], chunks.first[G, gc + 1]):
-                                    for pe in range(spread[C] * spread[R] * spread[S]):
-                                        s_pe = pe % spread[S]
-                                        r_pe = pe // spread[S] % spread[R]
-                                        c_pe = pe // spread[S] // spread[R]
-                                        c0, c1 = _pe_range(chunks, C, cc, c_pe)
-                                        r0, r1 = _pe_range(chunks, R, rc, r_pe)
-                                        s0, s1 = _pe_range(chunks, S, sc, s_pe)
-                                        place = (g - chunks.first[G, gc]) * spread[C] + c_pe
-                                        place = ((place * spread[R] + r_pe) * spread[S] + s_pe) * groups_in_pe
-                                        for b in range(chunks.first[N, nc], chunks.first[N, nc + 1]):
-                                            for p in range(chunks.first[P, pc], chunks.first[P, pc + 1]):
-                                                for q in range(chunks.first[Q, qc], chunks.first[Q, qc + 1]):
-                                                    products = 0
-                                                    for c in range(c0, c1):
-                                                        for r in range(r0, r1):
-                                                            y = p * geometry[0, 0] + r * geometry[0, 1]
-                                                            y -= geometry[0, 2]
-                                                            for s in range(s0, s1):
-                                                                x = q * geometry[1, 0] + s * geometry[1, 1]
-                                                                x -= geometry[1, 2]
-                                                                inside = 0 <= y < height and 0 <= x < width
-                                                                codes[products] = inputs[g, b, c, y, x] if inside else 0
-                                                                products += 1
-                                                    _raise_to(how, codes, products, table[row], place, one_place)
-                                row += 1
+    n, first = chunks.count, chunks.first
+    pes = chunks.spread[C] * chunks.spread[R] * chunks.spread[S]
+    rows = n[G] * n[N] * n[P] * n[Q] * n[C] * n[R] * n[S]
+    table, codes = _empty_table(chunks, rows, groups_in_pe, one_place)
+    for row in range(rows):
+        sc, rest = row % n[S], row // n[S]
+        rc, rest = rest % n[R], rest // n[R]
+        cc, rest = rest % n[C], rest // n[C]
+        qc, rest = rest % n[Q], rest // n[Q]
+        pc, rest = rest % n[P], rest // n[P]
+        nc, gc = rest % n[N], rest // n[N]
+        for pe in range(pes):
+            reduced = _reduced_ranges(chunks, cc, rc, sc, pe)
+            for g in range(first[G, gc], first[G, gc + 1]):
+                place = ((g - first[G, gc]) * pes + pe) * groups_in_pe
+                for b in range(first[N, nc], first[N, nc + 1]):
+                    image = inputs[g, b]
+                    for p in range(first[P, pc], first[P, pc + 1]):
+                        for q in range(first[Q, qc], first[Q, qc + 1]):
+                            products = _read_inputs(codes, image, geometry, p, q, reduced)
+                            _raise_to(how, codes, products, table[row], place, one_place)
     return table
 
 
 @numba.njit(cache=True)
-def pass_times(w, chunks, weight_table, input_table, factor, overlapped, least):
-    """Times of every pass of a layer, from the tables (one of which may have no rows: nothing of it is skipped).
+def _read_inputs(codes, image, geometry, p, q, reduced):
+    """Set ``codes`` to what the lanes of a PE read of an image (C, rows, columns); padding is 0. Returns how many."""
+    c0, c1, r0, r1, s0, s1 = reduced
+    height, width = image.shape[1], image.shape[2]
+    products = 0
+    for c in range(c0, c1):
+        for r in range(r0, r1):
+            y = p * geometry[0, 0] + r * geometry[0, 1] - geometry[0, 2]
+            for s in range(s0, s1):
+                x = q * geometry[1, 0] + s * geometry[1, 1] - geometry[1, 2]
+                codes[products] = image[c, y, x] if 0 <= y < height and 0 <= x < width else 0
+                products += 1
+    return products
 
-    ``w``: the walk's input. A step takes ``factor`` · the largest product of counts, less ``overlapped``, and at least
-    ``least`` cycles. Returns (compute cycles, occupied cycles, occupied cycles that the results need not wait for),
-    int64 by event, and Σ over PEs of the cycles in which they are active.
+
+@numba.njit(cache=True)
+def pass_times(w, chunks, costs):
+    """Times of every pass of a layer. ``w``: the walk's input; ``costs``: ``Steps``.
+
+    Returns int64 arrays by event, (compute cycles, occupied cycles, occupied cycles that the results need not wait
+    for), and Σ over PEs of the cycles in which they are active.
     """
     index = np.zeros(8, dtype=np.int64)
     inner = np.zeros(8, dtype=np.int64)
@@ -231,9 +243,7 @@ def pass_times(w, chunks, weight_table, input_table, factor, overlapped, least):
         if not _advance(w, index, inner, outer_length):
             break
         events += 1
-    compute = np.zeros(events, dtype=np.int64)
-    occupied = np.zeros(events, dtype=np.int64)
-    early = np.zeros(events, dtype=np.int64)
+    times = np.zeros((3, events), dtype=np.int64)
     index[:] = 0
     inner[:] = 0
     active = np.int64(0)
@@ -243,20 +253,15 @@ def pass_times(w, chunks, weight_table, input_table, factor, overlapped, least):
         for d in range(8):
             in_a_tile = -(-w.buffer_tile[d] // w.unroll[d])
             first[d] = index[d] * in_a_tile + inner[d] * (w.grid_tile[d] // w.unroll[d])
-        event_active = _pass(
-            w, chunks, first, length, weight_table, input_table, factor, overlapped, least, event, compute, occupied,
-            early,
-        )
-        active += event_active
+        times[0, event], times[1, event], times[2, event], working = _pass(w, chunks, costs, first, length)
+        active += working
         _advance(w, index, inner, outer_length)
-    return compute, occupied, early, active
+    return times[0], times[1], times[2], active
 
 
 @numba.njit(cache=True)
-def _pass(
-    w, chunks, first, length, weight_table, input_table, factor, overlapped, least, event, compute, occupied, early
-):
-    """Fill in the times of one pass. ``first``, ``length``: its first chunk and extent along each dimension."""
+def _pass(w, chunks, costs, first, length):
+    """Times of one pass, as in ``pass_times``. ``first``, ``length``: first chunk and extent along each dimension."""
     steps = np.zeros(8, dtype=np.int64)
     active_of = np.zeros(8, dtype=np.int64)  # Σ over the chunks of the PEs at work along a dimension
     seen = np.zeros(8, dtype=np.bool_)  # whether the time of a step depends on the chunk
@@ -265,9 +270,9 @@ def _pass(
         for chunk in range(first[d], first[d] + steps[d]):
             active_of[d] += _at_work(chunks, d, chunk)
     for d in (G, K, C, R, S):
-        seen[d] |= weight_table.shape[0] > 0
+        seen[d] |= costs.weight_counts.shape[0] > 0
     for d in (G, N, P, Q, C, R, S):
-        seen[d] |= input_table.shape[0] > 0
+        seen[d] |= costs.input_counts.shape[0] > 0
     # Folds one after the other, and in each its steps. Without folds, dimensions that no table sees are counted, not
     # walked.
     at = np.zeros(8, dtype=np.int64)
@@ -302,7 +307,7 @@ def _pass(
     while folds_left > 0:
         t = np.int64(0)
         for _ in range(fold_size):
-            cycles = _step_time(chunks, first, at, weight_table, input_table, factor, overlapped, least)
+            cycles = _step_time(chunks, costs, first, at)
             t += cycles * times
             working = times_active
             for d in range(8):
@@ -322,10 +327,7 @@ def _pass(
             held += max(paced, w.load_cycles) if folds_left > 0 else paced
         else:
             held += w.load_cycles + paced
-    compute[event] = total
-    occupied[event] = held
-    early[event] = paced - t if w.overlap else 0
-    return active
+    return total, held, paced - t if w.overlap else 0, active
 
 
 @numba.njit(cache=True)
@@ -335,9 +337,9 @@ def _at_work(chunks, d, chunk):
 
 
 @numba.njit(cache=True)
-def _step_time(chunks, first, at, weight_table, input_table, factor, overlapped, least):
+def _step_time(chunks, costs, first, at):
     """Cycles of the step at the chunks ``first + at``."""
-    n = chunks.count
+    n, weight_table, input_table = chunks.count, costs.weight_counts, costs.input_counts
     reduced = first[C] + at[C]
     reduced = (reduced * n[R] + first[R] + at[R]) * n[S] + first[S] + at[S]
     reductions = n[C] * n[R] * n[S]
@@ -357,4 +359,4 @@ def _step_time(chunks, first, at, weight_table, input_table, factor, overlapped,
         most = np.int64(weight_table[weight_row, 0])
     elif input_table.shape[0] > 0:
         most = np.int64(input_table[input_row, 0])
-    return max(least, most * factor - overlapped)
+    return max(costs.least, most * costs.factor - costs.overlapped)
