@@ -18,7 +18,10 @@ from simulator.errors import PrecisionError
 from simulator.plan import Plan
 from simulator.precision import LayerPrecision
 from simulator.result import NetworkResult
+from simulator.values import LayerValues
 from workloads import Network, open_network
+from workloads.layer_values import ValueChoice, ValueRecorder
+from workloads.tasks import find_task
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class UniformRun:
         precisions: layer → the precision simulated: with the output format that its readers take.
         solutions: layer → its mapping, with the proof.
         result: cost of one inference.
+        values: gives the codes of each layer's operands, where the machine's time depends on them; else None.
     """
 
     network: Network
@@ -41,6 +45,26 @@ class UniformRun:
     precisions: dict[str, LayerPrecision]
     solutions: dict[str, MappingSolution]
     result: NetworkResult
+    values: ValueRecorder | None = None
+
+    def layer_values(self, layer: str) -> LayerValues | None:
+        """Codes of a layer's operands, made anew; None where the machine's time does not depend on them."""
+        if self.values is None:
+            return None
+        found = next(each for each in self.network.layers if each.name == layer)
+        return self.values.values(found, self.precisions[layer])
+
+    @property
+    def value_notes(self) -> frozenset[str]:
+        """In words, what the values of the layers were; empty where time does not depend on them."""
+        return frozenset() if self.values is None else frozenset(self.values.notes)
+
+    def simulated_solutions(self) -> dict[str, MappingSolution]:
+        """Layer → its mapping, with the result of this run: where time depends on values, the search had another."""
+        results = {row.layer: row for row in self.result.layers}
+        return {
+            name: solution.model_copy(update={"result": results[name]}) for name, solution in self.solutions.items()
+        }
 
     def plans(self) -> dict[str, Plan]:
         """Layer → its mapping laid out for the engines."""
@@ -73,10 +97,16 @@ def uniform_run(
     budget: SearchBudget | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
+    values: ValueChoice = "auto",
+    example: int = 0,
 ) -> UniformRun:
     """Map every layer in one precision and simulate the network, vector operations included.
 
-    Arguments as of ``explore``. Raises ``PrecisionError`` where the processing element cannot run the precision,
+    Arguments as of ``explore``. On a machine whose time depends on values, these are by default (``auto``) recorded
+    from the calibration example of number ``example``, where the network has trained weights and data, and drawn where
+    it has not; ``statistical`` draws them all. Results say which (``LayerResult.value_source``).
+
+    Raises ``PrecisionError`` where the processing element cannot run the precision,
     ``InfeasibleError`` where a layer fits in no way.
     """
     network = network if isinstance(network, Network) else open_network(network)
@@ -94,8 +124,11 @@ def uniform_run(
         workers=workers, progress=lambda done, total: progress.update("mapping", done, total),
     )
     solutions = {layer.name: solution for layer, solution in zip(network.layers, found, strict=True)}
-    result = simulate_network(network, accelerator, exact, solutions)
-    return UniformRun(network, accelerator, precision.label, assignment, exact, solutions, result)
+    recorder = None
+    if accelerator.processing_element.depends_on_values:
+        recorder = ValueRecorder(network, find_task(network), example=example, choice=values)
+    result = simulate_network(network, accelerator, exact, solutions, recorder)
+    return UniformRun(network, accelerator, precision.label, assignment, exact, solutions, result, recorder)
 
 
 def uniform_cost(

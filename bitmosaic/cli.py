@@ -164,18 +164,23 @@ def redraw(results: Path, point: str | None) -> None:
               help="Trace this layer alone; may be given several times. By default the whole network.")
 @click.option("--plots", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
               help="Write plots as PNG and SVG: roofline, breakdown by layer, utilisation of the grid.")
+@click.option("--values", type=click.Choice(["auto", "statistical"]), default="auto", show_default=True,
+              help="Where time depends on values: auto records them where the network has weights and data, and draws "
+                   "them else; statistical draws them all.")
+@click.option("--example", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
+              help="The calibration example of which activations are recorded, counted from 0.")
 @_SECONDS
 @_GAP
 @_WORKERS
 def simulate(
     network: str, hardware: str, precision: str, objective: str, shapes: tuple[str, ...], trace: Path | None,
-    trace_slices: int, trace_layers: tuple[str, ...], plots: Path | None, seconds_per_layer: float | None,
-    gap: float | None, workers: int | None,
+    trace_slices: int, trace_layers: tuple[str, ...], plots: Path | None, values: str, example: int,
+    seconds_per_layer: float | None, gap: float | None, workers: int | None,
 ) -> None:
     """Map and simulate NETWORK in one precision, and show its cost layer by layer."""
     from bitmosaic.baseline_cost import uniform_run
     from bitmosaic.explorer import DEFAULT_BUDGET
-    from bitmosaic.report import energy_note, energy_table, layers_table, mappings_table
+    from bitmosaic.report import energy_note, energy_table, layers_table, mappings_table, value_note
     from simulator.precision import LayerPrecision
 
     wanted = LayerPrecision.parse(precision)
@@ -184,6 +189,7 @@ def simulate(
         run = uniform_run(
             opened, hardware, wanted, objective=objective,  # type: ignore[arg-type]
             budget=_budget(DEFAULT_BUDGET, seconds_per_layer, gap), workers=workers, progress=progress,
+            values=values, example=example,  # type: ignore[arg-type]
         )
     point = run.point()
     _print(layers_table(point, objective))  # type: ignore[arg-type]
@@ -195,6 +201,10 @@ def simulate(
         f"{opened.name} in {point.label}: {record.total_cycles:,} cycles, {record.latency_ms:.4g} ms, "
         f"{record.energy_uj:.4g} µJ, worst gap {100 * record.worst_gap:.1f} %"
     )
+    if note := value_note(point):
+        click.echo(note)
+        for found in sorted(run.value_notes):
+            click.echo(f"Values: {found}")
     if trace is not None:
         _write_trace(run, trace, trace_slices, trace_layers)
     if plots is not None:

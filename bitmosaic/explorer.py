@@ -96,6 +96,9 @@ def explore(
     network = network if isinstance(network, Network) else open_network(network)
     accelerator = accelerator if isinstance(accelerator, Accelerator) else open_accelerator(accelerator)
     _check(objective, sensitivity, points)
+    if accelerator.processing_element.depends_on_values:
+        rule = "explore takes no machine whose time depends on values yet; simulate does"
+        raise ConfigurationError(Problem(rule, where=f"accelerator {accelerator.name}", path="processing_element"))
     if inputs is not None and network.model is None:
         raise NetworkError(Problem("has no trained weights to run inputs on: leave inputs out", where=network.name))
     precisions = default_menu(accelerator) if menu is None else read_menu(menu, accelerator)

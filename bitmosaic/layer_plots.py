@@ -18,7 +18,6 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from bitmosaic.baseline_cost import UniformRun
 from bitmosaic.frames import point_frame
-from bitmosaic.menu import products_per_cycle
 from bitmosaic.plots import (
     BLACK,
     BLUE,
@@ -38,6 +37,7 @@ from mapper.solution import MappingSolution
 from simulator.accelerator import Accelerator
 from simulator.activity import active_steps, step_count
 from simulator.plan import Plan
+from simulator.precision import LayerPrecision
 
 _COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 _MARKERS = "osD^vP"
@@ -52,8 +52,9 @@ def roofline_frame(solutions: Iterable[MappingSolution], accelerator: Accelerato
 
     Columns: ``layer``, ``precision``, ``macs``, ``dram_bytes`` (read and written, parameters included),
     ``macs_per_dram_byte``, ``total_cycles``, ``macs_per_cycle`` (achieved), ``peak_macs_per_cycle`` (of the whole grid
-    at this precision), ``bandwidth_bytes_per_cycle``, ``roof_macs_per_cycle`` (the smaller of the peak and of what the
-    bandwidth feeds: no layer is above), ``limit`` (``compute`` or ``bandwidth``, whichever is the smaller).
+    at this precision; where time depends on values, at the best ones), ``bandwidth_bytes_per_cycle``,
+    ``roof_macs_per_cycle`` (the smaller of the peak and of what the bandwidth feeds: no layer is above), ``limit``
+    (``compute`` or ``bandwidth``, whichever is the smaller).
 
     The model is from Williams, Waterman and Patterson, "Roofline: an insightful visual performance model for multicore
     architectures", Communications of the ACM 52(4), 2009, with cycles for seconds and MACs for operations.
@@ -71,7 +72,7 @@ def roofline_frame(solutions: Iterable[MappingSolution], accelerator: Accelerato
     for solution in solutions:
         result = solution.result
         moved = sum(result.moved_bits(accelerator.dram.name)) / 8
-        peak = products_per_cycle(accelerator, solution.precision) * accelerator.grid.pe_count
+        peak = _peak(accelerator, solution.precision) * accelerator.grid.pe_count
         fed = bandwidth * result.macs / moved
         rows.append({
             "layer": solution.layer.name, "precision": solution.precision.label, "macs": result.macs,
@@ -81,6 +82,12 @@ def roofline_frame(solutions: Iterable[MappingSolution], accelerator: Accelerato
             "limit": "compute" if peak <= fed else "bandwidth",
         })
     return pd.DataFrame(rows, columns=_ROOFLINE_COLUMNS)
+
+
+def _peak(accelerator: Accelerator, precision: LayerPrecision) -> float:
+    """Products that one processing element can finish in a cycle, at best."""
+    element = accelerator.processing_element
+    return element.lanes(precision) / element.fewest_cycles_per_step(precision)
 
 
 _ROOFLINE_COLUMNS = [
@@ -94,7 +101,8 @@ def grid_frame(solutions: Iterable[MappingSolution], accelerator: Accelerator) -
 
     Columns: one for each axis of the grid (the PE's index along it), ``active_cycles`` (those in which it works on at
     least one product), ``compute_cycles`` (those in which the grid takes steps: the same in every row),
-    ``active_percent``. Exact, in closed form; waits, fill and drain are in neither count.
+    ``active_percent``. Exact, in closed form; waits, fill and drain are in neither count. Where the time of a step
+    depends on values every step of a layer counts its mean, and cycles are rounded.
 
     >>> import bitmosaic
     >>> machine = bitmosaic.open_accelerator("bit_fusion")
@@ -109,8 +117,10 @@ def grid_frame(solutions: Iterable[MappingSolution], accelerator: Accelerator) -
     active, total = np.zeros(shape, dtype=np.int64), 0
     for solution in solutions:
         plan = Plan(solution.layer, solution.precision, accelerator, solution.mapping)
-        active += active_steps(plan) * plan.step_cycles
-        total += step_count(plan) * plan.step_cycles
+        mean = solution.result.mean_step_cycles
+        cycles = plan.step_cycles if mean is None else mean
+        active += np.rint(active_steps(plan) * cycles).astype(np.int64)
+        total += round(step_count(plan) * cycles)
     frame = pd.DataFrame({axis.name: place.ravel() for axis, place in zip(axes, np.indices(shape), strict=True)})
     frame["active_cycles"] = active.ravel()
     frame["compute_cycles"] = total
@@ -241,7 +251,7 @@ def write_plots(run: UniformRun, folder: str | Path) -> tuple[Path, ...]:
 
     A network of vector operations alone has a breakdown only. Equal runs give equal files.
     """
-    solutions = list(run.solutions.values())
+    solutions = list(run.simulated_solutions().values())
     title = f"{run.network.name} on {run.accelerator.name}, {run.label}"
     figures = {"breakdown": plot_breakdown(point_frame(run.point()), title)}
     if solutions:

@@ -14,6 +14,7 @@ from mapper.solution import MappingSolution, Objective
 from simulator.layer import Frozen
 from simulator.provenance import Confidence
 from simulator.result import LayerResult, NetworkResult, StallCause, VectorResult
+from simulator.values import ValueSource
 
 Origin = Literal["uniform", "latency", "energy"]
 SensitivityMethod = Literal["perturbation", "weight_error"]
@@ -61,7 +62,10 @@ class LayerRow(Frozen):
 
     Attributes:
         lower_bound, gap: proof of the mapping, in the unit of the objective that it was searched for (cycles, pJ,
-            pJ·cycles); ``gap`` is a fraction.
+            pJ·cycles); ``gap`` is a fraction. Where ``value_source`` is not None they are those of the machine
+            that skips no bits.
+        value_source: where the values are from on which the time depends, else None.
+        mean_step_cycles: cycles of a step of the grid, in the mean.
     """
 
     layer: str
@@ -78,6 +82,8 @@ class LayerRow(Frozen):
     lower_bound: float
     gap: float
     status: str
+    value_source: ValueSource | None = None
+    mean_step_cycles: float | None = None
 
     @property
     def total_stall_cycles(self) -> int:
@@ -188,6 +194,8 @@ def layer_row(result: LayerResult, precision: str, solution: MappingSolution) ->
         lower_bound=solution.lower_bound,
         gap=solution.gap,
         status=solution.status,
+        value_source=result.value_source,
+        mean_step_cycles=result.mean_step_cycles,
     )
 
 

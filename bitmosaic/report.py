@@ -76,14 +76,21 @@ def points_table(exploration: Exploration) -> Table:
 
 
 def layers_table(point: Point, objective: Objective) -> Table:
-    """One point layer by layer: precision, cycles by kind, utilisation, and the mapping's proof."""
+    """One point layer by layer: precision, cycles by kind, utilisation, and the mapping's proof.
+
+    Where time depends on values: what the values were, and the mean cycles of a step.
+    """
     record = point.record
+    by_value = any(row.value_source is not None for row in record.layers)
     table = new_table(f"Point {point.label}: cycles")
     table.add_column("layer", overflow="fold")
     table.add_column("precision")
     for heading in ("cycles", "compute", "fill, drain", "waiting"):
         table.add_column(heading, justify="right")
     table.add_column("most for")
+    if by_value:
+        table.add_column("values")
+        table.add_column("cycles a step", justify="right")
     for heading in ("PEs used (%)", f"bound ({OBJECTIVE_UNIT[objective]})", "gap (%)"):
         table.add_column(heading, justify="right")
     for row in record.layers:
@@ -91,8 +98,8 @@ def layers_table(point: Point, objective: Objective) -> Table:
         cause = causes[0][0].replace("_", " ") if causes and causes[0][1] else ""
         table.add_row(
             row.layer, row.precision, f"{row.total_cycles:,}", f"{row.compute_cycles:,}", f"{row.fill_drain_cycles:,}",
-            f"{row.total_stall_cycles:,}", cause, f"{100 * row.pe_utilization:.1f}", number_text(row.lower_bound),
-            f"{100 * row.gap:.1f}",
+            f"{row.total_stall_cycles:,}", cause, *(_value_cells(row) if by_value else ()),
+            f"{100 * row.pe_utilization:.1f}", number_text(row.lower_bound), f"{100 * row.gap:.1f}",
         )
     table.add_section()
     for vector in record.vector:
@@ -106,6 +113,22 @@ def layers_table(point: Point, objective: Objective) -> Table:
         f"{sum(row.fill_drain_cycles for row in record.layers):,}", f"{waiting:,}", style="bold",
     )
     return _readable(table)
+
+
+def _value_cells(row: LayerRow) -> tuple[str, str]:
+    mean = "" if row.mean_step_cycles is None else f"{row.mean_step_cycles:.2f}"
+    return row.value_source or "", mean
+
+
+def value_note(point: Point) -> str | None:
+    """What to know of a point whose time depends on values; None where it does not."""
+    sources = {row.value_source for row in point.record.layers} - {None}
+    if not sources:
+        return None
+    return (
+        f"The time of a step depends on values ({' and '.join(sorted(map(str, sources)))}). Mappings were searched "
+        "for, and bounds and gaps proven, as if no bit were skipped."
+    )
 
 
 def energy_table(point: Point) -> Table:

@@ -79,7 +79,7 @@ def write_trace(
         result for result in run.result.operations
         if not layers or (isinstance(result, LayerResult) and result.layer in plans)
     ]
-    wanted = {name: count_slices(plan) for name, plan in plans.items()}
+    wanted = {name: count_slices(plan, run.layer_values(name)) for name, plan in plans.items()}
     share = _fair_share(list(wanted.values()), most_slices)
     left_out = {name: count - share for name, count in wanted.items() if count > share}
     path = Path(path)
@@ -93,7 +93,8 @@ def write_trace(
             else:
                 name = result.layer
                 yield from _layer_events(
-                    result, plans[name], run.assignment[name], trace_layer(plans[name], share), start
+                    result, plans[name], run.assignment[name],
+                    trace_layer(plans[name], share, run.layer_values(name)), start,
                 )
             start += result.total_cycles
 

@@ -20,6 +20,7 @@ from simulator.layer import Layer, VectorOp
 from simulator.precision import LayerPrecision
 from simulator.provenance import network_confidence, not_modelled
 from simulator.result import LayerResult, NetworkResult, VectorResult
+from simulator.values import ValueProvider
 from workloads.network import Network
 
 Progress = Callable[[int, int], None]
@@ -155,22 +156,32 @@ def simulate_network(
     accelerator: Accelerator,
     assignment: Mapping[str, LayerPrecision],
     solutions: Mapping[str, MappingSolution],
+    values: ValueProvider | None = None,
 ) -> NetworkResult:
     """Cost of one inference: every layer under its mapping, every vector operation, one after the other.
 
     ``assignment`` and ``solutions`` have an entry for each layer's name. A solution's mapping is simulated at the
-    precision of the assignment. Raises ``MappingError`` where it does not fit that precision.
+    precision of the assignment. ``values``: gives the codes of each layer's operands, for a machine whose time depends
+    on them. Raises ``MappingError`` where a mapping does not fit its precision, ``ConfigurationError`` where values are
+    needed and missing.
     """
+    by_value = accelerator.processing_element.depends_on_values
+    known: dict[tuple[Layer, LayerPrecision, str], LayerResult] = {}
     operations: list[LayerResult | VectorResult] = []
     for operation in network.operations:
         if isinstance(operation, Layer):
             solution = solutions[operation.name]
-            if solution.precision == assignment[operation.name]:
+            precision = assignment[operation.name]
+            if solution.precision == precision and not by_value:
                 operations.append(_renamed(solution, operation).result)
-            else:
-                operations.append(
-                    simulate(operation, assignment[operation.name], accelerator, solution.mapping)
-                )
+                continue
+            key = operation.model_copy(update={"name": ""}), precision, solution.mapping.model_dump_json()
+            if key not in known:
+                own = values.values(operation, precision) if by_value and values is not None else None
+                known[key] = simulate(operation, precision, accelerator, solution.mapping, values=own)
+            operations.append(known[key].model_copy(update={"layer": operation.name}))
+            if by_value and values is not None and not values.draws_everything:
+                del known[key]
         else:
             operations.append(simulate_vector_op(operation, accelerator))
     return NetworkResult(

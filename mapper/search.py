@@ -84,6 +84,9 @@ def map_layer(
     where the PE cannot run the precision, ``ConfigurationError`` for a machine with several levels of buffers, and
     ``InfeasibleError`` where no mapping fits: it names the memory, the smallest demand, the capacity, and what would
     make it fit.
+
+    Where the time of a step depends on values, mapping, result, cost and bound are those of the machine that skips no
+    bits; ``simulate`` then gives the mapping's cycles with values, which are never more.
     """
     budget = budget or SearchBudget()
     accelerator.processing_element.check(precision)
@@ -92,6 +95,9 @@ def map_layer(
             Problem("the mapper searches machines with one level of buffers; simulate takes a mapping for deeper ones",
                     where=accelerator.name, path="memories", value=f"{accelerator.buffer_levels} levels of buffers")
         ])
+    # Values are not known here: the search takes every step at its full width, and its proof is for that.
+    element = accelerator.processing_element.without_skipping()
+    accelerator = accelerator.model_copy(update={"processing_element": element})
     began = time.process_time()
     models = build_cost_models(layer, precision, accelerator)
     incumbent = Incumbent(layer, precision, accelerator, objective, budget.target_gap)

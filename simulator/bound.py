@@ -7,6 +7,9 @@ Three things take time whatever happens, and each gives a bound:
 2. the DRAM channel: it moves all bits, after its latency;
 3. both: the last pass cannot start before all loads are done, and the last write follows it. (From one pass to the
    next the tile of the weight or of the input changes, so the last pass waits for the last load.)
+
+Where the time of a step depends on values, all of this is at the least that a step takes, and the energy of the
+processing elements is a lower bound too.
 """
 
 from __future__ import annotations
@@ -182,10 +185,11 @@ def simulate_bound(plan: Plan) -> LayerResult:
         fill_drain_cycles=cycles.fill_drain_cycles,
         stall_cycles=stalls,
         traffic=rows,
-        energy_pj=energy_pj(plan, rows, cycles.total_cycles),
+        energy_pj=energy_pj(plan, rows, active, cycles.total_cycles),
         macs=plan.layer.macs,
         active_pe_cycles=active,
-        pe_utilization=pe_utilization(plan, cycles.total_cycles),
+        pe_utilization=pe_utilization(plan, cycles.total_cycles, plan.step_cycles),
         dram_busy_cycles=_ceil(dram.total_bits, plan.accelerator.dram.bandwidth_bits_per_cycle),
         tile_count=plan.event_count,
+        mean_step_cycles=float(plan.step_cycles),
     )

@@ -144,7 +144,9 @@ def bit_hops(plan: Plan, rows: tuple[Traffic, ...]) -> float:
     return total
 
 
-def energy_pj(plan: Plan, rows: tuple[Traffic, ...], total_cycles: int) -> dict[str, float]:
+def energy_pj(
+    plan: Plan, rows: tuple[Traffic, ...], active_pe_cycles: int, total_cycles: int
+) -> dict[str, float]:
     """Energy by component, in pJ (docs/simulator.md, "Energy"). Components that are not modelled are left out."""
     accelerator, element = plan.accelerator, plan.accelerator.processing_element
     energy = {}
@@ -154,7 +156,6 @@ def energy_pj(plan: Plan, rows: tuple[Traffic, ...], total_cycles: int) -> dict[
             sum(row.read_bits for row in own) * memory.read_energy_pj_per_bit
             + sum(row.write_bits for row in own) * memory.write_energy_pj_per_bit
         )
-    active_pe_cycles = plan.active_pe_steps * plan.step_cycles
     energy[PROCESSING_ELEMENTS] = active_pe_cycles * element.energy_pj_per_cycle_at(plan.precision)
     if accelerator.grid.interconnect is not None:
         energy[INTERCONNECT] = bit_hops(plan, rows) * accelerator.grid.interconnect.energy_pj_per_bit_hop

@@ -13,6 +13,7 @@ from simulator.mapping import Mapping
 from simulator.plan import Plan
 from simulator.precision import LayerPrecision
 from simulator.result import LayerResult, Traffic, VectorResult
+from simulator.values import LayerValues
 
 VECTOR_UNIT = "vector_unit"
 
@@ -23,15 +24,19 @@ def simulate(
     accelerator: Accelerator,
     mapping: Mapping,
     engine: Literal["fast", "bound"] = "fast",
+    values: LayerValues | None = None,
 ) -> LayerResult:
     """Cost of one layer: cycles by kind, bits moved, energy in pJ.
 
     ``fast`` is exact, ``bound`` a closed-form lower bound of its cycles with exact traffic, and exact energy but for
-    leakage, which takes as long as the cycles do.
-    Raises ``MappingError`` with every problem of the mapping, ``PrecisionError`` where the PE cannot run it.
+    leakage, which takes as long as the cycles do (where time depends on values, a lower bound of the energy too).
+    ``values``: codes of the operands, which ``fast`` needs on machines whose time depends on them, and ignores on
+    others.
+    Raises ``MappingError`` with every problem of the mapping, ``PrecisionError`` where the PE cannot run it,
+    ``ConfigurationError`` for values that are missing or do not fit the layer.
     """
     plan = Plan(layer, precision, accelerator, mapping)
-    return simulate_fast(plan) if engine == "fast" else simulate_bound(plan)
+    return simulate_fast(plan, values) if engine == "fast" else simulate_bound(plan)
 
 
 def simulate_vector_op(operation: VectorOp, accelerator: Accelerator) -> VectorResult:

@@ -5,17 +5,41 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from simulator.activity import step_count
 from simulator.counts import DramTraffic, energy_pj, traffic_rows
+from simulator.errors import ConfigurationError, Problem
 from simulator.kernels import transfers as kernel
 from simulator.kernels import walk
 from simulator.plan import Plan
 from simulator.result import STALL_CAUSES, LayerResult, Stall
+from simulator.value_timing import PassTimes, time_passes
+from simulator.values import LayerValues
 from simulator.walk_input import walk_input
 
 
-def simulate_fast(plan: Plan) -> LayerResult:
-    """Run a plan. Cycles and DRAM traffic come from the walk, the grid's traffic from closed forms."""
-    counts, stalls = walk(walk_input(plan))
+def value_passes(plan: Plan, values: LayerValues | None) -> PassTimes | None:
+    """Time of each pass where the processing element's steps depend on values, else None.
+
+    Raises ``ConfigurationError`` where values are needed and missing, or do not fit the layer.
+    """
+    element = plan.accelerator.processing_element
+    if not element.depends_on_values:
+        return None
+    if values is None:
+        rule = "the time of its processing element depends on values, and none are given"
+        raise ConfigurationError(Problem(rule, where=f"layer {plan.layer.name}", path=plan.accelerator.name))
+    values.check(plan.layer, plan.precision)
+    return time_passes(plan, walk_input(plan), values)
+
+
+def simulate_fast(plan: Plan, values: LayerValues | None = None) -> LayerResult:
+    """Run a plan. Cycles and DRAM traffic come from the walk, the grid's traffic from closed forms.
+
+    ``values``: codes of the operands, for processing elements whose time depends on them; others ignore them.
+    Raises ``ConfigurationError`` where they are needed and missing, or do not fit the layer.
+    """
+    passes = value_passes(plan, values)
+    counts, stalls = walk(walk_input(plan, passes))
     dram = DramTraffic(
         weight_read_bits=int(counts[kernel.WEIGHT_READ]),
         input_read_bits=int(counts[kernel.INPUT_READ]),
@@ -25,8 +49,9 @@ def simulate_fast(plan: Plan) -> LayerResult:
         parameter_read_bits=int(counts[kernel.PARAMETER_READ]),
     )
     rows = traffic_rows(plan, dram)
-    active = plan.active_pe_steps * plan.step_cycles
+    active = plan.active_pe_steps * plan.step_cycles if passes is None else passes.active_pe_cycles
     total = int(counts[kernel.TOTAL])
+    step_cycles = float(plan.step_cycles) if passes is None else int(counts[kernel.COMPUTE]) / step_count(plan)
     return LayerResult(
         engine="fast",
         layer=plan.layer.name,
@@ -36,13 +61,15 @@ def simulate_fast(plan: Plan) -> LayerResult:
         stall_cycles={cause: int(counts[kernel.STALL0 + i]) for i, cause in enumerate(STALL_CAUSES)},
         stalls=_stalls(plan, stalls),
         traffic=rows,
-        energy_pj=energy_pj(plan, rows, total),
+        energy_pj=energy_pj(plan, rows, active, total),
         macs=plan.layer.macs,
         active_pe_cycles=active,
-        pe_utilization=pe_utilization(plan, total),
+        pe_utilization=pe_utilization(plan, total, step_cycles),
         dram_busy_cycles=int(counts[kernel.BUSY]),
         dram_row_cycles=int(counts[kernel.ROW_WAIT]),
         tile_count=int(counts[kernel.EVENTS]),
+        value_source=None if passes is None or values is None else values.source,
+        mean_step_cycles=step_cycles,
     )
 
 
@@ -56,8 +83,8 @@ def _stalls(plan: Plan, cycles: npt.NDArray[np.int64]) -> tuple[Stall, ...]:
     )
 
 
-def pe_utilization(plan: Plan, total_cycles: int) -> float:
-    """Useful products over what all lanes of the grid could have done in that time."""
+def pe_utilization(plan: Plan, total_cycles: int, step_cycles: float) -> float:
+    """Useful products over what all lanes of the grid could have done in that time, a step every ``step_cycles``."""
     element = plan.accelerator.processing_element
-    products_per_cycle = plan.accelerator.grid.pe_count * element.lanes(plan.precision) / plan.step_cycles
+    products_per_cycle = plan.accelerator.grid.pe_count * element.lanes(plan.precision) / step_cycles
     return plan.layer.macs / (products_per_cycle * total_cycles)

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from simulator.layer import Frozen
 from simulator.provenance import Confidence
+from simulator.values import ValueSource
 
 StallCause = Literal["parameters", "weight", "input", "partial_sum", "output_slot", "write_back"]
 STALL_CAUSES: tuple[StallCause, ...] = (
@@ -59,10 +60,14 @@ class LayerResult(Frozen):
             ``interconnect``, ``conversion``, ``scaling``, ``leakage``. ``bound``'s leakage is that of its cycles.
         macs: multiply-accumulates of the layer.
         active_pe_cycles: Σ over PEs of the cycles in which they work on at least one product.
-        pe_utilization: useful products ÷ products that grid and cycles would allow at this precision.
+        pe_utilization: useful products ÷ products that grid and cycles would allow at this precision, a step every
+            ``mean_step_cycles``.
         dram_busy_cycles: cycles in which the DRAM channel transfers, or waits for the rows of a transfer.
         dram_row_cycles: those of them in which it waits for rows to open.
         tile_count: passes that the tile loop makes.
+        value_source: what the values were on which the time depends: ``recorded`` of a run of the network, or
+            ``statistical``, drawn from a distribution; None where time does not depend on values.
+        mean_step_cycles: cycles of a step of the grid, in the mean (None in records of earlier versions).
     """
 
     engine: Engine
@@ -80,6 +85,8 @@ class LayerResult(Frozen):
     dram_busy_cycles: int
     dram_row_cycles: int = 0
     tile_count: int
+    value_source: ValueSource | None = None
+    mean_step_cycles: float | None = None
 
     @model_validator(mode="after")
     def _check(self) -> LayerResult:

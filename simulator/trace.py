@@ -13,11 +13,13 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from simulator.fast import value_passes
 from simulator.kernels import transfers as kernel
 from simulator.kernels import walk
 from simulator.layer import OPERANDS
 from simulator.plan import Plan
 from simulator.result import STALL_CAUSES
+from simulator.values import LayerValues
 from simulator.walk_input import walk_input
 
 Track = Literal["grid", "dram", "buffer", "held"]
@@ -88,21 +90,25 @@ class LayerTrace:
             yield Slice(track, name, start, cycles, bits, tile, self.memories[memory] if memory >= 0 else "")
 
 
-def count_slices(plan: Plan) -> int:
-    """Slices of a layer's whole timeline, without keeping them."""
-    return _walk(plan, 0)[1]
+def count_slices(plan: Plan, values: LayerValues | None = None) -> int:
+    """Slices of a layer's whole timeline, without keeping them. ``values`` as in ``simulate_fast``."""
+    return _walk(walk_input(plan, value_passes(plan, values)), 0)[1]
 
 
-def trace_layer(plan: Plan, most: int) -> LayerTrace:
-    """Timeline of a layer, at most ``most`` slices of it (≥ 0): the first ones, and the count of the others."""
+def trace_layer(plan: Plan, most: int, values: LayerValues | None = None) -> LayerTrace:
+    """Timeline of a layer, at most ``most`` slices of it (≥ 0): the first ones, and the count of the others.
+
+    ``values`` as in ``simulate_fast``.
+    """
+    laid_out = walk_input(plan, value_passes(plan, values))
     # First counted, so that the limit costs no memory where the layer is small.
-    kept = min(most, count_slices(plan))
-    rows, count, total = _walk(plan, kept)
+    kept = min(most, _walk(laid_out, 0)[1])
+    rows, count, total = _walk(laid_out, kept)
     return LayerTrace(rows, total, count - kept, tuple(memory.name for memory in plan.accelerator.memories))
 
 
-def _walk(plan: Plan, capacity: int) -> tuple[npt.NDArray[np.int64], int, int]:
+def _walk(laid_out: kernel.WalkInput, capacity: int) -> tuple[npt.NDArray[np.int64], int, int]:
     """Rows, how many there would be, total cycles."""
     log = kernel.Log(np.empty((capacity, 6), dtype=np.int64), np.zeros(1, dtype=np.int64))
-    counts, _ = walk(walk_input(plan), log)
+    counts, _ = walk(laid_out, log)
     return log.rows, int(log.count[0]), int(counts[kernel.TOTAL])

@@ -12,14 +12,15 @@ from simulator.kernels import transfers as kernel
 from simulator.kernels.dram_rows import RowInput
 from simulator.layer import DIMS, OPERANDS, RELEVANT_DIMS, Operand
 from simulator.plan import Place, Plan
+from simulator.value_timing import PassTimes
 
 Counts = npt.NDArray[np.int64]
 _RELEVANT = np.array([[dim in RELEVANT_DIMS[operand] for dim in DIMS] for operand in OPERANDS])
 _NO_PASSES = np.zeros(0, dtype=np.int64)
 
 
-def walk_input(plan: Plan) -> kernel.WalkInput:
-    """Lay a plan out for the kernel."""
+def walk_input(plan: Plan, passes: PassTimes | None = None) -> kernel.WalkInput:
+    """Lay a plan out for the kernel. ``passes``: the time of each pass, where the operands' values decide it."""
     stationary = plan.timing.stationary
     streamed = np.array([stationary is not None and dim not in RELEVANT_DIMS[stationary] for dim in DIMS])
     places = [plan.places(operand) for operand in OPERANDS]
@@ -86,8 +87,9 @@ def walk_input(plan: Plan) -> kernel.WalkInput:
         overlap=plan.timing.overlap,
         preload=plan.timing.preload,
         folds_on=stationary is not None,
-        pass_compute=_NO_PASSES,
-        pass_occupied=_NO_PASSES,
+        pass_compute=_NO_PASSES if passes is None else passes.compute,
+        pass_occupied=_NO_PASSES if passes is None else passes.occupied,
+        pass_early=_NO_PASSES if passes is None else passes.early,
         bandwidth=dram.bandwidth_bits_per_cycle,
         latency=dram.latency_cycles,
         burst=dram.burst_bits,

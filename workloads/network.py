@@ -14,6 +14,8 @@ import onnx
 
 from simulator.layer import Layer, VectorOp
 
+AxisLoops = tuple[tuple[str, ...], ...]
+
 
 @dataclass(frozen=True)
 class LayerBinding:
@@ -25,6 +27,9 @@ class LayerBinding:
         weight_channel_axes: axes of that initialiser which number output channels (one scale each).
         weight_reduced_axes: axes that are summed over.
         weight_slot, input_slot: positions of the operands among the node's inputs.
+        weight_loops, input_loops: for each axis of the operand's tensor the loops of the nest that it numbers, outer
+            first, each with a place among its like: ``(("G0", "K0"), ("C0",))``. ``H`` and ``W`` are rows and columns
+            of the stored input; an axis of extent 1 may number none. Empty where the layout is not known.
     """
 
     node: str
@@ -33,6 +38,8 @@ class LayerBinding:
     weight_reduced_axes: tuple[int, ...] = ()
     weight_slot: int = 1
     input_slot: int = 0
+    weight_loops: AxisLoops = ()
+    input_loops: AxisLoops = ()
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from simulator.mapping import Mapping, MappingLevel
 from simulator.precision import LayerPrecision
 from simulator.processing_elements import ProcessingElement
 from simulator.result import LayerResult
+from simulator.values import LayerValues
 
 PLENTY_BITS = 2**50
 
@@ -68,10 +69,10 @@ def one_pass(layer: Layer, spatial: dict[str, dict[Dim, int]], order: tuple[Dim,
 
 def run_in_one_pass(
     layer: Layer, precision: LayerPrecision, machine: Accelerator, spatial: dict[str, dict[Dim, int]],
-    order: tuple[Dim, ...],
+    order: tuple[Dim, ...], values: LayerValues | None = None,
 ) -> LayerResult:
     """Simulate a layer as one buffer tile, walked in ``order`` (outermost first)."""
-    return simulate(layer, precision, machine, one_pass(layer, spatial, order))
+    return simulate(layer, precision, machine, one_pass(layer, spatial, order), values=values)
 
 
 def grid_cycles(result: LayerResult) -> int:

@@ -11,6 +11,7 @@ from benchmarks.reference import (
     accelforge_search,
     bit_fusion_simulator,
     bitmod,
+    bitsim,
     hawqv3,
     rtl,
     scalesim,
@@ -62,6 +63,11 @@ def _bitmod(folder: Path) -> Comparison:
     return compare(table, bitmod.evaluate(table))
 
 
+def _bitsim(folder: Path) -> Comparison:
+    rows = read_rows(folder / "bitsim_data_dependent_cycles.csv")
+    return compare(rows, bitsim.evaluate(folder), "BitWave: the sign's column counted, less one column a step")
+
+
 REFERENCE_SETS: tuple[ReferenceSet, ...] = (
     _rows("scalesim_compute.csv", scalesim.evaluate, "os: its OFMAP writes include rows + columns a fold"),
     _rows("rtl_bitfusion_array.csv", rtl.bit_fusion_array),
@@ -79,7 +85,7 @@ REFERENCE_SETS: tuple[ReferenceSet, ...] = (
     ReferenceSet(accelforge.FRONTS, accelforge.run, also_reads=(f"{accelforge.INPUTS}/arch_A.yaml",)),
     ReferenceSet(accelforge.FRONTS, accelforge_search.run, also_reads=(f"{accelforge.INPUTS}/arch_A.yaml",),
                  what="search"),
-    ReferenceSet("bitsim_data_dependent_cycles.csv", None, "no value-dependent processing element yet"),
+    ReferenceSet("bitsim_data_dependent_cycles.csv", _bitsim, also_reads=("bitsim_weights.npz",)),
     ReferenceSet("haq_mobilenetv2_latency.csv", None, "inputs: latencies of an accelerator not described in public",
                  is_simulator_set=False),
     ReferenceSet("tpu_v4_gemm.csv", None, "measured silicon: plot and correlation by python -m benchmarks.tpu_v4",

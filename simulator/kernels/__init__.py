@@ -31,10 +31,11 @@ try:
     from simulator.kernels.extents import nested_starts, touched_counts
     from simulator.kernels.tile_walk import walk
     from simulator.kernels.tiling_cycles import tiling_cycles
+    from simulator.kernels.value_steps import input_counts, pass_times, weight_counts
 finally:
     numba.config.CACHE_DIR = _previous
 
 __all__ = [
-    "enumerate_choices", "nest_front", "nested_starts", "non_dominated", "random_descents", "tiling_cycles",
-    "touched_counts", "walk",
+    "enumerate_choices", "input_counts", "nest_front", "nested_starts", "non_dominated", "pass_times",
+    "random_descents", "tiling_cycles", "touched_counts", "walk", "weight_counts",
 ]

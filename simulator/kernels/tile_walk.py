@@ -281,20 +281,24 @@ def walk(w, log=None):
     last_write = np.int64(0)
     while True:
         event = result[EVENTS]
-        if w.pass_compute.shape[0] > 0:
-            fold_compute, occupied, folds, early = w.pass_compute[event], w.pass_occupied[event], 1, 0
-            period = fold_compute
-        else:
-            occupied, folds, fold_compute, period, early = _occupation(w, length[levels + 1])
+        occupied, folds, fold_compute, period, early = _occupation(w, length[levels + 1])
+        compute = folds * fold_compute
+        if w.pass_compute.size > 0:
+            compute, occupied, early = w.pass_compute[event], w.pass_occupied[event], w.pass_early[event]
         if w.grid_ports:
             port_cycles(w, st.run, index, length, hold)
         start = _start_pass(w, st, log, grid_free, parameters_done, hold, event)
         if log is not None:
-            _note_pass(log, w.load_cycles, folds, fold_compute, period, start, occupied, event)
+            if w.pass_compute.size > 0:
+                # Folds differ in length, and their lengths are not kept: what is no compute is drawn ahead of it.
+                note(log, FILL_DRAIN, start, occupied - compute, 0, event, -1)
+                note(log, COMPUTE, start + occupied - compute, compute, 0, event, -1)
+            else:
+                _note_pass(log, w.load_cycles, folds, fold_compute, period, start, occupied, event)
             _note_outputs(w, st, index, length, start)
         stretch = _stretch(w, st, log, start, occupied, hold, event) if w.grid_ports else 0
-        result[COMPUTE] += folds * fold_compute
-        result[FILL_DRAIN] += occupied - folds * fold_compute
+        result[COMPUTE] += compute
+        result[FILL_DRAIN] += occupied - compute
         grid_free = start + occupied + stretch
         complete = grid_free - early + (w.tail_cycles if w.overlap else 0)
         result[EVENTS] += 1

@@ -50,7 +50,9 @@ WalkInput = namedtuple(
         "prefix", "prefix_start", "prefix_width",  # sums of the input's rows and columns over register tiles
         "parameter_bits",
         "step_cycles", "load_cycles", "tail_cycles", "drain_cycles", "overlap", "preload", "folds_on",
-        "pass_compute", "pass_occupied",  # (events,) where the values decide; else empty
+        # Where the time of a step depends on values (else of size 0): what each pass takes, by event. Compute cycles,
+        # cycles that it holds the grid, and how many of the latter its results need not wait for.
+        "pass_compute", "pass_occupied", "pass_early",
         "bandwidth", "latency", "burst",
         "rows",  # RowInput
         "has_rows",

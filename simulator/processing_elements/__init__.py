@@ -9,14 +9,17 @@ from pydantic import Field
 from simulator.processing_elements.base import PrecisionEnergy, ProcessingElementBase
 from simulator.processing_elements.bit_fusion import BitFusionElement
 from simulator.processing_elements.bit_serial import BitSerialElement
+from simulator.processing_elements.bit_sparse import BitSparseElement
 from simulator.processing_elements.fixed import FixedElement
 from simulator.processing_elements.floating_point import FloatingPointElement
 
 ProcessingElement = Annotated[
-    FixedElement | BitFusionElement | BitSerialElement | FloatingPointElement, Field(discriminator="kind")
+    FixedElement | BitFusionElement | BitSerialElement | BitSparseElement | FloatingPointElement,
+    Field(discriminator="kind"),
 ]
 
 __all__ = [
-    "BitFusionElement", "BitSerialElement", "FixedElement", "FloatingPointElement", "PrecisionEnergy",
+    "BitFusionElement", "BitSerialElement", "BitSparseElement", "FixedElement", "FloatingPointElement",
+    "PrecisionEnergy",
     "ProcessingElement", "ProcessingElementBase",
 ]

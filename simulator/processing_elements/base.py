@@ -103,6 +103,23 @@ class ProcessingElementBase(Frozen):
     def cycles_per_step(self, precision: LayerPrecision) -> int:
         """Cycles that one step takes."""
 
+    @property
+    def depends_on_values(self) -> bool:
+        """Whether the time of a step depends on its operands; ``cycles_per_step`` is then the most it takes."""
+        return False
+
+    def without_skipping(self) -> Self:
+        """This element as it would be if its time did not depend on values: every step at ``cycles_per_step``."""
+        return self
+
+    def fewest_cycles_per_step(self, precision: LayerPrecision) -> int:
+        """Cycles that one step takes at least, whatever its operands."""
+        return self.cycles_per_step(precision)
+
+    def grid_step_cycles(self, weights: IntArray, inputs: IntArray, precision: LayerPrecision) -> int:
+        """Cycles of one step of the grid. ``weights`` and ``inputs``: codes, shape (PEs at work, lanes)."""
+        return self.cycles_per_step(precision)
+
     @abstractmethod
     def dot(self, weights: IntArray, inputs: IntArray, precision: LayerPrecision) -> IntArray:
         """Sum of products over the last axis, computed the way the circuit does.

@@ -525,10 +525,11 @@ class _Machine:
             energy_pj=energy,
             macs=self.layer.macs,
             active_pe_cycles=active,
-            pe_utilization=self.layer.macs * element.cycles_per_step(self.precision) / possible,
+            pe_utilization=self.layer.macs * (self.compute / self.grid.steps_taken) / possible,
             dram_busy_cycles=self.dram_busy,
             dram_row_cycles=self.dram_row_cycles,
             tile_count=len(self.program.events),
+            mean_step_cycles=self.compute / self.grid.steps_taken,
         )
 
     def _stall_rows(self) -> tuple[Stall, ...]:

@@ -73,6 +73,7 @@ class Grid(ABC):
         occupied: whether a pass holds the grid.
         completed: events whose last result has arrived.
         active_pe_cycles: Σ over cycles of the PEs that work on at least one product.
+        steps_taken: steps that have entered the grid.
     """
 
     def __init__(
@@ -81,13 +82,14 @@ class Grid(ABC):
         self.element = element
         self.memories = memories
         self.precision = memories.precision
-        self.cycles_per_step = element.cycles_per_step(self.precision)
+        self.steps_taken = 0
         self.lanes = element.lanes(self.precision)
         self.pes = {position: PeState() for position in positions}
         self.occupied = False
         self.completed: set[int] = set()
         self.active_pe_cycles = 0
         self._folds: list[Fold] = []
+        self._duration: dict[Step, int] = {}
         self._sums: Values = {}
 
     def start(self, event: Event) -> None:
@@ -105,8 +107,18 @@ class Grid(ABC):
     def cycle(self) -> Activity | None:
         """Pass one cycle; say what the grid spends it on, None where no pass occupies it."""
 
+    def step_cycles(self, step: Step) -> int:
+        """Cycles of a step: all PEs take those of the slowest, which is known when the step enters."""
+        if not self.element.depends_on_values:
+            return self.element.cycles_per_step(self.precision)
+        if step not in self._duration:
+            codes = self.memories.lane_codes(step, self.lanes)
+            self._duration[step] = self.element.grid_step_cycles(*codes, self.precision)
+        return self._duration[step]
+
     def _payload(self, step: Step) -> dict[Operand, Values]:
         """Fetch what arrives with a step."""
+        self.steps_taken += 1
         if step.opens:
             self.memories.hold("output", step.outputs)
         return {
@@ -116,7 +128,7 @@ class Grid(ABC):
     def _begin(self, state: PeState, position: Position, step: Step, payload: dict[Operand, Values]) -> None:
         """Let a PE begin a step: its registers take what came along."""
         assert state.step is None, f"PE {position} is given a step in the middle of another one"
-        state.step, state.cycles_left = step, self.cycles_per_step
+        state.step, state.cycles_left = step, self.step_cycles(step)
         if position in self.memories.program.layout.place:
             for operand, fetch in step.fetches.items():
                 if operand in payload:

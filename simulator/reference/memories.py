@@ -268,6 +268,17 @@ class Memories:
                 found[operand, "read"] += len(fetch.wanted) * self.precision.stored_bits(operand)
         return Counter({key: bits for key, bits in found.items() if key[0] not in self.program.bypass})
 
+    def lane_codes(self, step: Step, lanes: int) -> tuple[IntArray, IntArray]:
+        """Codes on the lanes of the PEs at work in a step, weights and inputs, shapes (PEs, lanes); else 0."""
+        weights = np.zeros((len(step.work), lanes), dtype=np.int64)
+        inputs = np.zeros((len(step.work), lanes), dtype=np.int64)
+        for row, work in enumerate(step.work.values()):
+            for lane, element in enumerate(work.weights):
+                weights[row, lane] = self._dram["weight"][element]
+            for lane, place in enumerate(work.inputs):
+                inputs[row, lane] = 0 if place is None else self._dram["input"][place]
+        return weights, inputs
+
     def note_products(self, step: Step) -> None:
         """Count the products that a step added to each output, and what they read in the register files."""
         for work in step.work.values():

@@ -111,7 +111,7 @@ class SystolicGrid(Grid):
         self._loading: tuple[Fold, Values] | None = None
         self._load_row = 0
         self._fold: Fold | None = None
-        self._clock = 0
+        self._clock = self._step_number = self._step_clock = 0
         self._draining = 0
 
     def cycle(self) -> Activity | None:
@@ -153,6 +153,7 @@ class SystolicGrid(Grid):
         number = self._folds_started
         if self._fold is None and number < self._loads_done and number == self._folds_released:
             self._fold, self._clock = self._folds[number], 0
+            self._step_number = self._step_clock = 0
             self._folds_started += 1
 
     def _start_load(self) -> None:
@@ -178,11 +179,10 @@ class SystolicGrid(Grid):
         return token
 
     def _enter_step(self, fold: Fold) -> tuple[StepToken | None, StepToken | None]:
-        """Let a step enter at the edges, once every ``cycles_per_step`` cycles."""
+        """Let a step enter at the edges, once the one before has had its cycles."""
         right = down = None
-        number, phase = divmod(self._clock, self.cycles_per_step)
-        if phase == 0:
-            step = fold.steps[number]
+        step = fold.steps[self._step_number]
+        if self._step_clock == 0:
             payload = self._payload(step)
             # The downward wires of a weight- or input-stationary array carry the next fold's elements.
             from_top: set[Operand] = {"weight"} if self.stationary in (None, "output") else set()
@@ -191,7 +191,10 @@ class SystolicGrid(Grid):
                 down = StepToken(step, {name: payload[name] for name in payload if name in from_top})
             self._in_flight += step.closes or self.stationary != "output"
         self._clock += 1
-        if self._clock == len(fold.steps) * self.cycles_per_step:
+        self._step_clock += 1
+        if self._step_clock == self.step_cycles(step):
+            self._step_number, self._step_clock = self._step_number + 1, 0
+        if self._step_number == len(fold.steps):
             self._fold = None
             if self.overlaps:
                 self._draining = max(0, self._drain - self._clock)

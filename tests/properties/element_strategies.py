@@ -15,14 +15,16 @@ from simulator.precision import LayerPrecision
 from simulator.processing_elements import (
     BitFusionElement,
     BitSerialElement,
+    BitSparseElement,
     FixedElement,
     FloatingPointElement,
     PrecisionEnergy,
     ProcessingElement,
 )
 
-Kind = Literal["fixed", "bit_fusion", "bit_serial", "floating_point"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+Kind = Literal["fixed", "bit_fusion", "bit_serial", "floating_point", "bit_sparse"]
+KINDS: tuple[Kind, ...] = tuple(kind for kind in get_args(Kind) if kind != "bit_sparse")
+"""The kinds whose time does not depend on values."""
 
 
 def random_codes(rng: np.random.Generator, number_format: Format, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
@@ -92,12 +94,39 @@ def processing_elements(draw: st.DrawFn, max_lanes: int = 4, kinds: tuple[Kind, 
             **common,
         )
     serial = draw(st.sampled_from((("weight",), ("input",), ("weight", "input"))))
+    if kind == "bit_sparse":
+        return draw(bit_sparse_elements(serial, max_lanes + 2, common))
     return BitSerialElement(
         serial_operands=serial,
         lane_count=draw(st.integers(1, max_lanes)),
         digit_bits=draw(st.integers(1, 3)),
         width_rounding=draw(st.sampled_from(("none", "power_of_two"))),
         min_bits=draw(st.integers(1, 3)),
+        max_bits=8,
+        **common,
+    )
+
+
+@st.composite
+def bit_sparse_elements(
+    draw: st.DrawFn, serial: tuple[str, ...], max_lanes: int, common: dict[str, float | int]
+) -> BitSparseElement:
+    """PEs whose time depends on values, in all their variants."""
+    skipping = draw(st.sampled_from(("zero_bits", "zero_columns", "leading_bits")))
+    encoding = draw(st.sampled_from(("twos_complement", "sign_magnitude")))
+    stage = draw(st.sampled_from((None, 0, 1, 2))) if skipping == "zero_bits" else None
+    may_send_signs = encoding == "sign_magnitude" and stage is None
+    return BitSparseElement(
+        serial_operands=serial,
+        skipped_operands=draw(st.sampled_from([chosen for chosen in (serial, serial[:1], serial[1:]) if chosen])),
+        skipping=skipping,
+        encoding=encoding,
+        sign_cycles=draw(st.integers(0, 1)) if may_send_signs else 0,
+        group_size=draw(st.sampled_from((None, 1, 2, 3))),
+        first_stage_bits=stage,
+        overlapped_cycles=draw(st.sampled_from((0, 0, 1))),
+        min_step_cycles=draw(st.sampled_from((1, 1, 2))),
+        lane_count=draw(st.integers(1, max_lanes)),
         max_bits=8,
         **common,
     )

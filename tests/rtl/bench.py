@@ -25,6 +25,7 @@ from simulator.layer import Dim, Layer
 from simulator.precision import LayerPrecision
 from simulator.processing_elements import ProcessingElement
 from simulator.reference import simulate_reference
+from simulator.values import LayerValues
 
 IntArray = npt.NDArray[np.int64]
 
@@ -123,12 +124,10 @@ def predict(
     """Simulate ``inputs`` (P, C) times ``weights`` (K, C), transposed, as one buffer tile walked in ``order``."""
     layer = Layer(name="product", dims={"K": len(weights), "P": len(inputs), "C": weights.shape[1]})
     mapping = one_pass(layer, spatial, order)
-    fast = simulate(layer, precision, machine, mapping, engine="fast")
-    _, outputs = simulate_reference(
-        layer, precision, machine, mapping,
-        weights[np.newaxis, :, :, np.newaxis, np.newaxis],
-        inputs.T[np.newaxis, np.newaxis, :, :, np.newaxis],
-    )
+    operands = weights[np.newaxis, :, :, np.newaxis, np.newaxis], inputs.T[np.newaxis, np.newaxis, :, :, np.newaxis]
+    values = LayerValues(*operands, source="recorded")
+    fast = simulate(layer, precision, machine, mapping, engine="fast", values=values)
+    _, outputs = simulate_reference(layer, precision, machine, mapping, *operands)
     return Prediction(cycles=grid_cycles(fast), outputs=outputs[0, 0, :, :, 0].T)
 
 

@@ -51,6 +51,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "Processing element: `fixed`": elements.FixedElement,
     "Processing element: `bit_fusion`": elements.BitFusionElement,
     "Processing element: `bit_serial`": elements.BitSerialElement,
+    "Processing element: `bit_sparse`": elements.BitSparseElement,
     "Processing element: `floating_point`": elements.FloatingPointElement,
     "Processing element: energy by precision": elements.PrecisionEnergy,
     "Vector unit": machine.VectorUnit,

@@ -23,7 +23,8 @@ NAMES = [preset.name for preset in list_presets()]
 
 def test_the_presets_of_this_release() -> None:
     assert NAMES == [
-        "bit_fusion", "eyeriss_like", "flexiq_like", "gaudi_like", "loom", "stripes", "tpu_like", "unpu_like",
+        "bit_fusion", "bitwave_like", "eyeriss_like", "flexiq_like", "gaudi_like", "loom", "pragmatic_like", "stripes",
+        "tpu_like", "unpu_like",
     ]
 
 
@@ -197,6 +198,8 @@ def test_bit_fusion_is_the_published_machine() -> None:
         ("eyeriss_like", "w16a16", 168),
         ("stripes", "w16a16", 4096),  # equals DaDianNao's 16 tiles × 256 multipliers
         ("stripes", "w16a5", 4096 * 16 / 5),
+        ("pragmatic_like", "w16a16", 4096),  # no bit skipped
+        ("bitwave_like", "w8a8", 512),
         ("loom", "w16a16", 128),
         ("loom", "w3a5", 128 * 256 / 15),
         ("unpu_like", "w16a16", 864),  # 345.6 GOPS at 200 MHz

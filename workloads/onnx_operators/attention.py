@@ -169,7 +169,8 @@ def _packed(node: onnx.NodeProto, view: ModelView) -> tuple[Step, ...]:
         has_bias=bool(bias),
     )
     binding = LayerBinding(
-        node.name, weight if is_constant else None, weight_channel_axes=(1,), weight_reduced_axes=(0,)
+        node.name, weight if is_constant else None, weight_channel_axes=(1,), weight_reduced_axes=(0,),
+        weight_loops=(("C0",), ("K0",)), input_loops=(("P0",), ("P1",), ("C0",)),
     )
     before = (Step(projection, (data, weight), binding=binding),)
     masks = tuple(name for name in (mask, relative) if name)

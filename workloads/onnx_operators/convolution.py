@@ -91,6 +91,8 @@ def lower_convolution(node: onnx.NodeProto, view: ModelView) -> tuple[Step, ...]
         weight_reduced_axes=tuple(range(1, 2 + spatial)),
         weight_slot=weight_slot,
         input_slot=input_slot,
+        weight_loops=(("G0", "K0"), ("C0",), *(("R0",), ("S0",))[-spatial:]),
+        input_loops=(("N0",), ("G0", "C0"), *(("H0",), ("W0",))[-spatial:]),
     )
     steps = [Step(layer, (data, weight), binding=binding)]
     count = view.count(node.output[0])
@@ -128,6 +130,8 @@ def lower_transposed_convolution(node: onnx.NodeProto, view: ModelView) -> tuple
         # Products of several taps meet in one output channel, so they share that channel's scale.
         weight_channel_axes=(1,),
         weight_reduced_axes=(0, *range(2, 2 + spatial)),
+        weight_loops=(("G0", "C0"), ("K0",), *(("K1",), ("K2",))[:spatial]),
+        input_loops=(("N0",), ("G0", "C0"), *(("H0",), ("W0",))[-spatial:]),
     )
     stride = view.attribute(node, "strides", [1] * spatial)
     dilation = view.attribute(node, "dilations", [1] * spatial)

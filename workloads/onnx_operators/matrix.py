@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import onnx
 
 from simulator.layer import Layer, VectorKind, VectorOp
-from workloads.network import LayerBinding
+from workloads.network import AxisLoops, LayerBinding
 from workloads.onnx_operators.view import ModelView, Step, product
 
 Label = Hashable
@@ -78,8 +78,27 @@ def contract(
         weight_reduced_axes=tuple(axis for axis, label in enumerate(weight.labels) if label not in output),
         weight_slot=weight.slot,
         input_slot=data.slot,
+        weight_loops=_loops(weight.labels, weight_extents, data_extents, output, "K"),
+        input_loops=_loops(data.labels, data_extents, weight_extents, output, "P"),
     )
     return Step(layer, (left_name, right_name), binding=binding)
+
+
+def _loops(
+    labels: Sequence[Label], own: dict[Label, int], other: dict[Label, int], output: Sequence[Label], lone: str
+) -> AxisLoops:
+    """Loops that each axis of an operand numbers; shared labels in an order that both operands agree on."""
+    shared = sorted((label for label in own if label in other), key=str)
+    alone = [label for label in own if label not in other]
+    found: list[tuple[str, ...]] = []
+    for label in labels:
+        if label not in own:
+            found.append(())
+        elif label in alone:
+            found.append((f"{lone}{alone.index(label)}",))
+        else:
+            found.append((f"{'G' if label in output else 'C'}{shared.index(label)}",))
+    return tuple(found)
 
 
 def weight_stands_left(view: ModelView, left: str, right: str) -> bool:

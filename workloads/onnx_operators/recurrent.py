@@ -11,7 +11,7 @@ from __future__ import annotations
 import onnx
 
 from simulator.layer import Layer, VectorKind, VectorOp
-from workloads.network import LayerBinding
+from workloads.network import AxisLoops, LayerBinding
 from workloads.onnx_operators.view import INTERNAL, ModelView, Step
 
 # Operator → gates, and vector operations for each element of the hidden state and each step:
@@ -50,13 +50,15 @@ def lower_recurrent(node: onnx.NodeProto, view: ModelView) -> tuple[Step, ...]:
     )
     initial = tuple(name for name in node.input[4:] if name)
 
-    def binding(slot: int, input_slot: int) -> LayerBinding:
+    def binding(slot: int, input_slot: int, weight_loops: AxisLoops, input_loops: AxisLoops) -> LayerBinding:
         name = node.input[slot]
         return LayerBinding(node.name, name if view.is_constant(name) else None, weight_channel_axes=(0, 1),
-                            weight_reduced_axes=(2,), weight_slot=slot, input_slot=input_slot)
+                            weight_reduced_axes=(2,), weight_slot=slot, input_slot=input_slot,
+                            weight_loops=weight_loops, input_loops=input_loops)
 
+    whole = binding(1, 0, (("K0",), ("K1",), ("C0",)), (("P0",), ("P1",), ("C0",)))
     return (
-        Step(projection, (data, weight), binding=binding(1, 0)),
-        Step(state, (recurrent, *initial), binding=binding(2, INTERNAL)),
+        Step(projection, (data, weight), binding=whole),
+        Step(state, (recurrent, *initial), binding=binding(2, INTERNAL, (("G0",), ("K0",), ("C0",)), ())),
         Step(cell, (), after=(projection.name, state.name)),
     )
