@@ -116,8 +116,11 @@ def source_of(sources: Mapping[str, Source], path: str) -> Source | None:
 
 
 def uncovered(accelerator: Accelerator) -> tuple[str, ...]:
-    """Places of the numbers of a machine that have no source."""
-    description = accelerator.model_dump(mode="json", exclude={"sources"})
+    """Places of the numbers that a machine's description gives without a source.
+
+    What it leaves at a field's default is no number of its own: nothing is modelled there that costs anything.
+    """
+    description = accelerator.model_dump(mode="json", exclude={"sources"}, exclude_unset=True)
     return tuple(path for path in number_values(description) if source_of(accelerator.sources, path) is None)
 
 
