@@ -183,6 +183,13 @@ def test_validate_names_the_mistakes_of_every_file() -> None:
     ]
 
 
+def test_a_machine_to_show_that_is_not_there() -> None:
+    (line,) = _refused("hardware", "bit_fusoin")
+    assert line.startswith("error: accelerator='bit_fusoin': no such preset (allowed: bit_fusion, eyeriss_like, ")
+    assert line.endswith("did you mean 'bit_fusion'?)")
+    assert _refused("hardware", "none.yaml") == ["error: none.yaml: no such file"]
+
+
 @pytest.mark.parametrize(("hardware", "message"), [
     ("bit_fusoin", "accelerator='bit_fusoin': no such preset (allowed: bit_fusion, "),
     ("none.yaml", "none.yaml: no such file"),
