@@ -54,8 +54,9 @@ def sources_frame(accelerator: Accelerator) -> pd.DataFrame:
 
     >>> from hw_configs import open_accelerator
     >>> frame = sources_frame(open_accelerator("bit_fusion"))
-    >>> frame.set_index("number").loc["clock_mhz", ["value", "confidence"]].tolist()
-    [500.0, 'extracted']
+    >>> row = frame.set_index("number").loc["clock_mhz"]
+    >>> float(row["value"]), row["confidence"]
+    (500.0, 'extracted')
     """
     rows = []
     for path, value in number_values(accelerator.model_dump(mode="json", exclude={"sources"})).items():

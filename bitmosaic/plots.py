@@ -255,8 +255,10 @@ def _draw_bars(axes: Axes, frame: pd.DataFrame, names: list[str]) -> None:
         values = frame[column].fillna(0.0).reset_index(drop=True)
         if not values.any():
             continue
-        style = index % len(_FILLS)
-        axes.barh(positions, values, left=start, height=0.72, color=_FILLS[style], hatch=_HATCHES[style],
+        # Once all fills are used they come again, with the next hatch: no two parts look alike.
+        rounds, style = divmod(index, len(_FILLS))
+        hatch = _HATCHES[(style + rounds) % len(_HATCHES)]
+        axes.barh(positions, values, left=start, height=0.72, color=_FILLS[style], hatch=hatch,
                   edgecolor="#222222", linewidth=0.4, label=column)
         start = start + values
     # Said outright: a last part of width 0 would pin the axis to the end of its bar.

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
 from typing import cast
 
-from benchmarks.reference.comparison import Answer, NotCovered, Rounded, Row, Value
+from benchmarks.reference.comparison import Answer, Row, Value
 from simulator.counting_rules import bit_fusion_simulator as rules
-
-CLOCK_MHZ = 500  # of the paper's 45 nm machine; the summary's milliseconds are at this clock
 
 
 def machine_of(row: Row) -> rules.Machine:
@@ -72,61 +68,3 @@ def best_tiling(row: Row) -> Answer:
     counts = rules.count(machine, work_of(row), tiling_of(row))
     energy = rules.PAPER_ENERGY.total_pj(counts) / 1e3 if _energy_is_known(machine) else None
     return {**_columns(counts), "compute_cycles": counts.compute_cycles, "dyn_energy_nJ": energy}
-
-
-def _macs(row: Row) -> int:
-    return math.prod(int(row[name]) for name in ("batch", "K", "K", "O", "O", "IC", "OC"))
-
-
-def _layers_of(grid: Sequence[Row], net: str, batch: str) -> list[Row]:
-    """Return the rows of one network at its own precisions: the first configuration of that batch in the file."""
-    found: list[Row] = []
-    for row in grid:
-        if row["net"] != net or row["batch"] != batch or row["bw_bits_per_cycle"] != "192":
-            continue
-        if not _energy_is_known(machine_of(row)):
-            continue
-        if row["layer"] in {earlier["layer"] for earlier in found}:
-            break
-        found.append(row)
-    return found
-
-
-def summary(grid: Sequence[Row], table: Sequence[Row]) -> Callable[[Row], Answer]:
-    """Return the evaluation of networks as sums over the grid's rows; Eyeriss's columns are taken as given."""
-
-    def network(row: Row) -> Answer:
-        if row["net"] == "geomean":
-            return _geomean(row, [network(other) for other in table if other["net"] != "geomean"])
-        layers = _layers_of(grid, row["net"], row["batch"])
-        if sum(_macs(layer) for layer in layers) != int(row["macs_total"]):
-            return NotCovered("the grid file does not hold all layers of the network", lacks_inputs=True)
-        counts = [rules.count(machine_of(layer), work_of(layer), tiling_of(layer)) for layer in layers]
-        energy, images = rules.PAPER_ENERGY, int(row["batch"])
-        cycles = sum(count.total_cycles for count in counts)
-        total_nj = math.fsum(energy.total_pj(count) for count in counts) / 1e3
-        return {
-            "cycles": cycles,
-            "mem_stall_cycles": sum(count.stall_cycles for count in counts),
-            "core_nJ": Rounded(math.fsum(energy.core_pj(count) for count in counts) / 1e3, 1),
-            "sram_nJ": Rounded(math.fsum(energy.buffers_pj(count) for count in counts) / 1e3, 1),
-            "dram_nJ": Rounded(math.fsum(energy.dram_pj(count) for count in counts) / 1e3, 1),
-            "total_nJ": Rounded(total_nj, 1),
-            "ms_per_image": cycles / images / (CLOCK_MHZ * 1e3),
-            "uJ_per_image": total_nj / images / 1e3,
-            "speedup_vs_eyeriss": Rounded(int(row["eyeriss_cycles_16b(168PE)"]) / cycles, 3),
-            "energy_reduction_vs_eyeriss": Rounded(float(row["eyeriss_nJ"]) / total_nj, 3),
-        }
-
-    return network
-
-
-def _geomean(row: Row, networks: Sequence[Answer]) -> Answer:
-    known = [answer for answer in networks if not isinstance(answer, NotCovered)]
-    if len(known) < len(networks) or not known:
-        return NotCovered("a mean over networks of which not all are covered", lacks_inputs=True)
-    found: dict[str, Value] = {}
-    for column in ("speedup_vs_eyeriss", "energy_reduction_vs_eyeriss"):
-        values = [cast(Rounded, answer[column]).value for answer in known]
-        found[column] = Rounded(math.exp(math.fsum(map(math.log, values)) / len(values)), 3)
-    return found

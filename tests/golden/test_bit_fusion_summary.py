@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.bit_fusion_summary.__main__ import DEFAULT_DATA, SUMMARY, energies_of, machine_of, main
+from benchmarks.bit_fusion_summary.__main__ import DEFAULT_DATA, SUMMARY, main
+from benchmarks.bit_fusion_summary.figures import energies_of, machine_of
 from benchmarks.bit_fusion_summary.networks import NETWORKS, Shape
 from benchmarks.bit_fusion_summary.search import best_tiling, candidate_tiles, work_of
 from hw_configs import open_accelerator
@@ -95,4 +96,7 @@ def test_the_summary_is_exact_and_a_changed_one_is_not(tmp_path: Path, capsys: p
     (tmp_path / SUMMARY).write_text("\n".join(lines) + "\n", encoding="utf-8")
     assert main(["--data", str(tmp_path)]) == 1
     assert "LSTM" in next(line for line in capsys.readouterr().out.splitlines() if "ours" in line)
+    (tmp_path / SUMMARY).write_text("\n".join(lines[:number] + lines[number + 1:]) + "\n", encoding="utf-8")
+    assert main(["--data", str(tmp_path)]) == 1, "the mean of eight is not that of seven"
+    assert "not all are there" in capsys.readouterr().out
     assert main(["--data", str(tmp_path / "none")]) == 2

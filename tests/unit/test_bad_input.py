@@ -178,9 +178,16 @@ def test_validate_names_the_mistakes_of_every_file() -> None:
     result = CliRunner().invoke(main, ["validate", "good.yaml", "bad.yaml", "none.yaml", "."])
     assert result.exit_code == 2 and result.stdout == "good.yaml: valid\n"
     assert [line.partition(": ")[2] for line in result.stderr.splitlines()] == [
-        "bad.yaml:8: clock_mhz=-1.0: must be greater than 0", "none.yaml: no such file",
+        "bad.yaml:7: clock_mhz=-1.0: must be greater than 0", "none.yaml: no such file",
         ".: is a directory, not a YAML file",
     ]
+
+
+def test_a_machine_to_show_that_is_not_there() -> None:
+    (line,) = _refused("hardware", "bit_fusoin")
+    assert line.startswith("error: accelerator='bit_fusoin': no such preset (allowed: bit_fusion, eyeriss_like, ")
+    assert line.endswith("did you mean 'bit_fusion'?)")
+    assert _refused("hardware", "none.yaml") == ["error: none.yaml: no such file"]
 
 
 @pytest.mark.parametrize(("hardware", "message"), [

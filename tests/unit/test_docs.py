@@ -41,6 +41,7 @@ Row = dict[str, str]
 SECTIONS: dict[str, type[BaseModel]] = {
     "The file": machine.Accelerator,
     "Memory: `dram`": machine.Dram,
+    "DRAM rows": machine.DramRows,
     "Memory: `buffer`": machine.Buffer,
     "Memory: `register_file`": machine.RegisterFile,
     "Grid": machine.Grid,

@@ -13,7 +13,7 @@ from bitmosaic.folder import write_outputs
 from bitmosaic.frames import cycles_frame, energy_frame, front_frame, layers_frame, points_frame
 from bitmosaic.plots import plot_costs, plot_front, plot_layers, save_figure
 from bitmosaic.records import Accuracy, LayerRow, PointRecord, Settings, VectorRow
-from bitmosaic.report import energy_table, report_text
+from bitmosaic.report import energy_note, energy_table, report_text
 
 
 def _layer(name: str, precision: str, cycles: int, energy: float) -> LayerRow:
@@ -190,6 +190,30 @@ def test_the_unit_of_the_energy_table_follows_its_total(scale: float, unit: str,
     table = energy_table(Point("w8a8", scaled))
     assert str(table.title).strip() == f"Point w8a8: energy ({unit})"
     assert list(table.columns[2].cells)[-1] == total
+
+
+def test_twelve_components_of_energy_all_look_different(tmp_path: Path) -> None:
+    record = _point("w8a8", 4000, 40.0, None, uniform=True).record
+    energies = {f"part{number}": 1.0 + number for number in range(12)}
+    rows = tuple(row.model_copy(update={"energy_pj": energies}) for row in record.layers)
+    point = Point("w8a8", record.model_copy(update={"layers": rows}))
+    _, right = plot_layers(_exploration(tmp_path, (point,), fp32=None), point).axes
+    looks = {(patch.get_facecolor(), patch.get_hatch()) for patch in right.patches if patch.get_width() > 0}
+    assert len(looks) == 12 + 1  # and the vector unit's
+
+
+def test_the_energy_table_says_how_far_to_trust_it() -> None:
+    record = _point("w8a8", 4000, 40.0, None, uniform=True).record
+    trusted = record.model_copy(
+        update={"confidence": {"dram": "extracted", "processing_elements": "scaled"}, "not_modelled": ("leakage",)}
+    )
+    table = energy_table(Point("w8a8", trusted))
+    last = {str(column.header): list(column.cells)[-1] for column in table.columns}
+    assert last["dram"] == "extracted" and last["processing elements"] == "scaled"
+    assert last["vector unit"] == last["total"] == "not stated"
+    assert energy_note(Point("w8a8", trusted)).endswith("Not modelled: leakage.")
+    plain = energy_table(Point("w8a8", record))
+    assert list(plain.columns[0].cells)[-1] == "total" and energy_note(Point("w8a8", record)) == ""
 
 
 def test_outputs_are_written_and_equal_each_time(tmp_path: Path) -> None:
