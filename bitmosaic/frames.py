@@ -127,7 +127,8 @@ def point_frame(point: Point, harms: Mapping[tuple[str, str], float] | None = No
 
     Cycles stand in ``total_cycles`` and its parts (``compute_cycles``, ``fill_drain_cycles``, ``stall_…_cycles``: the
     sum is exact), energy in ``energy_uj`` and ``energy_<component>_uj``, the proof in ``cost``, ``lower_bound`` (unit
-    of the objective) and ``gap_percent``, the rated harm in ``harm``. What does not apply to vector operations is
+    of the objective) and ``gap_percent``, the rated harm in ``harm``; ``mean_step_cycles`` and ``value_source`` say how
+    long a step took, and from what values, where it depends on them. What does not apply to vector operations is
     empty.
     """
     parts: list[LayerRow | VectorRow] = [*point.record.layers, *point.record.vector]
@@ -140,6 +141,7 @@ def point_frame(point: Point, harms: Mapping[tuple[str, str], float] | None = No
             "energy_uj": row.total_energy_pj * 1e-6,
             **{f"energy_{name}_uj": row.energy_pj.get(name, 0.0) * 1e-6 for name in components},
             "pe_utilization_percent": 100.0 * row.pe_utilization,
+            "mean_step_cycles": row.mean_step_cycles, "value_source": row.value_source or "",
             "harm": (harms or {}).get((row.layer, row.precision)),
             "cost": row.cost, "lower_bound": row.lower_bound, "gap_percent": 100.0 * row.gap,
             "status": row.status, "mapping": row.mapping,
@@ -152,7 +154,7 @@ def point_frame(point: Point, harms: Mapping[tuple[str, str], float] | None = No
             "stall_input_cycles": vector.stall_cycles,
             "energy_uj": vector.total_energy_pj * 1e-6,
             **{f"energy_{name}_uj": vector.energy_pj.get(name, 0.0) * 1e-6 for name in components},
-            "status": "", "mapping": "",
+            "value_source": "", "status": "", "mapping": "",
         })
     return pd.DataFrame(rows)
 

@@ -63,7 +63,7 @@ class LayerRow(Frozen):
     Attributes:
         lower_bound, gap: proof of the mapping, in the unit of the objective that it was searched for (cycles, pJ,
             pJ·cycles); ``gap`` is a fraction. Where ``value_source`` is not None they are those of the machine
-            that skips no bits.
+            whose steps all take the mean of drawn values.
         value_source: where the values are from on which the time depends, else None.
         mean_step_cycles: cycles of a step of the grid, in the mean.
     """

@@ -127,7 +127,7 @@ def value_note(point: Point) -> str | None:
         return None
     return (
         f"The time of a step depends on values ({' and '.join(sorted(map(str, sources)))}). Mappings were searched "
-        "for, and bounds and gaps proven, as if no bit were skipped."
+        "for, and bounds and gaps proven, with every step at the mean of drawn values."
     )
 
 

@@ -20,6 +20,7 @@ from mapper.cp_sat_proof import prove_by_cp_sat
 from mapper.descent import descend
 from mapper.enumeration import compile_enumeration, prove_by_enumeration
 from mapper.incumbent import PROOF_TOLERANCE, Incumbent
+from mapper.planned_steps import planned_machine
 from mapper.solution import MappingSolution, Objective, SearchBudget
 from simulator.accelerator import Accelerator
 from simulator.errors import ConfigurationError, InfeasibleError, Problem
@@ -85,8 +86,8 @@ def map_layer(
     ``InfeasibleError`` where no mapping fits: it names the memory, the smallest demand, the capacity, and what would
     make it fit.
 
-    Where the time of a step depends on values, mapping, result, cost and bound are those of the machine that skips no
-    bits; ``simulate`` then gives the mapping's cycles with values, which are never more.
+    Where the time of a step depends on values, which are not known here, mapping, result, cost and bound are those of
+    the machine whose steps all take ``planned_step_cycles``; ``simulate`` then gives the mapping's cycles with values.
     """
     budget = budget or SearchBudget()
     accelerator.processing_element.check(precision)
@@ -95,9 +96,7 @@ def map_layer(
             Problem("the mapper searches machines with one level of buffers; simulate takes a mapping for deeper ones",
                     where=accelerator.name, path="memories", value=f"{accelerator.buffer_levels} levels of buffers")
         ])
-    # Values are not known here: the search takes every step at its full width, and its proof is for that.
-    element = accelerator.processing_element.without_skipping()
-    accelerator = accelerator.model_copy(update={"processing_element": element})
+    accelerator = planned_machine(accelerator, precision)
     began = time.process_time()
     models = build_cost_models(layer, precision, accelerator)
     incumbent = Incumbent(layer, precision, accelerator, objective, budget.target_gap)

@@ -86,12 +86,19 @@ def statistical_values(
 
 def _drawn(layer: Layer, precision: LayerPrecision, operand: str, distribution: Distribution) -> Codes:
     number_format = precision.weight if operand == "weight" else precision.input
-    low, high = _code_limits(number_format, operand)
-    deviation = distribution.relative_deviation * high
     # Of the layer's own work: equal layers of other names draw alike.
     own = (*layer.shape, *layer.stored_input_size, number_format.bits, number_format.is_signed, operand == "weight")
     rng = np.random.default_rng([distribution.seed, *map(int, own)])
-    shape = _shape(layer, operand)
+    return draw_codes(rng, number_format, operand, _shape(layer, operand), distribution)
+
+
+def draw_codes(
+    rng: np.random.Generator, number_format: Format, operand: str, shape: tuple[int, ...],
+    distribution: Distribution = DEFAULT_DISTRIBUTION,
+) -> Codes:
+    """Draw codes of an operand, ``weight`` or ``input``. Raises ``PrecisionError`` for floating point."""
+    low, high = _code_limits(number_format, operand)
+    deviation = distribution.relative_deviation * high
     codes = np.empty(math.prod(shape), dtype=_storage(number_format))
     rectified = distribution.relu and operand == "input"
     for begin in range(0, codes.size, _DRAWN_AT_ONCE):

@@ -108,8 +108,12 @@ class ProcessingElementBase(Frozen):
         """Whether the time of a step depends on its operands; ``cycles_per_step`` is then the most it takes."""
         return False
 
-    def without_skipping(self) -> Self:
-        """This element as it would be if its time did not depend on values: every step at ``cycles_per_step``."""
+    def with_steps_of(self, cycles: int, precision: LayerPrecision) -> Self:
+        """This element as it would be if every step took so many cycles at a precision, whatever the values.
+
+        ``cycles`` lies between ``fewest_cycles_per_step`` and ``cycles_per_step``. Where these are equal, nothing
+        changes.
+        """
         return self
 
     def fewest_cycles_per_step(self, precision: LayerPrecision) -> int:

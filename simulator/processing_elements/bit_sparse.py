@@ -91,9 +91,13 @@ class BitSparseElement(IntegerElementBase):
         """Whether the time of a step depends on its operands."""
         return self.skipping != "none"
 
-    def without_skipping(self) -> BitSparseElement:
-        """This element with all bits sent."""
-        return self.model_copy(update={"skipping": "none", "first_stage_bits": None})
+    def with_steps_of(self, cycles: int, precision: LayerPrecision) -> BitSparseElement:
+        """This element with all bits sent, and what that takes too long overlapped."""
+        if not self.depends_on_values:
+            return self
+        everything = self.model_copy(update={"skipping": "none", "first_stage_bits": None, "overlapped_cycles": 0})
+        overlapped = max(0, everything.cycles_per_step(precision) - cycles)
+        return everything.model_copy(update={"overlapped_cycles": overlapped})
 
     def lanes(self, precision: LayerPrecision) -> int:
         """Return ``lane_count``, at any precision."""

@@ -14,6 +14,7 @@ import bitmosaic
 from bitmosaic.baseline_cost import uniform_run
 from bitmosaic.cli import main
 from hw_configs import open_accelerator
+from mapper.planned_steps import planned_machine, planned_step_cycles
 from mapper.search import map_layer
 from mapper.solution import SearchBudget
 from simulator.engine import simulate
@@ -140,7 +141,8 @@ def test_fast_says_that_it_needs_values_and_bound_does_not() -> None:
         simulate(layer, W8A8, machine, solution.mapping)
     below = simulate(layer, W8A8, machine, solution.mapping, engine="bound")
     result = simulate(layer, W8A8, machine, solution.mapping, values=statistical_values(layer, W8A8))
-    assert below.total_cycles <= result.total_cycles <= solution.result.total_cycles == solution.cost
+    assert below.total_cycles <= result.total_cycles and solution.result.total_cycles == solution.cost
+    assert solution.result.mean_step_cycles == planned_step_cycles(machine, W8A8) == 7
     assert (result.value_source, solution.result.value_source, below.value_source) == ("statistical", None, None)
 
 
@@ -149,6 +151,36 @@ def test_a_machine_that_does_not_look_at_values_ignores_them() -> None:
     solution = map_layer(layer, W8A8, machine, budget=QUICK)
     with_values = simulate(layer, W8A8, machine, solution.mapping, values=statistical_values(layer, W8A8))
     assert with_values == solution.result and with_values.mean_step_cycles == 8.0
+
+
+@pytest.mark.parametrize("name", ["pragmatic_like", "bitwave_like"])
+def test_planned_steps_are_those_of_a_full_grid_of_drawn_values(name: str) -> None:
+    machine = open_accelerator(name)
+    lanes = machine.processing_element.lanes(W8A8)
+    sizes = [axis.size for axis in machine.grid.axes]
+    layer = Layer(name="fc", dims={"K": 4 * sizes[0], "P": 4 * sizes[1], "C": 40 * lanes})
+    spatial = {machine.grid.axes[0].name: {"K": sizes[0]}, machine.grid.axes[1].name: {"P": sizes[1]},
+               "lanes": {"C": lanes}}
+    mapping = bitmosaic.Mapping(
+        spatial=spatial,  # type: ignore[arg-type]
+        levels=(
+            bitmosaic.MappingLevel(level="dram", order=("K", "P", "C")),
+            bitmosaic.MappingLevel(level="buffer", tile={"K": sizes[0], "P": sizes[1], "C": lanes}),
+            bitmosaic.MappingLevel(level="register"),
+        ),
+    )
+    result = simulate(layer, W8A8, machine, mapping, values=statistical_values(layer, W8A8))
+    planned = planned_step_cycles(machine, W8A8)
+    assert planned == pytest.approx(result.mean_step_cycles, abs=0.6)
+    assert planned_machine(machine, W8A8).processing_element.cycles_per_step(W8A8) == planned
+
+
+def test_an_element_with_steps_of_a_given_time_takes_that_time() -> None:
+    for unit in (element("zero_bits"), element("leading_bits", min_step_cycles=3), element("none"),
+                 element("zero_columns", encoding="sign_magnitude", sign_cycles=1, overlapped_cycles=1)):
+        for wanted in range(unit.fewest_cycles_per_step(W8A8), unit.cycles_per_step(W8A8) + 1):
+            fixed = unit.with_steps_of(wanted, W8A8)
+            assert not fixed.depends_on_values and fixed.cycles_per_step(W8A8) == wanted
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +209,7 @@ def test_the_command_line_says_what_the_values_were(tmp_path: Path) -> None:
                                       "--plots", str(tmp_path)])
     assert shown.exit_code == 0, shown.output
     assert shown.output.count(" recorded ") == 6 and "cycles a step" in shown.output
-    assert "as if no bit were skipped" in shown.output
+    assert "with every step at the mean of drawn values" in shown.output
     assert "Values: weights of the network, activations of digits, calibration example 0" in shown.output
     assert (tmp_path / "roofline.png").is_file() and (tmp_path / "trace.json").is_file()
     drawn = CliRunner().invoke(main, ["simulate", "digits_cnn", *arguments, "--values", "statistical"])
