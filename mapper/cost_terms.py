@@ -132,9 +132,9 @@ class _Builder:
             factors.append(product)
         return Term(name, coefficient, tuple(factors))
 
-    def tile(self, operand: Operand, column: str, input_column: str, name: str) -> Term:
-        """Bits of a tile of an operand."""
-        bits = self.bits[operand]
+    def tile(self, operand: Operand, column: str, input_column: str, name: str, bits: int | None = None) -> Term:
+        """Bits of a tile of an operand; ``bits`` of an element where it is not as stored."""
+        bits = bits or self.bits[operand]
         if operand == "input":
             return self.term(name, bits, pair=input_column, G=column, N=column, C=column)
         dims = {dim: column for dim in DIMS if dim in RELEVANT_DIMS[operand]}
@@ -253,6 +253,10 @@ class _Builder:
             "input": memory.read_energy_pj_per_bit,
             "output": memory.read_energy_pj_per_bit + memory.write_energy_pj_per_bit,
         }
+        # A weight is expanded each time its memory hands it to the grid.
+        expansion = (element.expansion_energy_pj(precision) or 0.0) / bits["weight"]
+        if self.variant.bypass == "weight":
+            per_bit["weight"] += expansion
         plain_inputs = layer.extent("G") * layer.extent("N") * layer.extent("C")
         for operand in OPERANDS:
             if operand != self.variant.bypass:
@@ -269,6 +273,7 @@ class _Builder:
                     per_bit[operand] += read + write
                     constant -= count * (read + write)
                 else:
+                    read += expansion if operand == "weight" else 0.0
                     terms.append(self.term(f"grid_{operand}", count * read, pair=pair, **again))
                     per_bit[operand] += write
             terms.append(self.scaled(dram[operand], per_bit[operand], f"dram_{operand}"))
@@ -280,7 +285,7 @@ class _Builder:
             if operand == "output":
                 active += bits[operand] * (file.read_energy_pj_per_bit + file.write_energy_pj_per_bit)
             else:
-                constant += layer.macs * bits[operand] * file.read_energy_pj_per_bit
+                constant += layer.macs * precision.register_bits(operand) * file.read_energy_pj_per_bit
         if active:
             terms.append(self.term("active", active, **dict.fromkeys(DIMS, "active")))
         return tuple(terms), constant
@@ -299,7 +304,8 @@ class _Builder:
                 found.append(Capacity(buffer.name, buffer.size_bits, tiles, doubled))
         for file in self.accelerator.register_files:
             tiles = {
-                operand: self.tile(operand, "register", "input_register", f"register_{operand}")
+                operand: self.tile(operand, "register", "input_register", f"register_{operand}",
+                                   self.precision.register_bits(operand))
                 for operand in file.keeps
             }
             # Only what comes straight from DRAM is loaded ahead into registers.

@@ -150,7 +150,7 @@ def simulate_bound(plan: Plan) -> LayerResult:
         fill_drain_cycles=cycles.fill_drain_cycles,
         stall_cycles=stalls,
         traffic=rows,
-        energy_pj=energy_pj(plan.accelerator, rows, active),
+        energy_pj=energy_pj(plan, rows, active),
         macs=plan.layer.macs,
         active_pe_cycles=active,
         pe_utilization=pe_utilization(plan, cycles.total_cycles),

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from simulator.accelerator import Accelerator
 from simulator.layer import OPERANDS, Operand
 from simulator.plan import Plan
 from simulator.result import Traffic
 
 PROCESSING_ELEMENTS = "processing_elements"
+WEIGHT_EXPANSION = "weight_expansion"
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,23 @@ def traffic_rows(plan: Plan, dram: DramTraffic) -> tuple[Traffic, ...]:
         if operand == "output":
             read = written = plan.active_pe_steps * precision.stored_bits(operand)
         else:
-            read, written = plan.layer.macs * precision.stored_bits(operand), 0
+            read, written = plan.layer.macs * precision.register_bits(operand), 0
         rows.append(Traffic(memory=file.name, operand=operand, read_bits=read, write_bits=written))
     return tuple(rows)
 
 
-def energy_pj(accelerator: Accelerator, rows: tuple[Traffic, ...], active_pe_cycles: int) -> dict[str, float]:
-    """Energy by component, in pJ: bits by energy a bit, and the working cycles of the PEs."""
+def expanded_weights(plan: Plan, rows: tuple[Traffic, ...]) -> int:
+    """Weights that are expanded on their way to the grid: each as often as its memory hands it out."""
+    if plan.precision.expanded_weight is None:
+        return 0
+    memory = plan.accelerator.dram if plan.bypass == "weight" else plan.accelerator.buffer_of("weight")
+    moved = sum(row.read_bits for row in rows if row.memory == memory.name and row.operand == "weight")
+    return moved // plan.precision.stored_bits("weight")
+
+
+def energy_pj(plan: Plan, rows: tuple[Traffic, ...], active_pe_cycles: int) -> dict[str, float]:
+    """Energy by component, in pJ: bits by energy a bit, the working cycles of the PEs, weights expanded."""
+    accelerator = plan.accelerator
     energy = {}
     for memory in accelerator.memories:
         own = [row for row in rows if row.memory == memory.name]
@@ -104,5 +114,9 @@ def energy_pj(accelerator: Accelerator, rows: tuple[Traffic, ...], active_pe_cyc
             sum(row.read_bits for row in own) * memory.read_energy_pj_per_bit
             + sum(row.write_bits for row in own) * memory.write_energy_pj_per_bit
         )
-    energy[PROCESSING_ELEMENTS] = active_pe_cycles * accelerator.processing_element.energy_pj_per_cycle
+    element = accelerator.processing_element
+    energy[PROCESSING_ELEMENTS] = active_pe_cycles * element.energy_pj_per_cycle
+    expansion = element.expansion_energy_pj(plan.precision)
+    if expansion is not None:
+        energy[WEIGHT_EXPANSION] = expanded_weights(plan, rows) * expansion
     return energy

@@ -82,7 +82,7 @@ def simulate_fast(plan: Plan) -> LayerResult:
         fill_drain_cycles=int(counts[kernel.FILL_DRAIN]),
         stall_cycles={cause: int(counts[kernel.STALL0 + i]) for i, cause in enumerate(STALL_CAUSES)},
         traffic=rows,
-        energy_pj=energy_pj(plan.accelerator, rows, active),
+        energy_pj=energy_pj(plan, rows, active),
         macs=plan.layer.macs,
         active_pe_cycles=active,
         pe_utilization=pe_utilization(plan, total),

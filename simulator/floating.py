@@ -74,7 +74,7 @@ def encode(values: Reals, number_format: Format, *, saturates: bool = False) -> 
     format without infinities (OCP 8-bit Floating Point Specification 1.0: saturating and non-saturating conversion).
     """
     if saturates:
-        largest = float(_limits(number_format).max)
+        largest = largest_finite(number_format)
         values = np.clip(values, -largest, largest)
     elif number_format in _WITHOUT_INFINITY:
         values = np.where(np.isinf(values), np.nan, values)
@@ -82,6 +82,11 @@ def encode(values: Reals, number_format: Format, *, saturates: bool = False) -> 
     stored = np.where(is_nan, 0.0, values).astype(FLOAT_TYPES[number_format])
     codes = stored.view(_CODE_TYPES[number_format.bits]).astype(np.int64)
     return np.where(is_nan, NAN_CODES[number_format], codes)
+
+
+def largest_finite(number_format: Format) -> float:
+    """Largest finite value of a floating-point format."""
+    return float(_limits(number_format).max)
 
 
 def _limits(number_format: Format) -> Any:

@@ -305,7 +305,7 @@ class Plan:
         for file in self.accelerator.register_files:
             demand = {
                 operand: self.register_elements(operand)
-                * self.precision.stored_bits(operand)
+                * self.precision.register_bits(operand)
                 * (2 if operand == self.bypass and operand in self.mapping.double_buffer else 1)
                 for operand in file.keeps
             }

@@ -9,14 +9,16 @@ from pydantic import Field
 from simulator.processing_elements.base import ProcessingElementBase
 from simulator.processing_elements.bit_fusion import BitFusionElement
 from simulator.processing_elements.bit_serial import BitSerialElement
+from simulator.processing_elements.dual_precision import DualPrecisionElement
 from simulator.processing_elements.fixed import FixedElement
 from simulator.processing_elements.floating_point import FloatingPointElement
 
 ProcessingElement = Annotated[
-    FixedElement | BitFusionElement | BitSerialElement | FloatingPointElement, Field(discriminator="kind")
+    FixedElement | BitFusionElement | BitSerialElement | FloatingPointElement | DualPrecisionElement,
+    Field(discriminator="kind"),
 ]
 
 __all__ = [
-    "BitFusionElement", "BitSerialElement", "FixedElement", "FloatingPointElement", "ProcessingElement",
-    "ProcessingElementBase",
+    "BitFusionElement", "BitSerialElement", "DualPrecisionElement", "FixedElement", "FloatingPointElement",
+    "ProcessingElement", "ProcessingElementBase",
 ]

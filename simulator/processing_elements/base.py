@@ -16,6 +16,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from simulator.errors import PrecisionError, Problem
+from simulator.floating import Reals
 from simulator.formats import Format
 from simulator.layer import Frozen, Operand
 from simulator.precision import LayerPrecision
@@ -60,6 +61,17 @@ class ProcessingElementBase(Frozen):
     @abstractmethod
     def problems(self, precision: LayerPrecision) -> list[Problem]:
         """Say what of a precision this PE cannot run; empty if nothing."""
+
+    def expansion_energy_pj(self, precision: LayerPrecision) -> float | None:
+        """Energy of expanding one weight as it comes to the grid; None where that is not done, or not modelled."""
+        return None
+
+    def expand(self, codes: IntArray, scales: Reals, zeros: IntArray, precision: LayerPrecision) -> IntArray:
+        """Codes of ``precision.expanded_weight`` for stored weights, each with the scale and zero point of its group.
+
+        All arrays have the same shape. ``problems`` refuses precisions that expand where a kind cannot do it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not expand weights")
 
     def check(self, precision: LayerPrecision) -> None:
         """Raise ``PrecisionError`` with every problem of ``precision``."""

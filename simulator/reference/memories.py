@@ -15,6 +15,7 @@ from simulator.precision import LayerPrecision
 from simulator.reference.geometry import Element, Position
 from simulator.reference.program import Fetch, Program, Request, Run, Step
 from simulator.result import Traffic, TrafficOperand
+from simulator.scales import GroupScales
 
 IntArray = npt.NDArray[np.int64]
 Values = dict[Element, int]
@@ -38,12 +39,15 @@ class Memories:
         accelerator: Accelerator,
         weights: IntArray,
         inputs: IntArray,
+        scales: GroupScales | None,
     ) -> None:
         self.program = program
         self.precision = precision
         self.accelerator = accelerator
         self.layer: Layer = program.layer
         self._dram: dict[Operand, IntArray] = {"weight": weights, "input": inputs}
+        self._scales = None if scales is None else scales.by_weight(self.layer, precision.weight_group)
+        self.expanded_weights = 0
         self._spilled: Values = {}
         self.finished: Values = {}
         self._products: Counter[Element] = Counter()
@@ -110,6 +114,8 @@ class Memories:
             slot.values = {element: self._spilled.pop(element) for element in run.elements}
         else:
             slot.values = {element: int(self._dram[run.operand][element]) for element in run.elements}
+            if run.operand in self.program.bypass:
+                slot.values = self._as_registers_hold(run.operand, slot.values)
 
     def write_back(self, request: Request) -> None:
         """Finish a write: the tile leaves the chip, as finished outputs or as partial sums."""
@@ -141,20 +147,32 @@ class Memories:
             bits = len(fetch.wanted) * self.precision.stored_bits(operand)
             self._read[self.accelerator.buffer_of(operand).name, operand] += bits
             self.hold(operand, fetch)
+            return self._as_registers_hold(operand, {element: resident[element] for element in fetch.wanted})
         return {element: resident[element] for element in fetch.wanted}
+
+    def _as_registers_hold(self, operand: Operand, values: Values) -> Values:
+        """Expand stored weights on their way to the grid, where the precision says so."""
+        if operand != "weight" or self._scales is None or not values:
+            return values
+        self.expanded_weights += len(values)
+        places = tuple(np.array(list(values)).T)
+        codes = np.array(list(values.values()), dtype=np.int64)
+        scales, zeros = self._scales
+        expanded = self.accelerator.processing_element.expand(codes, scales[places], zeros[places], self.precision)
+        return {element: int(code) for element, code in zip(values, expanded, strict=True)}
 
     def hold(self, operand: Operand, fetch: Fetch) -> None:
         """Replace what the register files hold of an operand that does not bypass its buffer."""
         if operand in self.program.kept and operand not in self.program.bypass:
             for position, mine in fetch.by_pe.items():
-                self._in_registers[position, operand] = len(mine) * self.precision.stored_bits(operand)
+                self._in_registers[position, operand] = len(mine) * self.precision.register_bits(operand)
             self._check_registers(fetch.by_pe)
 
     def _hold_bypassing(self, run: Run, sign: int) -> None:
         layout = self.program.layout
         for position in layout.place:
             mine = layout.pe_elements(self.layer, run.operand, position, run.box)
-            bits = len(mine) * self.precision.stored_bits(run.operand)
+            bits = len(mine) * self.precision.register_bits(run.operand)
             self._in_registers[position, run.operand] += sign * bits
         self._check_registers(layout.place)
 
@@ -198,7 +216,7 @@ class Memories:
             for operand in operands:
                 file = self.accelerator.registers_of(operand)
                 if file is not None:
-                    self._read[file.name, operand] += products * self.precision.stored_bits(operand)
+                    self._read[file.name, operand] += products * self.precision.register_bits(operand)
             file = self.accelerator.registers_of("output")
             if file is not None:
                 self._read[file.name, "output"] += self.precision.stored_bits("output")

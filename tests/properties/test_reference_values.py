@@ -40,10 +40,10 @@ def numpy_outputs(layer: Layer, weights: IntArray, inputs: IntArray) -> IntArray
 
 def check_values(outputs: IntArray, case: Case) -> None:
     """What ended up in DRAM is what NumPy computes."""
-    if case.precision.weight.is_integer:
+    if case.precision.input.is_integer:
         np.testing.assert_array_equal(outputs, numpy_outputs(case.layer, *case.operands()))
         return
-    expected = ordered_outputs(case, *case.operands())
+    expected = ordered_outputs(case, *case.operands(), case.scales())
     expected[expected == "NaN"] = NAN_CODES[case.precision.output]
     np.testing.assert_array_equal(outputs, expected.astype(np.int64))
 
@@ -84,7 +84,9 @@ def check_registers(result: LayerResult, case: Case) -> None:
     assert rest == 0
     for file in case.accelerator.register_files:
         for operand in file.keeps:
-            bits = precision.stored_bits(operand)
+            # Expanded weights are as wide as the format they are multiplied in.
+            bits = (precision.expanded_weight or precision.weight).bits if operand == "weight" else (
+                precision.stored_bits(operand))
             expected = (steps * bits,) * 2 if operand == "output" else (result.macs * bits, 0)
             assert result.moved_bits(file.name, operand) == expected
 
@@ -101,7 +103,8 @@ def check_sums(result: LayerResult, case: Case) -> None:
     assert result.active_pe_cycles <= result.compute_cycles * pes
     assert 0 < result.pe_utilization <= 1
     memories = {memory.name for memory in case.accelerator.memories}
-    assert set(result.energy_pj) == memories | {"processing_elements"}
+    expands = getattr(element, "expansion_energy_pj_per_weight", None) is not None and precision.expanded_weight
+    assert set(result.energy_pj) == memories | {"processing_elements"} | ({"weight_expansion"} if expands else set())
 
 
 @pytest.mark.parametrize("dataflow", DATAFLOWS)
@@ -111,7 +114,7 @@ def test_reference_is_right(dataflow: Dataflow) -> None:
     def check(case: Case) -> None:
         weights, inputs = case.operands()
         result, outputs = simulate_reference(
-            case.layer, case.precision, case.accelerator, case.mapping, weights, inputs
+            case.layer, case.precision, case.accelerator, case.mapping, weights, inputs, case.scales()
         )
         check_values(outputs, case)
         check_conservation(result, case)
@@ -124,10 +127,10 @@ def test_reference_is_right(dataflow: Dataflow) -> None:
 @pytest.mark.parametrize("dataflow", DATAFLOWS)
 def test_floating_point_adds_in_the_documented_order(dataflow: Dataflow) -> None:
     @share_of_examples
-    @given(cases(dataflow, max_macs=300, kinds=("floating_point",)))
+    @given(cases(dataflow, max_macs=300, kinds=("floating_point", "dual_precision")))
     def check(case: Case) -> None:
         _, outputs = simulate_reference(
-            case.layer, case.precision, case.accelerator, case.mapping, *case.operands()
+            case.layer, case.precision, case.accelerator, case.mapping, *case.operands(), case.scales()
         )
         check_values(outputs, case)
 
@@ -142,7 +145,7 @@ def test_values_do_not_change_time() -> None:
     def check(case: Case) -> None:
         weights, inputs = case.operands()
         results = [
-            simulate_reference(case.layer, case.precision, case.accelerator, case.mapping, *operands)[0]
+            simulate_reference(case.layer, case.precision, case.accelerator, case.mapping, *operands, case.scales())[0]
             for operands in ((weights, inputs), (0 * weights, 0 * inputs))
         ]
         assert results[0] == results[1]

@@ -48,11 +48,12 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "Processing element: `bit_fusion`": elements.BitFusionElement,
     "Processing element: `bit_serial`": elements.BitSerialElement,
     "Processing element: `floating_point`": elements.FloatingPointElement,
+    "Processing element: `dual_precision`": elements.DualPrecisionElement,
     "Vector unit": machine.VectorUnit,
 }
 UNITS = {
     "_pj_per_bit": "pJ a bit", "_bits_per_cycle": "bits a cycle", "_pj_per_cycle": "pJ a cycle",
-    "_pj_per_operation": "pJ", "_cycles": "cycles", "_bits": "bits", "_mhz": "MHz",
+    "_pj_per_operation": "pJ", "_pj_per_weight": "pJ a weight", "_cycles": "cycles", "_bits": "bits", "_mhz": "MHz",
 }
 
 
