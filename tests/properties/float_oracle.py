@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from bisect import bisect_left
 from collections.abc import Iterator
 from fractions import Fraction
 from functools import cache
@@ -106,12 +107,11 @@ def _bf16_values() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.uint16]]:
 
 
 @cache
-def _magnitudes(name: str) -> dict[Fraction, int]:
-    """Every finite magnitude of a format of at most 16 bits, and its code."""
+def _magnitudes(name: str) -> list[float]:
+    """Every finite magnitude of a format of at most 16 bits in ascending order: the place of each is its code."""
     bits = 8 * np.dtype(TYPES[name]).itemsize
-    codes = np.arange(1 << (bits - 1), dtype=f"u{bits // 8}")
-    values = codes.view(TYPES[name]).astype(np.float64)
-    return {Fraction(float(value)): int(code) for value, code in zip(values, codes, strict=True) if np.isfinite(value)}
+    values = np.arange(1 << (bits - 1), dtype=f"u{bits // 8}").view(TYPES[name]).astype(np.float64)
+    return [float(value) for value in values if np.isfinite(value)]
 
 
 def expanded(weight: int, scale: float, zero: int, name: str, limit: float | None) -> float:
@@ -123,8 +123,10 @@ def expanded(weight: int, scale: float, zero: int, name: str, limit: float | Non
     if name == "fp32":
         return math.copysign(float(np.float32(float(magnitude))), sign)
     known = _magnitudes(name)
-    nearest = min(known, key=lambda value: (abs(value - magnitude), known[value] % 2))
-    return math.copysign(float(nearest), sign)
+    above = bisect_left(known, magnitude)
+    codes = range(max(0, above - 1), min(len(known), above + 1))
+    nearest = min(codes, key=lambda code: (abs(Fraction(known[code]) - magnitude), code % 2))
+    return math.copysign(known[nearest], sign)
 
 
 def nearest_bf16(value: float) -> Any:
