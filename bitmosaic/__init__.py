@@ -78,10 +78,12 @@ if TYPE_CHECKING:
         PrecisionError,
     )
     from simulator.formats import Format
+    from simulator.functional import compute_layer
     from simulator.layer import Layer, VectorOp
     from simulator.mapping import Mapping, MappingLevel
     from simulator.precision import LayerPrecision
     from simulator.result import LayerResult, NetworkResult, VectorResult
+    from simulator.scales import GroupScales
     from workloads import Network, list_networks, open_network
     from workloads.accuracy import AccuracyEvaluator, AccuracyResult
     from workloads.sensitivity import Sensitivity, estimate
@@ -114,10 +116,12 @@ _HOME = {
         "NetworkError", "PrecisionError",
     ),
     "simulator.formats": ("Format",),
+    "simulator.functional": ("compute_layer",),
     "simulator.layer": ("Layer", "VectorOp"),
     "simulator.mapping": ("Mapping", "MappingLevel"),
     "simulator.precision": ("LayerPrecision",),
     "simulator.result": ("LayerResult", "NetworkResult", "VectorResult"),
+    "simulator.scales": ("GroupScales",),
     "workloads": ("Network", "list_networks", "open_network"),
     "workloads.accuracy": ("AccuracyEvaluator", "AccuracyResult"),
     "workloads.sensitivity": ("Sensitivity", "estimate"),
@@ -127,16 +131,16 @@ _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
     "Accelerator", "AccuracyEvaluator", "AccuracyResult", "Assignment", "BitmosaicError", "Choice",
-    "ConfigurationError", "Exploration", "ExplorationInterrupted", "Format", "InfeasibleError", "Layer",
-    "LayerPrecision", "LayerResult", "Mapping", "MappingError", "MappingLevel", "MappingSolution",
+    "ConfigurationError", "Exploration", "ExplorationInterrupted", "Format", "GroupScales", "InfeasibleError",
+    "Layer", "LayerPrecision", "LayerResult", "Mapping", "MappingError", "MappingLevel", "MappingSolution",
     "MissingPackageError", "Network", "NetworkError", "NetworkResult", "PlainProgress", "Point", "PrecisionError",
     "Progress", "SearchBudget", "Sensitivity", "TraceSummary", "UniformRun", "VectorOp", "VectorResult",
-    "__version__", "assign", "assignment_front", "cycles_frame", "default_menu", "dump_accelerator", "energy_frame",
-    "energy_table", "estimate", "explore", "find_task", "front_frame", "grid_frame", "layers_frame", "layers_table",
-    "list_networks", "list_presets", "load_exploration", "map_layer", "mappings_table", "memories_frame",
-    "network_precisions", "open_accelerator", "open_network", "operations_frame", "plot_breakdown", "plot_costs",
-    "plot_front", "plot_layers", "plot_roofline", "plot_utilization", "point_frame", "points_frame", "points_table",
-    "rates_frame", "roofline_frame", "save_figure", "simulate", "simulate_network", "solutions_frame",
+    "__version__", "assign", "assignment_front", "compute_layer", "cycles_frame", "default_menu", "dump_accelerator",
+    "energy_frame", "energy_table", "estimate", "explore", "find_task", "front_frame", "grid_frame", "layers_frame",
+    "layers_table", "list_networks", "list_presets", "load_exploration", "map_layer", "mappings_table",
+    "memories_frame", "network_precisions", "open_accelerator", "open_network", "operations_frame", "plot_breakdown",
+    "plot_costs", "plot_front", "plot_layers", "plot_roofline", "plot_utilization", "point_frame", "points_frame",
+    "points_table", "rates_frame", "roofline_frame", "save_figure", "simulate", "simulate_network", "solutions_frame",
     "summary_frame", "uniform_cost", "uniform_run", "validate_file", "write_outputs", "write_plots", "write_trace",
 ]
 

@@ -28,12 +28,13 @@ try:
     from simulator.kernels.dominance import non_dominated
     from simulator.kernels.enumeration import enumerate_choices
     from simulator.kernels.extents import nested_starts, tile_starts, touched_counts
+    from simulator.kernels.functional import narrow_products, ordered_sums, patches, wide_products
     from simulator.kernels.tile_walk import walk
     from simulator.kernels.tiling_cycles import tiling_cycles
 finally:
     numba.config.CACHE_DIR = _previous
 
 __all__ = [
-    "enumerate_choices", "nested_starts", "non_dominated", "random_descents", "tile_starts", "tiling_cycles",
-    "touched_counts", "walk",
+    "enumerate_choices", "narrow_products", "nested_starts", "non_dominated", "ordered_sums", "patches",
+    "random_descents", "tile_starts", "tiling_cycles", "touched_counts", "walk", "wide_products",
 ]

@@ -22,6 +22,8 @@ from simulator.layer import Frozen, Operand
 from simulator.precision import LayerPrecision
 
 IntArray = npt.NDArray[np.int64]
+BOTH: tuple[Operand, Operand] = ("weight", "input")
+"""What a product is made of."""
 
 
 class ProcessingElementBase(Frozen):
@@ -86,6 +88,13 @@ class IntegerElementBase(ProcessingElementBase):
     @abstractmethod
     def allowed_bits(self, operand: Operand) -> tuple[int, ...]:
         """Integer widths that the PE takes for ``weight`` or ``input``."""
+
+    def digit_planes(self, codes: IntArray, operand: Operand, precision: LayerPrecision) -> tuple[IntArray, int]:
+        """Split an operand as the circuit takes it: digits, lowest first, and the bits of a digit.
+
+        Returns an array of shape ``(digits, *codes.shape)`` with ``codes == Σ digit[i] << (i · digit_bits)``.
+        """
+        return codes[np.newaxis], 0
 
     def add(self, sums: list[int], values: list[int], precision: LayerPrecision) -> list[int]:
         """Add whole numbers pairwise, exactly."""

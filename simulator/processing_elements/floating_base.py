@@ -101,7 +101,7 @@ class FloatingElementBase(ProcessingElementBase):
     def dot(self, weights: IntArray, inputs: IntArray, precision: LayerPrecision) -> IntArray:
         """Sum of products over the last axis, as a code of the accumulator's format."""
         with np.errstate(invalid="ignore"):
-            operands = self._read(weights, precision.multiplied_weight), self._read(inputs, precision.input)
+            operands = self.multiplied(weights, precision.multiplied_weight), self.multiplied(inputs, precision.input)
             terms = self._rounded(operands[0] * operands[1])
         while terms.shape[-1] > 1:
             if self.lane_order == "chain":
@@ -119,19 +119,23 @@ class FloatingElementBase(ProcessingElementBase):
 
     def finish(self, sums: list[int], precision: LayerPrecision) -> list[int]:
         """Round finished sums to codes of the output's format."""
-        values = rounded(decode(sums, self._accumulator), precision.output)
+        return [int(code) for code in self.output_codes(decode(sums, self._accumulator), precision)]
+
+    def output_codes(self, sums: Reals, precision: LayerPrecision) -> IntArray:
+        """Codes of the output's format for the values of finished sums."""
+        values = rounded(sums, precision.output)
         if self.subnormals == "flushed":
             values = flushed(values, precision.output)
-        codes = encode(values, precision.output, saturates=self.output_overflow == "saturated")
-        return [int(code) for code in codes]
+        return encode(values, precision.output, saturates=self.output_overflow == "saturated")
+
+    def multiplied(self, codes: IntArray, number_format: Format) -> Reals:
+        """Values that the multiplier takes for the codes of an operand."""
+        values = decode(codes, number_format)
+        return flushed(values, number_format) if self.subnormals == "flushed" else values
 
     @property
     def _accumulator(self) -> Format:
         return Format(self.accumulator_format)
-
-    def _read(self, codes: IntArray, number_format: Format) -> Reals:
-        values = decode(codes, number_format)
-        return flushed(values, number_format) if self.subnormals == "flushed" else values
 
     def _sum(self, left: Reals, right: Reals) -> Reals:
         # Infinities of opposite signs give NaN, which is a result and no mistake.
