@@ -70,17 +70,18 @@ def narrow_products(weights, rows, chunk, outputs):
     for begin in range(0, count, _ROWS):
         stop = min(count, begin + _ROWS)
         for k in range(weights.shape[0]):
-            weight = weights[k]
             for m in range(begin, stop):
                 outputs[k, m] = 0
             for start in range(0, reduced, chunk):
-                end = min(reduced, start + chunk)
+                # Slices, so that loops count from 0: an index that might be negative costs Numba its vectors.
+                part = slice(start, min(reduced, start + chunk))
+                weight = weights[k, part]
                 m = begin
                 # Four rows at once: a weight is read once for all of them. The casts keep the sums in int32.
                 while m + 4 <= stop:
-                    row0, row1, row2, row3 = rows[m], rows[m + 1], rows[m + 2], rows[m + 3]
+                    row0, row1, row2, row3 = rows[m, part], rows[m + 1, part], rows[m + 2, part], rows[m + 3, part]
                     sum0 = sum1 = sum2 = sum3 = np.int32(0)
-                    for i in range(start, end):
+                    for i in range(weight.shape[0]):
                         factor = np.int32(weight[i])
                         sum0 = np.int32(sum0 + factor * np.int32(row0[i]))
                         sum1 = np.int32(sum1 + factor * np.int32(row1[i]))
@@ -92,9 +93,9 @@ def narrow_products(weights, rows, chunk, outputs):
                     outputs[k, m + 3] += sum3
                     m += 4
                 while m < stop:
-                    row = rows[m]
+                    row = rows[m, part]
                     total = np.int32(0)
-                    for i in range(start, end):
+                    for i in range(weight.shape[0]):
                         total = np.int32(total + np.int32(weight[i]) * np.int32(row[i]))
                     outputs[k, m] += total
                     m += 1
