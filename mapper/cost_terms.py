@@ -186,7 +186,9 @@ class _Builder:
             folds = {dim: ("trips" if dim in streamed else "steps") for dim in DIMS}
             events = dict.fromkeys(DIMS, "trips")
             if self.variant.bypass is not None:
-                events = folds
+                # Where an operand bypasses, its buffer loops are loops over passes too.
+                own = RELEVANT_DIMS[self.variant.bypass]
+                events = {dim: ("steps" if dim in own else "trips") for dim in DIMS}
             if timing.preload:
                 terms.append(self.term("load", timing.load_cycles, **events))
                 if inside:
