@@ -79,11 +79,13 @@ if TYPE_CHECKING:
         PrecisionError,
     )
     from simulator.formats import Format
+    from simulator.functional import compute_layer
     from simulator.layer import Layer, VectorOp
     from simulator.mapping import Mapping, MappingLevel
     from simulator.precision import LayerPrecision
     from simulator.provenance import Source, energy_confidence, not_modelled
     from simulator.result import LayerResult, NetworkResult, VectorResult
+    from simulator.scales import GroupScales
     from simulator.values import LayerValues
     from workloads import Network, list_networks, open_network
     from workloads.accuracy import AccuracyEvaluator, AccuracyResult
@@ -119,11 +121,13 @@ _HOME = {
         "NetworkError", "PrecisionError",
     ),
     "simulator.formats": ("Format",),
+    "simulator.functional": ("compute_layer",),
     "simulator.layer": ("Layer", "VectorOp"),
     "simulator.mapping": ("Mapping", "MappingLevel"),
     "simulator.precision": ("LayerPrecision",),
     "simulator.provenance": ("Source", "energy_confidence", "not_modelled"),
     "simulator.result": ("LayerResult", "NetworkResult", "VectorResult"),
+    "simulator.scales": ("GroupScales",),
     "simulator.values": ("LayerValues",),
     "workloads": ("Network", "list_networks", "open_network"),
     "workloads.accuracy": ("AccuracyEvaluator", "AccuracyResult"),
@@ -135,19 +139,19 @@ _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
     "Accelerator", "AccuracyEvaluator", "AccuracyResult", "Assignment", "BitmosaicError", "Choice",
-    "ConfigurationError", "Distribution", "Exploration", "ExplorationInterrupted", "Format", "InfeasibleError",
-    "Layer", "LayerPrecision", "LayerResult", "LayerValues", "Mapping", "MappingError", "MappingLevel",
-    "MappingSolution", "MissingPackageError", "Network", "NetworkError", "NetworkResult", "PlainProgress", "Point",
-    "PrecisionError", "Progress", "SearchBudget", "Sensitivity", "Source", "TraceSummary", "UniformRun",
-    "ValueRecorder", "VectorOp", "VectorResult", "__version__", "assign", "assignment_front", "cycles_frame",
-    "default_menu", "dump_accelerator", "energy_confidence", "energy_frame", "energy_table", "estimate", "explore",
-    "find_task", "front_frame", "grid_frame", "layers_frame", "layers_table", "list_networks", "list_presets",
-    "load_exploration", "map_layer", "mappings_table", "memories_frame", "network_precisions", "not_modelled",
-    "open_accelerator", "open_network", "operations_frame", "parts_frame", "plot_breakdown", "plot_costs",
-    "plot_front", "plot_layers", "plot_roofline", "plot_utilization", "point_frame", "points_frame", "points_table",
-    "rates_frame", "roofline_frame", "save_figure", "simulate", "simulate_network", "solutions_frame",
-    "sources_frame", "statistical_values", "summary_frame", "uniform_cost", "uniform_run", "validate_file",
-    "write_outputs", "write_plots", "write_trace",
+    "ConfigurationError", "Distribution", "Exploration", "ExplorationInterrupted", "Format", "GroupScales",
+    "InfeasibleError", "Layer", "LayerPrecision", "LayerResult", "LayerValues", "Mapping", "MappingError",
+    "MappingLevel", "MappingSolution", "MissingPackageError", "Network", "NetworkError", "NetworkResult",
+    "PlainProgress", "Point", "PrecisionError", "Progress", "SearchBudget", "Sensitivity", "Source", "TraceSummary",
+    "UniformRun", "ValueRecorder", "VectorOp", "VectorResult", "__version__", "assign", "assignment_front",
+    "compute_layer", "cycles_frame", "default_menu", "dump_accelerator", "energy_confidence", "energy_frame",
+    "energy_table", "estimate", "explore", "find_task", "front_frame", "grid_frame", "layers_frame", "layers_table",
+    "list_networks", "list_presets", "load_exploration", "map_layer", "mappings_table", "memories_frame",
+    "network_precisions", "not_modelled", "open_accelerator", "open_network", "operations_frame", "parts_frame",
+    "plot_breakdown", "plot_costs", "plot_front", "plot_layers", "plot_roofline", "plot_utilization", "point_frame",
+    "points_frame", "points_table", "rates_frame", "roofline_frame", "save_figure", "simulate", "simulate_network",
+    "solutions_frame", "sources_frame", "statistical_values", "summary_frame", "uniform_cost", "uniform_run",
+    "validate_file", "write_outputs", "write_plots", "write_trace",
 ]
 
 

@@ -126,4 +126,4 @@ def for_layer(layer: Layer, precision: LayerPrecision) -> LayerPrecision:
     """Fit a precision to a layer: where both operands are activations, both take the activations' format."""
     if not layer.weight_is_activation or precision.weight == precision.input:
         return precision
-    return precision.model_copy(update={"weight": precision.input})
+    return precision.model_copy(update={"weight": precision.input, "expanded_weight": None, "zero_bits": 0})

@@ -256,7 +256,7 @@ def build_blocks(layer: Layer, precision: LayerPrecision, accelerator: Accelerat
             register_tiles: tuple[int, ...] = (1,)
             if has_registers:
                 room = min(
-                    file.size_bits // precision.stored_bits(operand)
+                    file.size_bits // precision.register_bits(operand)
                     for operand in OPERANDS
                     if dim in RELEVANT_DIMS[operand] and (file := accelerator.registers_of(operand)) is not None
                 )

@@ -136,9 +136,9 @@ class _Builder:
             factors.append(product)
         return Term(name, coefficient, tuple(factors))
 
-    def tile(self, operand: Operand, column: str, input_column: str, name: str) -> Term:
-        """Bits of a tile of an operand."""
-        bits = self.bits[operand]
+    def tile(self, operand: Operand, column: str, input_column: str, name: str, bits: int | None = None) -> Term:
+        """Bits of a tile of an operand; ``bits`` of an element where it is not as stored."""
+        bits = bits or self.bits[operand]
         if operand == "input":
             return self.term(name, bits, pair=input_column, G=column, N=column, C=column)
         dims = {dim: column for dim in DIMS if dim in RELEVANT_DIMS[operand]}
@@ -190,7 +190,9 @@ class _Builder:
             folds = {dim: ("trips" if dim in streamed else "steps") for dim in DIMS}
             events = dict.fromkeys(DIMS, "trips")
             if self.variant.bypass is not None:
-                events = folds
+                # Where an operand bypasses, its buffer loops are loops over passes too.
+                own = RELEVANT_DIMS[self.variant.bypass]
+                events = {dim: ("steps" if dim in own else "trips") for dim in DIMS}
             if timing.preload:
                 terms.append(self.term("load", timing.load_cycles, **events))
                 if inside:
@@ -263,6 +265,10 @@ class _Builder:
             "input": memory.read_energy_pj_per_bit,
             "output": memory.read_energy_pj_per_bit + memory.write_energy_pj_per_bit,
         }
+        # A weight is expanded each time its memory hands it to the grid.
+        expansion = (element.expansion_energy_pj(precision) or 0.0) / bits["weight"]
+        if self.variant.bypass == "weight":
+            per_bit["weight"] += expansion
         plain_inputs = layer.extent("G") * layer.extent("N") * layer.extent("C")
         for operand in OPERANDS:
             if operand == self.variant.bypass:
@@ -285,9 +291,8 @@ class _Builder:
                     per_bit[operand] += read + write
                     constant -= count * (read + write)
                 else:
-                    terms.append(
-                        self.term(f"grid_{operand}", count * (read + to_grid[operand]), pair=pair, **again)
-                    )
+                    outward = read + to_grid[operand] + (expansion if operand == "weight" else 0.0)
+                    terms.append(self.term(f"grid_{operand}", count * outward, pair=pair, **again))
                     per_bit[operand] += write
             terms.append(self.scaled(dram[operand], per_bit[operand], f"dram_{operand}"))
         active = element.energy_pj_per_cycle_at(precision) * element.cycles_per_step(precision)
@@ -298,7 +303,7 @@ class _Builder:
             if operand == "output":
                 active += bits[operand] * (file.read_energy_pj_per_bit + file.write_energy_pj_per_bit)
             else:
-                constant += layer.macs * bits[operand] * file.read_energy_pj_per_bit
+                constant += layer.macs * precision.register_bits(operand) * file.read_energy_pj_per_bit
         if active:
             terms.append(self.term("active", active, **dict.fromkeys(DIMS, "active")))
         return tuple(terms), constant
@@ -317,7 +322,8 @@ class _Builder:
                 found.append(Capacity(buffer.name, buffer.size_bits, tiles, doubled))
         for file in self.accelerator.register_files:
             tiles = {
-                operand: self.tile(operand, "register", "input_register", f"register_{operand}")
+                operand: self.tile(operand, "register", "input_register", f"register_{operand}",
+                                   self.precision.register_bits(operand))
                 for operand in file.keeps
             }
             # Only what comes straight from DRAM is loaded ahead into registers.

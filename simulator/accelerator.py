@@ -20,7 +20,9 @@ LANES = "lanes"
 Energy = Annotated[float, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0)]
 # Components of energy beside the memories, which go by their names (simulator.counts, simulator.engine).
-COMPONENTS = ("processing_elements", "interconnect", "conversion", "scaling", "vector_unit", "leakage")
+COMPONENTS = (
+    "processing_elements", "weight_expansion", "interconnect", "conversion", "scaling", "vector_unit", "leakage",
+)
 
 
 class _OnChip(Protocol):

@@ -15,6 +15,7 @@ from simulator.plan import Place, Plan
 from simulator.result import Traffic
 
 PROCESSING_ELEMENTS, LEAKAGE = "processing_elements", "leakage"
+WEIGHT_EXPANSION = "weight_expansion"
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def traffic_rows(plan: Plan, dram: DramTraffic) -> tuple[Traffic, ...]:
         if operand == "output":
             read = written = plan.active_pe_steps * precision.stored_bits(operand)
         else:
-            read, written = plan.layer.macs * precision.stored_bits(operand), 0
+            read, written = plan.layer.macs * precision.register_bits(operand), 0
         rows.append(Traffic(memory=file.name, operand=operand, read_bits=read, write_bits=written))
     return tuple(rows)
 
@@ -144,6 +145,15 @@ def bit_hops(plan: Plan, rows: tuple[Traffic, ...]) -> float:
     return total
 
 
+def expanded_weights(plan: Plan, rows: tuple[Traffic, ...]) -> int:
+    """Weights that are expanded on their way to the grid: each as often as its memory hands it out."""
+    if plan.precision.expanded_weight is None:
+        return 0
+    memory = plan.accelerator.dram if plan.bypass == "weight" else plan.places("weight")[-1].memory
+    moved = sum(row.read_bits for row in rows if row.memory == memory.name and row.operand == "weight")
+    return moved // plan.precision.stored_bits("weight")
+
+
 def energy_pj(
     plan: Plan, rows: tuple[Traffic, ...], active_pe_cycles: int, total_cycles: int
 ) -> dict[str, float]:
@@ -157,6 +167,9 @@ def energy_pj(
             + sum(row.write_bits for row in own) * memory.write_energy_pj_per_bit
         )
     energy[PROCESSING_ELEMENTS] = active_pe_cycles * element.energy_pj_per_cycle_at(plan.precision)
+    expansion = element.expansion_energy_pj(plan.precision)
+    if expansion is not None:
+        energy[WEIGHT_EXPANSION] = expanded_weights(plan, rows) * expansion
     if accelerator.grid.interconnect is not None:
         energy[INTERCONNECT] = bit_hops(plan, rows) * accelerator.grid.interconnect.energy_pj_per_bit_hop
     if accelerator.output_stage is not None:

@@ -63,8 +63,7 @@ def rounded(values: Reals, number_format: Format) -> Reals:
 
 def flushed(values: Reals, number_format: Format) -> Reals:
     """Replace subnormal values of a format by the zero of their sign."""
-    smallest = float(_limits(number_format).smallest_normal)
-    return np.where(np.abs(values) < smallest, np.copysign(0.0, values), values)
+    return np.where(np.abs(values) < smallest_normal(number_format), np.copysign(0.0, values), values)
 
 
 def encode(values: Reals, number_format: Format, *, saturates: bool = False) -> Codes:
@@ -74,7 +73,7 @@ def encode(values: Reals, number_format: Format, *, saturates: bool = False) -> 
     format without infinities (OCP 8-bit Floating Point Specification 1.0: saturating and non-saturating conversion).
     """
     if saturates:
-        largest = float(_limits(number_format).max)
+        largest = largest_finite(number_format)
         values = np.clip(values, -largest, largest)
     elif number_format in _WITHOUT_INFINITY:
         values = np.where(np.isinf(values), np.nan, values)
@@ -82,6 +81,21 @@ def encode(values: Reals, number_format: Format, *, saturates: bool = False) -> 
     stored = np.where(is_nan, 0.0, values).astype(FLOAT_TYPES[number_format])
     codes = stored.view(_CODE_TYPES[number_format.bits]).astype(np.int64)
     return np.where(is_nan, NAN_CODES[number_format], codes)
+
+
+def largest_finite(number_format: Format) -> float:
+    """Largest finite value of a floating-point format."""
+    return float(_limits(number_format).max)
+
+
+def smallest_normal(number_format: Format) -> float:
+    """Smallest positive value of a floating-point format that is not subnormal."""
+    return float(_limits(number_format).smallest_normal)
+
+
+def mantissa_bits(number_format: Format) -> int:
+    """Bits of a floating-point format's significand behind the point."""
+    return int(_limits(number_format).nmant)
 
 
 def _limits(number_format: Format) -> Any:

@@ -372,7 +372,7 @@ class Plan:
                 copies = 2 if here is not None and here.double_buffer else 1
                 if isinstance(memory, RegisterFile):
                     elements = self.register_elements(operand)
-                    demand[operand] = elements * self.precision.stored_bits(operand) * copies
+                    demand[operand] = elements * self.precision.register_bits(operand) * copies
                 elif here is not None:
                     elements = self.largest_tile_elements(operand, here.level)
                     demand[operand] = elements * self.held_bits(operand, here.level) * copies

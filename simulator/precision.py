@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from simulator.errors import PrecisionError, Problem, closest
 from simulator.formats import FLOAT_BITS, Format
 from simulator.layer import Frozen, Layer, Operand
 
 _SHORT = re.compile(r"w(\d+)a(\d+)")
+_EXPANDED = re.compile(r"w(\d+):(\w+)")
 _SCALE_BITS = 16
+_EXPANDED_GROUP = 128
 
 
 class LayerPrecision(Frozen):
     """Formats of a layer's operands, and how its weights are scaled.
 
     Attributes:
-        weight, input: formats in which the operands are stored, moved and multiplied.
+        weight, input: formats in which the operands are stored and moved, and multiplied but for ``expanded_weight``.
         accumulator: format of partial sums, on chip and where they spill.
         output: format in which the finished output is written to DRAM.
         weight_group: weights that share one scale: 0 one scale a tensor, -1 one an output channel,
             g > 0 one for each g consecutive weights of an output channel.
         scale_bits: width of one scale. Scales are loaded once, with the biases, before the first tile.
+        zero_bits: width of the zero point that stands beside each scale; 0: there is none.
+        expanded_weight: floating-point format to which integer weights are expanded on their way into the registers,
+            with the scale and the zero point of their group; None: they are multiplied as they are stored.
     """
 
     weight: Format = Format("int8")
@@ -33,12 +39,24 @@ class LayerPrecision(Frozen):
     output: Format = Format("int8")
     weight_group: int = Field(default=-1, ge=-1)
     scale_bits: int = Field(default=_SCALE_BITS, ge=0)
+    zero_bits: int = Field(default=0, ge=0, le=32)
+    expanded_weight: Format | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> LayerPrecision:
+        expanded = self.expanded_weight
+        if expanded is not None and (expanded.is_integer or self.input.is_integer or not self.weight.is_integer):
+            raise ValueError(f"expanded_weight={expanded}: integer weights expand to floating point, beside inputs in "
+                             f"floating point; here weight={self.weight}, input={self.input}")
+        return self
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read the short form: ``w4a8`` is int4 weights, int8 inputs, int8 outputs.
 
         ``bf16`` is bf16 for all three, with sums in fp32; ``fp8_e4m3:fp8_e5m2`` names weights, then activations.
+        ``w4:fp8_e4m3`` is W4A8 as in DPQ (arXiv:2505.14638): uint4 weights in groups of 128 with a 16-bit scale and a
+        4-bit zero point, expanded to fp8_e4m3, fp8_e4m3 activations, sums in fp32, bf16 outputs.
         Operands of 16 bits and more are not scaled where both are floating-point: their scales have no bits.
         Raises ``PrecisionError`` where the text has another form.
 
@@ -46,16 +64,21 @@ class LayerPrecision(Frozen):
         'int4'
         >>> LayerPrecision.parse("bf16").accumulator
         'fp32'
+        >>> LayerPrecision.parse("w4:fp8_e4m3").expanded_weight
+        'fp8_e4m3'
         """
         name = text.strip().lower()
         match = _SHORT.fullmatch(name)
         if match is not None:
             weight, activation = Format(f"int{match[1]}"), Format(f"int{match[2]}")
             return cls(weight=weight, input=activation, output=activation)
+        match = _EXPANDED.fullmatch(name)
+        if match is not None:
+            return cls._expanding(Format(f"uint{match[1]}"), Format(match[2]), text)
         if name not in FLOAT_BITS and name.count(":") != 1:
             raise PrecisionError(
                 Problem("must name weight and activation bits, or a floating-point format", path="precision",
-                        value=repr(text), allowed=("w8a8", "w4a8", "w2a4", "…", *FLOAT_BITS),
+                        value=repr(text), allowed=("w8a8", "w4a8", "w2a4", "…", "w4:fp8_e4m3", *FLOAT_BITS),
                         did_you_mean=closest(name, list(FLOAT_BITS)))
             )
         first, *second = name.split(":")
@@ -68,42 +91,69 @@ class LayerPrecision(Frozen):
             scale_bits=_SCALE_BITS if is_scaled else 0,
         )
 
+    @classmethod
+    def _expanding(cls, weight: Format, activation: Format, text: str) -> Self:
+        if activation.is_integer:
+            raise PrecisionError(
+                Problem("weights expand to the activations' format, which must be a floating-point one",
+                        path="precision", value=repr(text), allowed=tuple(FLOAT_BITS))
+            )
+        return cls(
+            weight=weight, input=activation, accumulator=Format("fp32"), output=Format("bf16"),
+            weight_group=_EXPANDED_GROUP, zero_bits=weight.bits, expanded_weight=activation,
+        )
+
     @property
     def label(self) -> str:
-        """Short name for tables: ``w4a8``, or the formats' names where they are not both integers.
+        """Short name for tables: ``w4a8``, ``w4:fp8_e4m3`` where weights expand, else the formats' names.
 
         >>> LayerPrecision().label
         'w8a8'
         """
         if self.weight.is_integer and self.input.is_integer:
             return f"w{self.weight.bits}a{self.input.bits}"
+        if self.expanded_weight is not None:
+            return f"w{self.weight.bits}:{self.input}"
         return str(self.weight) if self.weight == self.input else f"{self.weight}:{self.input}"
 
+    @property
+    def multiplied_weight(self) -> Format:
+        """Format of the weights in the registers and at the multipliers."""
+        return self.weight if self.expanded_weight is None else self.expanded_weight
+
     def stored_bits(self, operand: Operand) -> int:
-        """Bits of one element of an operand in the buffers and registers (outputs: the partial sum)."""
+        """Bits of one element of an operand in DRAM and in the buffers (outputs: the partial sum)."""
         formats = {"weight": self.weight, "input": self.input, "output": self.accumulator}
         return formats[operand].bits
 
     def scales_per_output(self, layer: Layer) -> int:
         """Multiplications by a scale for each output: one for each group of weights in its sum.
 
-        One scale for a tensor or a channel is multiplied in once, at the end. 0 where scales have no bits.
+        One scale for a tensor or a channel is multiplied in once, at the end; so is what remains where weights take
+        in their groups' scales as they are expanded. 0 where scales have no bits.
         """
         if self.scale_bits == 0:
             return 0
-        if self.weight_group <= 0 or layer.weight_is_activation:
+        if self.weight_group <= 0 or layer.weight_is_activation or self.expanded_weight is not None:
             return 1
         return -(-(layer.extent("C") * layer.extent("R") * layer.extent("S")) // self.weight_group)
 
-    def parameter_bits(self, layer: Layer) -> int:
-        """Bits of scales and biases, loaded once before the layer's first tile."""
-        channels = layer.extent("G") * layer.extent("K")
-        bias = channels * self.accumulator.bits if layer.has_bias else 0
+    def register_bits(self, operand: Operand) -> int:
+        """Bits of one element of an operand in the registers of the PEs, where expanded weights are wider."""
+        return self.multiplied_weight.bits if operand == "weight" else self.stored_bits(operand)
+
+    def scale_shape(self, layer: Layer) -> tuple[int, int, int]:
+        """How many scales a layer's weights have: groups, output channels of each, scales of a channel.
+
+        Weights of a channel count in the order C, R, S, the last fastest; the last scale may serve fewer of them.
+        """
         if layer.weight_is_activation or self.weight_group == 0:
-            scales = 1
-        elif self.weight_group < 0:
-            scales = channels
-        else:
-            in_a_channel = layer.extent("C") * layer.extent("R") * layer.extent("S")
-            scales = channels * -(-in_a_channel // self.weight_group)
-        return bias + scales * self.scale_bits
+            return 1, 1, 1
+        in_a_channel = layer.extent("C") * layer.extent("R") * layer.extent("S")
+        scales = 1 if self.weight_group < 0 else -(-in_a_channel // self.weight_group)
+        return layer.extent("G"), layer.extent("K"), scales
+
+    def parameter_bits(self, layer: Layer) -> int:
+        """Bits of biases, scales and zero points, loaded once before the layer's first tile."""
+        bias = layer.extent("G") * layer.extent("K") * self.accumulator.bits if layer.has_bias else 0
+        return bias + math.prod(self.scale_shape(layer)) * (self.scale_bits + self.zero_bits)

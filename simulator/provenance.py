@@ -164,6 +164,9 @@ def energy_confidence(
         own = confidence_of(accelerator, plain if entry is None else f"{table}.{entry.name}.energy_pj_per_cycle")
         is_exact |= not element.energy_by_precision
         found["processing_elements"] = own if is_exact or own is None else weakest(("scaled", own))
+    if getattr(element, "expansion_energy_pj_per_weight", None) is not None:
+        path = "processing_element.expansion_energy_pj_per_weight"
+        found["weight_expansion"] = confidence_of(accelerator, path)
     if wires is not None:
         found["interconnect"] = confidence_of(accelerator, "grid.interconnect.energy_pj_per_bit_hop")
     if stage is not None:

@@ -1,6 +1,7 @@
 """Hypothesis profiles: ``ci`` repeats the same examples in every run, ``nightly`` looks for new ones.
 
-Choose with ``HYPOTHESIS_PROFILE=nightly``. ``quick`` is for work on the engines.
+Choose with ``HYPOTHESIS_PROFILE=nightly``. ``quick`` is for work on the engines; ``few`` is a look at each property,
+for runs without compiled kernels.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ settings.register_profile(
 settings.register_profile(
     # A first failure fast, without shrinking it.
     "quick", max_examples=150, deadline=None, derandomize=True, suppress_health_check=_SLOW_IS_FINE,
+    phases=(Phase.explicit, Phase.generate),
+)
+settings.register_profile(
+    "few", max_examples=15, deadline=None, derandomize=True, suppress_health_check=_SLOW_IS_FINE,
     phases=(Phase.explicit, Phase.generate),
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))

@@ -29,6 +29,7 @@ try:
     from simulator.kernels.dominance import non_dominated
     from simulator.kernels.enumeration import enumerate_choices
     from simulator.kernels.extents import nested_starts, touched_counts
+    from simulator.kernels.functional import narrow_products, ordered_sums, patches, wide_products
     from simulator.kernels.tile_walk import walk
     from simulator.kernels.tiling_cycles import tiling_cycles
     from simulator.kernels.value_steps import input_counts, pass_times, weight_counts
@@ -36,6 +37,7 @@ finally:
     numba.config.CACHE_DIR = _previous
 
 __all__ = [
-    "enumerate_choices", "input_counts", "nest_front", "nested_starts", "non_dominated", "pass_times",
-    "random_descents", "tiling_cycles", "touched_counts", "walk", "weight_counts",
+    "enumerate_choices", "input_counts", "narrow_products", "nest_front", "nested_starts", "non_dominated",
+    "ordered_sums", "pass_times", "patches", "random_descents", "tiling_cycles", "touched_counts", "walk",
+    "weight_counts", "wide_products",
 ]

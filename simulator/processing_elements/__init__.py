@@ -10,16 +10,18 @@ from simulator.processing_elements.base import PrecisionEnergy, ProcessingElemen
 from simulator.processing_elements.bit_fusion import BitFusionElement
 from simulator.processing_elements.bit_serial import BitSerialElement
 from simulator.processing_elements.bit_sparse import BitSparseElement
+from simulator.processing_elements.dual_precision import DualPrecisionElement
 from simulator.processing_elements.fixed import FixedElement
 from simulator.processing_elements.floating_point import FloatingPointElement
 
 ProcessingElement = Annotated[
-    FixedElement | BitFusionElement | BitSerialElement | BitSparseElement | FloatingPointElement,
+    FixedElement | BitFusionElement | BitSerialElement | BitSparseElement | FloatingPointElement
+    | DualPrecisionElement,
     Field(discriminator="kind"),
 ]
 
 __all__ = [
-    "BitFusionElement", "BitSerialElement", "BitSparseElement", "FixedElement", "FloatingPointElement",
-    "PrecisionEnergy",
+    "BitFusionElement", "BitSerialElement", "BitSparseElement", "DualPrecisionElement", "FixedElement",
+    "FloatingPointElement", "PrecisionEnergy",
     "ProcessingElement", "ProcessingElementBase",
 ]

@@ -17,11 +17,14 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from simulator.errors import PrecisionError, Problem
+from simulator.floating import Reals
 from simulator.formats import Format
 from simulator.layer import Frozen, Operand
 from simulator.precision import LayerPrecision
 
 IntArray = npt.NDArray[np.int64]
+BOTH: tuple[Operand, Operand] = ("weight", "input")
+"""What a product is made of."""
 
 
 class PrecisionEnergy(Frozen):
@@ -143,6 +146,17 @@ class ProcessingElementBase(Frozen):
     def problems(self, precision: LayerPrecision) -> list[Problem]:
         """Say what of a precision this PE cannot run; empty if nothing."""
 
+    def expansion_energy_pj(self, precision: LayerPrecision) -> float | None:
+        """Energy of expanding one weight as it comes to the grid; None where that is not done, or not modelled."""
+        return None
+
+    def expand(self, codes: IntArray, scales: Reals, zeros: IntArray, precision: LayerPrecision) -> IntArray:
+        """Codes of ``precision.expanded_weight`` for stored weights, each with the scale and zero point of its group.
+
+        All arrays have the same shape. ``problems`` refuses precisions that expand where a kind cannot do it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not expand weights")
+
     def check(self, precision: LayerPrecision) -> None:
         """Raise ``PrecisionError`` with every problem of ``precision``."""
         problems = self.problems(precision)
@@ -156,6 +170,13 @@ class IntegerElementBase(ProcessingElementBase):
     @abstractmethod
     def allowed_bits(self, operand: Operand) -> tuple[int, ...]:
         """Integer widths that the PE takes for ``weight`` or ``input``."""
+
+    def digit_planes(self, codes: IntArray, operand: Operand, precision: LayerPrecision) -> tuple[IntArray, int]:
+        """Split an operand as the circuit takes it: digits, lowest first, and the bits of a digit.
+
+        Returns an array of shape ``(digits, *codes.shape)`` with ``codes == Σ digit[i] << (i · digit_bits)``.
+        """
+        return codes[np.newaxis], 0
 
     def add(self, sums: list[int], values: list[int], precision: LayerPrecision) -> list[int]:
         """Add whole numbers pairwise, exactly."""

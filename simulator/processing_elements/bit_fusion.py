@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from simulator.layer import Operand
 from simulator.precision import LayerPrecision
-from simulator.processing_elements.base import IntArray, IntegerElementBase, next_power_of_two, signed_digits
+from simulator.processing_elements.base import BOTH, IntArray, IntegerElementBase, next_power_of_two, signed_digits
 
 
 class BitFusionElement(IntegerElementBase):
@@ -56,12 +56,16 @@ class BitFusionElement(IntegerElementBase):
         """Every width up to twice the unit's (wider ones would need more shifters than the design has)."""
         return tuple(range(1, 2 * self.max_bits + 1))
 
+    def digit_planes(self, codes: IntArray, operand: Operand, precision: LayerPrecision) -> tuple[IntArray, int]:
+        """Split both operands into as many digits as they take bricks."""
+        number_format = precision.weight if operand == "weight" else precision.input
+        count = self.rounded_bits(number_format.bits) // self.min_bits
+        return signed_digits(codes, self.min_bits, count, number_format.is_signed), self.min_bits
+
     def dot(self, weights: IntArray, inputs: IntArray, precision: LayerPrecision) -> IntArray:
         """Multiply brick by brick, shift each partial product to its place and add."""
-        bricks = []
-        for codes, number_format in ((weights, precision.weight), (inputs, precision.input)):
-            count = self.rounded_bits(number_format.bits) // self.min_bits
-            bricks.append(signed_digits(codes, self.min_bits, count, number_format.is_signed))
+        operands = zip(BOTH, (weights, inputs), strict=True)
+        bricks = [self.digit_planes(codes, operand, precision)[0] for operand, codes in operands]
         total = np.zeros(weights.shape[:-1], dtype=np.int64)
         for i, weight_digit in enumerate(bricks[0]):
             for j, input_digit in enumerate(bricks[1]):

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from simulator.layer import Operand
 from simulator.precision import LayerPrecision
-from simulator.processing_elements.base import IntArray, IntegerElementBase, next_power_of_two, signed_digits
+from simulator.processing_elements.base import BOTH, IntArray, IntegerElementBase, next_power_of_two, signed_digits
 
 
 class BitSerialElement(IntegerElementBase):
@@ -66,18 +66,20 @@ class BitSerialElement(IntegerElementBase):
         """Every width up to ``max_bits``."""
         return tuple(range(1, self.max_bits + 1))
 
+    def digit_planes(self, codes: IntArray, operand: Operand, precision: LayerPrecision) -> tuple[IntArray, int]:
+        """Split the serial operands into the digits that arrive cycle by cycle; the other one arrives whole."""
+        if operand not in self.serial_operands:
+            return super().digit_planes(codes, operand, precision)
+        number_format = precision.weight if operand == "weight" else precision.input
+        count = self.digits(number_format.bits)
+        return signed_digits(codes, self.digit_bits, count, number_format.is_signed), self.digit_bits
+
     def dot(self, weights: IntArray, inputs: IntArray, precision: LayerPrecision) -> IntArray:
         """Add up one digit plane after the other; the top plane of a signed operand counts negative."""
-        planes: dict[str, IntArray] = {}
-        operands = {"weight": (weights, precision.weight), "input": (inputs, precision.input)}
-        for name, (codes, number_format) in operands.items():
-            if name in self.serial_operands:
-                count = self.digits(number_format.bits)
-                planes[name] = signed_digits(codes, self.digit_bits, count, number_format.is_signed)
-            else:
-                planes[name] = codes[np.newaxis]
+        operands = zip(BOTH, (weights, inputs), strict=True)
+        planes = [self.digit_planes(codes, operand, precision)[0] for operand, codes in operands]
         total = np.zeros(weights.shape[:-1], dtype=np.int64)
-        for i, weight_plane in enumerate(planes["weight"]):
-            for j, input_plane in enumerate(planes["input"]):
+        for i, weight_plane in enumerate(planes[0]):
+            for j, input_plane in enumerate(planes[1]):
                 total += (weight_plane * input_plane).sum(axis=-1) << ((i + j) * self.digit_bits)
         return total

@@ -21,6 +21,7 @@ from simulator.reference.ports import Port, Ports, Use
 from simulator.reference.program import Event, Place, Program, Request, Run
 from simulator.reference.systolic import SystolicGrid
 from simulator.result import STALL_CAUSES, LayerResult, Stall, StallCause
+from simulator.scales import GroupScales, check_scales
 
 
 def simulate_reference(
@@ -30,21 +31,25 @@ def simulate_reference(
     mapping: Mapping,
     weights: IntArray,
     inputs: IntArray,
+    scales: GroupScales | None = None,
 ) -> tuple[LayerResult, IntArray]:
     """Step one layer through the machine.
 
     Args:
         weights: codes, shape (G, K, C, R, S): whole numbers of an integer format, bit patterns of a floating one.
         inputs: codes, shape (G, N, C, H, W) with ``layer.stored_input_size`` = (H, W).
+        scales: of the groups of weights, where the precision expands weights; else None.
 
     Returns:
         The result, and the outputs as DRAM holds them at the end, of shape (G, N, K, P, Q): exact sums of integers,
         or bit patterns of the ``output`` format in floating point (docs/simulator.md, "Values").
 
-    The mapping must be valid; where it is not, an assertion fails.
+    The mapping must be valid; where it is not, an assertion fails. Raises ``PrecisionError`` where the processing
+    element cannot run the precision, or the scales do not fit it.
     """
     accelerator.processing_element.check(precision)
-    machine = _Machine(layer, precision, accelerator, mapping, weights, inputs)
+    check_scales(layer, precision, scales)
+    machine = _Machine(layer, precision, accelerator, mapping, weights, inputs, scales)
     machine.run()
     outputs = np.zeros([layer.extent(dim) for dim in ("G", "N", "K", "P", "Q")], dtype=np.int64)
     assert len(machine.memories.finished) == outputs.size
@@ -105,10 +110,11 @@ class _Machine:
         mapping: Mapping,
         weights: IntArray,
         inputs: IntArray,
+        scales: GroupScales | None,
     ) -> None:
         self.layer, self.precision, self.accelerator = layer, precision, accelerator
         self.program = Program(layer, accelerator, mapping)
-        self.memories = Memories(self.program, precision, accelerator, weights, inputs)
+        self.memories = Memories(self.program, precision, accelerator, weights, inputs, scales)
         self.grid = self._new_grid()
         self.ports = Ports(self.program, self.memories)
         self.rows = OpenRows(accelerator.dram, layer, precision)
@@ -509,6 +515,9 @@ class _Machine:
         element = self.accelerator.processing_element
         active = self.grid.active_pe_cycles
         energy["processing_elements"] = active * element.energy_pj_per_cycle_at(self.precision)
+        expansion = element.expansion_energy_pj(self.precision)
+        if expansion is not None:
+            energy["weight_expansion"] = self.memories.expanded_weights * expansion
         energy |= self._other_energy()
         possible = self.now * self.accelerator.grid.pe_count * element.lanes(self.precision)
         return LayerResult(

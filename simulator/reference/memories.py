@@ -16,6 +16,7 @@ from simulator.precision import LayerPrecision
 from simulator.reference.geometry import Element, Position
 from simulator.reference.program import Fetch, Fold, Place, Program, Request, Run, Step
 from simulator.result import Traffic, TrafficOperand
+from simulator.scales import GroupScales
 
 IntArray = npt.NDArray[np.int64]
 Values = dict[Element, int]
@@ -39,12 +40,15 @@ class Memories:
         accelerator: Accelerator,
         weights: IntArray,
         inputs: IntArray,
+        scales: GroupScales | None,
     ) -> None:
         self.program = program
         self.precision = precision
         self.accelerator = accelerator
         self.layer: Layer = program.layer
         self._dram: dict[Operand, IntArray] = {"weight": weights, "input": inputs}
+        self._scales = None if scales is None else scales.by_weight(self.layer, precision.weight_group)
+        self.expanded_weights = 0
         self._spilled: Values = {}
         self.finished: Values = {}
         self._products: Counter[Element] = Counter()
@@ -141,6 +145,8 @@ class Memories:
             slot.values = {element: source.pop(element) for element in run.elements}
         elif parent is None:
             slot.values = {element: int(self._dram[run.operand][element]) for element in run.elements}
+            if run.operand in self.program.bypass:
+                slot.values = self._as_registers_hold(run.operand, slot.values)
         else:
             held = self._slots[parent.place][parent.number].values
             slot.values = {element: held[element] for element in run.elements}
@@ -177,7 +183,8 @@ class Memories:
         channels, rows, columns = (self.layer.extent(dim) for dim in ("C", "R", "S"))
         if self.precision.scale_bits == 0:
             return set()
-        if self.precision.weight_group <= 0 or self.layer.weight_is_activation:
+        expands = self.precision.expanded_weight is not None
+        if self.precision.weight_group <= 0 or self.layer.weight_is_activation or expands:
             return {0}
         return {
             ((channel * rows + row) * columns + column) // self.precision.weight_group
@@ -197,20 +204,32 @@ class Memories:
             self._read[run.place.memory.name, operand] += bits
             self.grid_bits[operand] += bits
             self.hold(operand, fetch)
+            return self._as_registers_hold(operand, {element: resident[element] for element in fetch.wanted})
         return {element: resident[element] for element in fetch.wanted}
+
+    def _as_registers_hold(self, operand: Operand, values: Values) -> Values:
+        """Expand stored weights on their way to the grid, where the precision says so."""
+        if operand != "weight" or self._scales is None or not values:
+            return values
+        self.expanded_weights += len(values)
+        places = tuple(np.array(list(values)).T)
+        codes = np.array(list(values.values()), dtype=np.int64)
+        scales, zeros = self._scales
+        expanded = self.accelerator.processing_element.expand(codes, scales[places], zeros[places], self.precision)
+        return {element: int(code) for element, code in zip(values, expanded, strict=True)}
 
     def hold(self, operand: Operand, fetch: Fetch) -> None:
         """Replace what the register files hold of an operand that does not bypass its buffer."""
         if operand in self.program.kept and operand not in self.program.bypass:
             for position, mine in fetch.by_pe.items():
-                self._in_registers[position, operand] = len(mine) * self.precision.stored_bits(operand)
+                self._in_registers[position, operand] = len(mine) * self.precision.register_bits(operand)
             self._check_registers(fetch.by_pe)
 
     def _hold_bypassing(self, run: Run, sign: int) -> None:
         layout = self.program.layout
         for position in layout.place:
             mine = layout.pe_elements(self.layer, run.operand, position, run.box)
-            bits = len(mine) * self.precision.stored_bits(run.operand)
+            bits = len(mine) * self.precision.register_bits(run.operand)
             self._in_registers[position, run.operand] += sign * bits
         self._check_registers(layout.place)
 
@@ -288,7 +307,7 @@ class Memories:
             for operand in operands:
                 file = self.accelerator.registers_of(operand)
                 if file is not None:
-                    self._read[file.name, operand] += products * self.precision.stored_bits(operand)
+                    self._read[file.name, operand] += products * self.precision.register_bits(operand)
             file = self.accelerator.registers_of("output")
             if file is not None:
                 self._read[file.name, "output"] += self.precision.stored_bits("output")

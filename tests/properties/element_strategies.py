@@ -16,13 +16,15 @@ from simulator.processing_elements import (
     BitFusionElement,
     BitSerialElement,
     BitSparseElement,
+    DualPrecisionElement,
     FixedElement,
     FloatingPointElement,
     PrecisionEnergy,
     ProcessingElement,
 )
+from simulator.processing_elements.floating_base import FloatingElementBase
 
-Kind = Literal["fixed", "bit_fusion", "bit_serial", "floating_point", "bit_sparse"]
+Kind = Literal["fixed", "bit_fusion", "bit_serial", "floating_point", "bit_sparse", "dual_precision"]
 KINDS: tuple[Kind, ...] = tuple(kind for kind in get_args(Kind) if kind != "bit_sparse")
 """The kinds whose time does not depend on values."""
 
@@ -80,17 +82,24 @@ def processing_elements(draw: st.DrawFn, max_lanes: int = 4, kinds: tuple[Kind, 
         max_bits = draw(st.sampled_from((2, 4, 8)))
         min_bits = draw(st.sampled_from([bits for bits in (1, 2, 4, 8) if bits <= max_bits]))
         return BitFusionElement(max_bits=max_bits, min_bits=min_bits, **common)
-    if kind == "floating_point":
-        names = st.lists(st.sampled_from(tuple(FLOAT_BITS)), min_size=1, max_size=3, unique=True)
-        return FloatingPointElement(
-            operand_formats=tuple(draw(names)),
-            lane_count=draw(st.integers(1, max_lanes + 2)),
-            lanes_double_at_half_width=draw(st.booleans()),
-            step_cycles=draw(st.integers(1, 3)),
-            accumulator_format=draw(st.sampled_from(("fp32", "fp16", "bf16"))),
-            lane_order=draw(st.sampled_from(("tree", "chain"))),
-            subnormals=draw(st.sampled_from(("kept", "flushed"))),
-            output_overflow=draw(st.sampled_from(("infinity", "saturated"))),
+    if kind in ("floating_point", "dual_precision"):
+        names = draw(st.lists(st.sampled_from(tuple(FLOAT_BITS)), min_size=1, max_size=3, unique=True))
+        common |= {
+            "operand_formats": tuple(names),
+            "lane_count": draw(st.integers(1, max_lanes + 2)),
+            "lanes_double_at_half_width": draw(st.booleans()),
+            "step_cycles": draw(st.integers(1, 3)),
+            "accumulator_format": draw(st.sampled_from(("fp32", "fp16", "bf16"))),
+            "lane_order": draw(st.sampled_from(("tree", "chain"))),
+            "subnormals": draw(st.sampled_from(("kept", "flushed"))),
+            "output_overflow": draw(st.sampled_from(("infinity", "saturated"))),
+        }
+        if kind == "floating_point":
+            return FloatingPointElement(**common)
+        return DualPrecisionElement(
+            max_weight_bits=draw(st.sampled_from((3, 4, 8))),
+            expansion_limit=draw(st.sampled_from((None, 224.0, 3.0))),
+            expansion_energy_pj_per_weight=draw(st.sampled_from((None, 0.0, 0.75))),
             **common,
         )
     serial = draw(st.sampled_from((("weight",), ("input",), ("weight", "input"))))
@@ -135,9 +144,12 @@ def bit_sparse_elements(
 @st.composite
 def precisions(draw: st.DrawFn, element: ProcessingElement) -> LayerPrecision:
     """Precisions that a PE takes."""
-    scaling = {"weight_group": draw(st.sampled_from((-1, 0, 2))), "scale_bits": draw(st.sampled_from((0, 16)))}
-    if isinstance(element, FloatingPointElement):
+    scaling = {"weight_group": draw(st.sampled_from((-1, 0, 2, 5))), "scale_bits": draw(st.sampled_from((0, 16)))}
+    if isinstance(element, FloatingElementBase):
         weight, activation = (Format(draw(st.sampled_from(element.operand_formats))) for _ in range(2))
+        if isinstance(element, DualPrecisionElement) and draw(st.integers(0, 3)) > 0:
+            scaling |= {"expanded_weight": weight, "zero_bits": draw(st.sampled_from((0, 4)))}
+            weight = Format(f"{draw(st.sampled_from(('int', 'uint')))}{draw(st.integers(2, element.max_weight_bits))}")
         return LayerPrecision(
             weight=weight, input=activation, accumulator=Format(element.accumulator_format),
             output=Format(draw(st.sampled_from(tuple(FLOAT_BITS)))), **scaling,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from bisect import bisect_left
 from collections.abc import Iterator
 from fractions import Fraction
 from functools import cache
@@ -19,7 +20,9 @@ import numpy.typing as npt
 
 from simulator.accelerator import LANES, SystolicPassing
 from simulator.layer import DIMS, RELEVANT_DIMS, Dim
-from simulator.processing_elements import FloatingPointElement
+from simulator.processing_elements import DualPrecisionElement
+from simulator.processing_elements.floating_base import FloatingElementBase
+from simulator.scales import GroupScales
 from tests.properties.strategies import Case
 
 IntArray = npt.NDArray[np.int64]
@@ -30,25 +33,42 @@ TYPES: dict[str, Any] = {
 }
 
 
+def expanded_weights(
+    case: Case, weights: IntArray, scales: GroupScales, arithmetic: Arithmetic
+) -> dict[tuple[int, ...], float]:
+    """Every weight as it is multiplied; groups are counted through each output channel, weight by weight."""
+    element, name = case.accelerator.processing_element, case.precision.expanded_weight
+    size = 0 if case.layer.weight_is_activation else case.precision.weight_group
+    assert isinstance(element, DualPrecisionElement) and name is not None
+    values = {}
+    for g, k in itertools.product(range(weights.shape[0]), range(weights.shape[1])):
+        for place, index in enumerate(np.ndindex(weights.shape[2:])):
+            group = (g, k, place // size if size > 0 else 0) if size else (0, 0, 0)
+            code, scale, zero = int(weights[g, k][index]), float(scales.scales[group]), int(scales.zeros[group])
+            value = expanded(code, scale, zero, name, element.expansion_limit)
+            values[g, k, *index] = float(arithmetic.flushed(value, name))
+    return values
+
+
 class Arithmetic:
     """Numbers of the accumulator's type, and what the element does with them."""
 
-    def __init__(self, element: FloatingPointElement) -> None:
+    def __init__(self, element: FloatingElementBase) -> None:
         self.element = element
         self.type = TYPES[element.accumulator_format]
 
     def operand(self, code: int, name: str) -> float:
         stored = np.array(code, dtype=f"u{np.dtype(TYPES[name]).itemsize}").view(TYPES[name])[()]
-        return float(self._flushed(stored, name))
+        return float(self.flushed(stored, name))
 
     def product(self, weight: float, activation: float) -> Any:
         """A product of two operands is exact in a Python float; it is rounded once."""
         exact = weight * activation
         value = nearest_bf16(exact) if self.type is ml_dtypes.bfloat16 else self.type(exact)
-        return self._flushed(value, self.element.accumulator_format)
+        return self.flushed(value, self.element.accumulator_format)
 
     def add(self, one: Any, other: Any) -> Any:
-        return self._flushed(one + other, self.element.accumulator_format)
+        return self.flushed(one + other, self.element.accumulator_format)
 
     def over_lanes(self, products: list[Any]) -> Any:
         if self.element.lane_order == "chain":
@@ -67,12 +87,12 @@ class Arithmetic:
         value = total.astype(TYPES[name])
         if self.element.output_overflow == "saturated" and abs(float(total)) > float(limits.max):
             value = np.copysign(float(limits.max), float(total)).astype(np.float32).astype(TYPES[name])
-        value = self._flushed(value, name)
+        value = self.flushed(value, name)
         if np.isnan(value):
             return "NaN"
         return int(np.asarray(value).view(f"u{np.dtype(TYPES[name]).itemsize}"))
 
-    def _flushed(self, value: Any, name: str) -> Any:
+    def flushed(self, value: Any, name: str) -> Any:
         smallest = float(ml_dtypes.finfo(TYPES[name]).smallest_normal)
         if self.element.subnormals == "flushed" and abs(float(value)) < smallest:
             return np.asarray(math.copysign(0.0, float(value))).astype(TYPES[name])[()]
@@ -84,6 +104,29 @@ def _bf16_values() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.uint16]]:
     """Non-negative finite values in ascending order, and their codes."""
     codes = np.arange(0x7F80, dtype=np.uint16)
     return codes.view(ml_dtypes.bfloat16).astype(np.float64), codes
+
+
+@cache
+def _magnitudes(name: str) -> list[float]:
+    """Every finite magnitude of a format of at most 16 bits in ascending order: the place of each is its code."""
+    bits = 8 * np.dtype(TYPES[name]).itemsize
+    values = np.arange(1 << (bits - 1), dtype=f"u{bits // 8}").view(TYPES[name]).astype(np.float64)
+    return [float(value) for value in values if np.isfinite(value)]
+
+
+def expanded(weight: int, scale: float, zero: int, name: str, limit: float | None) -> float:
+    """A stored weight as it is multiplied: the exact ``scale · (weight − zero)``, clipped, then rounded once."""
+    exact = Fraction(scale) * (weight - zero)
+    most = Fraction(float(ml_dtypes.finfo(TYPES[name]).max) if limit is None else limit)
+    sign = -1.0 if math.copysign(1.0, scale) * (-1 if weight < zero else 1) < 0 else 1.0
+    magnitude = min(abs(exact), most)
+    if name == "fp32":
+        return math.copysign(float(np.float32(float(magnitude))), sign)
+    known = _magnitudes(name)
+    above = bisect_left(known, magnitude)
+    codes = range(max(0, above - 1), min(len(known), above + 1))
+    nearest = min(codes, key=lambda code: (abs(Fraction(known[code]) - magnitude), code % 2))
+    return math.copysign(known[nearest], sign)
 
 
 def nearest_bf16(value: float) -> Any:
@@ -173,15 +216,19 @@ class Order:
 
 
 @np.errstate(all="ignore")
-def ordered_outputs(case: Case, weights: IntArray, inputs: IntArray) -> npt.NDArray[Any]:
+def ordered_outputs(
+    case: Case, weights: IntArray, inputs: IntArray, scales: GroupScales | None = None
+) -> npt.NDArray[Any]:
     """Output codes of shape (G, N, K, P, Q), NaN as text."""
     element, layer, order = case.accelerator.processing_element, case.layer, Order(case)
-    assert isinstance(element, FloatingPointElement)
+    assert isinstance(element, FloatingElementBase)
     arithmetic, lanes = Arithmetic(element), element.lanes(case.precision)
-    weight_values, input_values = (
-        {index: arithmetic.operand(int(code), name) for index, code in np.ndenumerate(codes)}
-        for codes, name in ((weights, case.precision.weight), (inputs, case.precision.input))
-    )
+    precision = case.precision
+    input_values = {index: arithmetic.operand(int(code), precision.input) for index, code in np.ndenumerate(inputs)}
+    if scales is None:
+        weight_values = {i: arithmetic.operand(int(code), precision.weight) for i, code in np.ndenumerate(weights)}
+    else:
+        weight_values = expanded_weights(case, weights, scales, arithmetic)
     zero = arithmetic.product(0.0, 0.0)
     passing = case.accelerator.grid.passing
     hands_down = isinstance(passing, SystolicPassing) and passing.stationary != "output"

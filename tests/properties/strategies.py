@@ -36,6 +36,7 @@ from simulator.mapping import Mapping, MappingLevel
 from simulator.output_stage import OutputStage
 from simulator.precision import LayerPrecision
 from simulator.reference.program import Program
+from simulator.scales import GroupScales
 from tests.properties.element_strategies import KINDS, Kind, precisions, processing_elements, random_codes
 
 Dataflow = Literal["multicast", "streaming", "weight", "input", "output"]
@@ -69,6 +70,17 @@ class Case:
         )
         weights, inputs = (random_codes(rng, number_format, shape) for number_format, shape in shapes)
         return weights, inputs
+
+    def scales(self) -> GroupScales | None:
+        """Random scales and zero points, where weights expand: some expanded weights are clipped, some subnormal."""
+        precision = self.precision
+        if precision.expanded_weight is None:
+            return None
+        rng = np.random.default_rng(self.seed + 1)
+        shape = precision.scale_shape(self.layer)
+        scales = (rng.normal(size=shape) * 2.0 ** rng.integers(-12, 8, size=shape)).astype(np.float32)
+        low, high = precision.weight.integer_range if precision.zero_bits else (0, 0)
+        return GroupScales(scales.astype(np.float64), rng.integers(low, high, size=shape, endpoint=True))
 
 
 def subsets(values: tuple[Dim, ...] | tuple[Operand, ...], min_size: int = 0) -> st.SearchStrategy[tuple]:
@@ -379,7 +391,7 @@ def _sizes(
             in_buffers[operand, place.level] = place.copies * bits * max(len(run.elements) for run in runs)
         in_a_pe = math.prod(register[dim] * lanes.get(dim, 1) for dim in RELEVANT_DIMS[operand])
         copies = 2 if operand in wishes.bypass and operand in wishes.double_buffer else 1
-        in_registers[operand] = precision.stored_bits(operand) * in_a_pe * copies
+        in_registers[operand] = precision.register_bits(operand) * in_a_pe * copies
     return in_buffers, in_registers
 
 

@@ -48,7 +48,7 @@ def test_fast_equals_reference(dataflow: Dataflow) -> None:
     def check(case: Case) -> None:
         quick = fast(case)
         slow, _ = simulate_reference(
-            case.layer, case.precision, case.accelerator, case.mapping, *case.operands()
+            case.layer, case.precision, case.accelerator, case.mapping, *case.operands(), case.scales()
         )
         assert_same_counts(quick, slow)
         assert quick.tile_count == slow.tile_count

@@ -113,7 +113,7 @@ def test_long_sums_add_in_the_documented_order(dataflow: Dataflow) -> None:
     @given(long_sums(dataflow))
     def check(case: Case) -> None:
         slow, outputs = simulate_reference(
-            case.layer, case.precision, case.accelerator, case.mapping, *case.operands()
+            case.layer, case.precision, case.accelerator, case.mapping, *case.operands(), case.scales()
         )
         check_values(outputs, case)
         # The fast engine checks the mapping.

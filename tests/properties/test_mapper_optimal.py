@@ -17,11 +17,23 @@ from mapper.descent import Candidate, kernel_input, may_double
 from mapper.incumbent import Incumbent
 from mapper.search import map_layer
 from mapper.solution import OBJECTIVES, Objective, Prover, SearchBudget, objective_cost
+from simulator.accelerator import (
+    Accelerator,
+    Axis,
+    Buffer,
+    Dram,
+    Grid,
+    RegisterFile,
+    SystolicPassing,
+    VectorUnit,
+)
 from simulator.engine import simulate
 from simulator.errors import InfeasibleError, MappingError
 from simulator.kernels import choice_cost, enumerate_choices
-from simulator.layer import OPERANDS
-from tests.properties.strategies import Case, cases
+from simulator.layer import OPERANDS, Layer
+from simulator.precision import LayerPrecision
+from simulator.processing_elements import FixedElement
+from tests.properties.strategies import HUGE, Case, cases
 
 MOST_CHOICES = 1500
 # Each of these examples runs a search or many simulations: a fraction of the profile's number will do.
@@ -174,3 +186,32 @@ def test_the_search_finds_and_proves_the_optimum(objective: Objective, prover: P
         assert objective_cost(again, objective) == found.cost
 
     check()
+
+
+def test_loads_behind_a_pass_are_not_counted_for_each_of_its_folds() -> None:
+    """An input-stationary grid that preloads, and outputs that bypass: loops over C and R are folds within a pass."""
+    energy = {"read_energy_pj_per_bit": 0.0, "write_energy_pj_per_bit": 0.0}
+    memories = (
+        Dram(bandwidth_bits_per_cycle=256, latency_cycles=4, **energy),
+        Buffer(name="buffer", keeps=OPERANDS, size_bits=HUGE, may_bypass=("output",), **energy),
+        RegisterFile(name="registers", keeps=OPERANDS, size_bits=HUGE, **energy),
+    )
+    grid = Grid(
+        axes=(Axis(name="rows", size=3, unroll=("C", "P")), Axis(name="columns", size=1, unroll=("C",))),
+        passing=SystolicPassing(stationary="input", fold_overlap=True, stationary_preload=True),
+    )
+    machine = Accelerator(
+        name="machine", description="preloads", clock_mhz=1.0, memories=memories, grid=grid,
+        processing_element=FixedElement(energy_pj_per_cycle=0.0),
+        vector_unit=VectorUnit(lanes=1, energy_pj_per_operation=0.0),
+    )
+    layer = Layer(name="layer", dims={"K": 2, "C": 4, "P": 6, "R": 3})
+    tried = 0
+    for model in build_cost_models(layer, LayerPrecision(), machine):
+        rows, masks, costs, _, _ = enumerate_choices(kernel_input(model, "latency"), np.inf, 200, 1 << 20)
+        for chosen, mask, cost in zip(rows, masks, costs, strict=True):
+            doubled = tuple(operand for i, operand in enumerate(OPERANDS) if (int(mask) >> i) & 1)
+            for mapping in build_mapping(model, Candidate(tuple(chosen.tolist()), doubled, 0.0), machine):
+                tried += bool(mapping.bypass)
+                assert cost <= simulate(layer, LayerPrecision(), machine, mapping).total_cycles + 1e-6
+    assert tried > 100

@@ -41,10 +41,10 @@ def numpy_outputs(layer: Layer, weights: IntArray, inputs: IntArray) -> IntArray
 
 def check_values(outputs: IntArray, case: Case) -> None:
     """What ended up in DRAM is what NumPy computes."""
-    if case.precision.weight.is_integer:
+    if case.precision.input.is_integer:
         np.testing.assert_array_equal(outputs, numpy_outputs(case.layer, *case.operands()))
         return
-    expected = ordered_outputs(case, *case.operands())
+    expected = ordered_outputs(case, *case.operands(), case.scales())
     expected[expected == "NaN"] = NAN_CODES[case.precision.output]
     np.testing.assert_array_equal(outputs, expected.astype(np.int64))
 
@@ -88,7 +88,9 @@ def check_registers(result: LayerResult, case: Case) -> None:
     assert rest == 0
     for file in case.accelerator.register_files:
         for operand in file.keeps:
-            bits = precision.stored_bits(operand)
+            # Expanded weights are as wide as the format they are multiplied in.
+            bits = (precision.expanded_weight or precision.weight).bits if operand == "weight" else (
+                precision.stored_bits(operand))
             expected = (steps * bits,) * 2 if operand == "output" else (result.macs * bits, 0)
             assert result.moved_bits(file.name, operand) == expected
 
@@ -108,6 +110,8 @@ def check_sums(result: LayerResult, case: Case) -> None:
     assert memories | {"processing_elements"} <= set(result.energy_pj) <= memories | set(COMPONENTS)
     assert ("interconnect" in result.energy_pj) == (case.accelerator.grid.interconnect is not None)
     assert ("leakage" in result.energy_pj) == any(part.leakage_mw is not None for part in case.accelerator.parts)
+    expands = getattr(element, "expansion_energy_pj_per_weight", None) is not None and precision.expanded_weight
+    assert ("weight_expansion" in result.energy_pj) == bool(expands)
 
 
 @pytest.mark.parametrize("dataflow", DATAFLOWS)
@@ -117,7 +121,7 @@ def test_reference_is_right(dataflow: Dataflow) -> None:
     def check(case: Case) -> None:
         weights, inputs = case.operands()
         result, outputs = simulate_reference(
-            case.layer, case.precision, case.accelerator, case.mapping, weights, inputs
+            case.layer, case.precision, case.accelerator, case.mapping, weights, inputs, case.scales()
         )
         check_values(outputs, case)
         check_conservation(result, case)
@@ -130,10 +134,10 @@ def test_reference_is_right(dataflow: Dataflow) -> None:
 @pytest.mark.parametrize("dataflow", DATAFLOWS)
 def test_floating_point_adds_in_the_documented_order(dataflow: Dataflow) -> None:
     @share_of_examples
-    @given(cases(dataflow, max_macs=300, kinds=("floating_point",)))
+    @given(cases(dataflow, max_macs=300, kinds=("floating_point", "dual_precision")))
     def check(case: Case) -> None:
         _, outputs = simulate_reference(
-            case.layer, case.precision, case.accelerator, case.mapping, *case.operands()
+            case.layer, case.precision, case.accelerator, case.mapping, *case.operands(), case.scales()
         )
         check_values(outputs, case)
 
@@ -148,7 +152,7 @@ def test_values_do_not_change_time() -> None:
     def check(case: Case) -> None:
         weights, inputs = case.operands()
         results = [
-            simulate_reference(case.layer, case.precision, case.accelerator, case.mapping, *operands)[0]
+            simulate_reference(case.layer, case.precision, case.accelerator, case.mapping, *operands, case.scales())[0]
             for operands in ((weights, inputs), (0 * weights, 0 * inputs))
         ]
         assert results[0] == results[1]

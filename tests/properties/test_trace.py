@@ -102,7 +102,7 @@ def test_every_cycle_is_that_of_the_reference(dataflow: Dataflow) -> None:
     @share_of_examples
     @given(cases(dataflow, max_macs=200))
     def check(case: Case) -> None:
-        machine = Watched(case.layer, case.precision, case.accelerator, case.mapping, *case.operands())
+        machine = Watched(case.layer, case.precision, case.accelerator, case.mapping, *case.operands(), case.scales())
         machine.run()
         doing: dict[int, str] = {}
         moving: dict[int, Counter[tuple[str, str, int]]] = defaultdict(Counter)

@@ -54,6 +54,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "Processing element: `bit_serial`": elements.BitSerialElement,
     "Processing element: `bit_sparse`": elements.BitSparseElement,
     "Processing element: `floating_point`": elements.FloatingPointElement,
+    "Processing element: `dual_precision`": elements.DualPrecisionElement,
     "Processing element: energy by precision": elements.PrecisionEnergy,
     "Vector unit": machine.VectorUnit,
     "Output stage": OutputStage,
@@ -61,7 +62,8 @@ SECTIONS: dict[str, type[BaseModel]] = {
 }
 UNITS = {
     "_pj_per_bit": "pJ a bit", "_bits_per_cycle": "bits a cycle", "_pj_per_cycle": "pJ a cycle",
-    "_pj_per_operation": "pJ", "_pj_per_bit_hop": "pJ a bit and hop", "_energy_pj": "pJ", "_um2": "µm²", "_mw": "mW",
+    "_pj_per_operation": "pJ", "_pj_per_bit_hop": "pJ a bit and hop", "_pj_per_weight": "pJ a weight",
+    "_energy_pj": "pJ", "_um2": "µm²", "_mw": "mW",
     "_cycles": "cycles", "_bits": "bits", "_mhz": "MHz",
 }
 

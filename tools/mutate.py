@@ -1,0 +1,237 @@
+"""Mutation check: break one place of a kernel at a time, and see whether the tests notice.
+
+    python tools/mutate.py [--count N] [--seconds S] [--seed SEED] [--files tile_walk,…] [--list]
+
+Takes a sample of mutants (a comparison flipped, a constant one off, an operator swapped, min for max, a statement
+dropped) of ``simulator/kernels/*.py``, the same for the same seed, and runs the tests that cover the file on a copy of
+the project, without compilation and until the first failure. A mutant that no test notices has survived: each is
+printed with its line. Exit status 1 if any survived, 2 if the tests fail without any mutation.
+
+Some mutants change nothing that can be seen (a bound one too low that is never reached); a survivor is a question to
+the tests, not always a gap in them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+KERNELS = Path("simulator/kernels")
+COPIED = ("simulator", "mapper", "workloads", "hw_configs", "bitmosaic", "tests", "setup.cfg")
+WALK = ("tests/properties/test_engines_agree.py", "tests/properties/test_trace.py")
+SEARCH = ("tests/properties/test_mapper_optimal.py", "-k", "not cp_sat and not latency-enumeration")
+SUITES: dict[str, tuple[str, ...]] = {
+    "extents": WALK,
+    "functional": (
+        "tests/properties/test_functional.py", "tests/unit/test_functional.py", "-k", "not every_width"
+    ),
+    "tile_walk": WALK,
+}
+"""Tests of a kernel file; those of the search for all others."""
+
+_COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+}
+_OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.FloorDiv, ast.FloorDiv: ast.Mult, ast.LShift: ast.RShift,
+    ast.RShift: ast.LShift, ast.Mod: ast.FloorDiv,
+}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A kernel file with one place changed: the node of a number, counted in the order of the walk."""
+
+    path: Path
+    line: int
+    change: str
+    number: int
+    apply: Callable[[ast.AST], ast.AST]
+
+    @property
+    def file(self) -> str:
+        """Name of the file."""
+        return self.path.name
+
+    def source(self) -> str:
+        """The whole file, changed."""
+        tree = ast.parse(self.path.read_text(encoding="utf-8"))
+        return ast.unparse(ast.fix_missing_locations(_Replace(self.number, self.apply).visit(tree)))
+
+
+Change = tuple[str, Callable[[ast.AST], ast.AST]]
+
+
+def changes(node: ast.AST) -> Iterator[Change]:
+    """What may be broken at a node, with a word for each."""
+    if isinstance(node, ast.Compare):
+        for place, operator in enumerate(node.ops):
+            other = _COMPARISONS.get(type(operator))
+            if other is not None:
+                yield f"{type(operator).__name__} → {other.__name__}", _with_comparison(place, other)
+    elif isinstance(node, ast.BinOp | ast.AugAssign) and type(node.op) in _OPERATORS:
+        other_operator = _OPERATORS[type(node.op)]
+        yield f"{type(node.op).__name__} → {other_operator.__name__}", _with_field("op", other_operator())
+    elif isinstance(node, ast.BoolOp):
+        swapped: ast.boolop = ast.Or() if isinstance(node.op, ast.And) else ast.And()
+        yield "and ↔ or", _with_field("op", swapped)
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+        yield "not dropped", lambda found: found.operand  # type: ignore[attr-defined]
+    elif isinstance(node, ast.Constant) and isinstance(node.value, int) and not isinstance(node.value, bool):
+        for step in (1, -1):
+            yield f"{node.value} → {node.value + step}", _with_field("value", node.value + step)
+    elif isinstance(node, ast.Name) and node.id in ("min", "max") and isinstance(node.ctx, ast.Load):
+        yield "min ↔ max", _with_field("id", "max" if node.id == "min" else "min")
+    if isinstance(node, ast.AugAssign | ast.Assign | ast.Continue | ast.Break) or (
+        isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+    ):
+        yield "statement dropped", lambda _: ast.Pass()
+
+
+def _with_field(name: str, value: object) -> Callable[[ast.AST], ast.AST]:
+    def change(node: ast.AST) -> ast.AST:
+        setattr(node, name, value)
+        return node
+
+    return change
+
+
+def _with_comparison(place: int, operator: type[ast.cmpop]) -> Callable[[ast.AST], ast.AST]:
+    def change(node: ast.AST) -> ast.AST:
+        node.ops[place] = operator()  # type: ignore[attr-defined]
+        return node
+
+    return change
+
+
+class _Replace(ast.NodeTransformer):
+    """Changes the node of a number, counted in the order of the walk."""
+
+    def __init__(self, number: int, change: Callable[[ast.AST], ast.AST]) -> None:
+        self.number, self.change, self.seen = number, change, -1
+
+    def visit(self, node: ast.AST) -> ast.AST:
+        self.seen += 1
+        if self.seen == self.number:
+            return ast.copy_location(self.change(node), node)
+        return self.generic_visit(node)
+
+
+def _numbered(tree: ast.AST) -> list[ast.AST]:
+    """Nodes in the order in which ``_Replace`` meets them."""
+    found = [tree]
+    for child in ast.iter_child_nodes(tree):
+        found += _numbered(child)
+    return found
+
+
+def mutants(path: Path) -> list[Mutant]:
+    """Every mutant of the functions of a kernel file."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    inside = {id(node) for outer in tree.body if isinstance(outer, ast.FunctionDef) for part in outer.body
+              for node in ast.walk(part)}
+    found = []
+    for number, node in enumerate(_numbered(tree)):
+        if id(node) not in inside:
+            continue
+        line = getattr(node, "lineno", 0)
+        found += [Mutant(path, line, change, number, apply) for change, apply in changes(node)]
+    return found
+
+
+def run_tests(folder: Path, file: str, seconds: float) -> str:
+    """Run a file's tests in a copy of the project: ``passed``, ``failed``, or ``endless`` after so many seconds."""
+    environment = os.environ | {
+        "NUMBA_DISABLE_JIT": "1", "HYPOTHESIS_PROFILE": "few", "PYTHONPATH": str(folder),
+        "BITMOSAIC_CACHE_DIR": str(folder / "cache"), "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    try:
+        result = subprocess.run(
+            [*command, *SUITES.get(file.removesuffix(".py"), SEARCH)], cwd=folder, env=environment,
+            capture_output=True, text=True, check=False, timeout=seconds,
+        )
+    except subprocess.TimeoutExpired:
+        return "endless"
+    return "passed" if result.returncode == 0 else "failed"
+
+
+def _copy_project(folder: Path) -> None:
+    for name in COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, folder / name)
+
+
+def main() -> int:
+    """Print one line a mutant, survivors with their line, and the counts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=100, help="mutants in the sample (100)")
+    parser.add_argument("--seconds", type=float, default=3600.0, help="stop after so many seconds (3600)")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--files", default="", help="kernel files without .py, by commas; all")
+    parser.add_argument("--list", action="store_true", help="print the sample and run nothing")
+    options = parser.parse_args()
+    chosen = set(options.files.split(",")) if options.files else None
+    files = [path for path in sorted((ROOT / KERNELS).glob("*.py")) if path.name != "__init__.py"]
+    unknown = (chosen or set()) - {path.stem for path in files}
+    if unknown:
+        parser.error(f"--files={','.join(sorted(unknown))}: no such kernel (allowed: {[path.stem for path in files]})")
+    every = [mutant for path in files if chosen is None or path.stem in chosen for mutant in mutants(path)]
+    sample = random.Random(options.seed).sample(every, min(options.count, len(every)))
+    print(f"{len(sample)} of {len(every)} mutants, seed {options.seed}")
+    if options.list:
+        for mutant in sample:
+            print(f"{mutant.file}:{mutant.line}: {mutant.change}")
+        return 0
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _copy_project(folder)
+        patience = {}
+        for file in sorted({mutant.file for mutant in sample}):
+            started = time.monotonic()
+            if run_tests(folder, file, options.seconds) != "passed":
+                print(f"{file}: its tests fail without any mutation")
+                return 2
+            patience[file] = 60 + 5 * (time.monotonic() - started)
+        counts = {"failed": 0, "endless": 0, "passed": 0}
+        survivors = []
+        for done, mutant in enumerate(sample, start=1):
+            if time.monotonic() - began > options.seconds:
+                print(f"time is up after {done - 1} mutants")
+                break
+            place = folder / KERNELS / mutant.file
+            original = place.read_text(encoding="utf-8")
+            place.write_text(mutant.source(), encoding="utf-8")
+            outcome = run_tests(folder, mutant.file, patience[mutant.file])
+            place.write_text(original, encoding="utf-8")
+            counts[outcome] += 1
+            verdict = "survived" if outcome == "passed" else f"killed ({outcome})"
+            line = f"{mutant.file}:{mutant.line}: {mutant.change}: {verdict}"
+            print(line, flush=True)
+            if outcome == "passed":
+                survivors.append((line, original.splitlines()[mutant.line - 1].strip()))
+    tried = sum(counts.values())
+    print(f"{tried} mutants: {counts['failed']} killed by a failure, {counts['endless']} by running without end, "
+          f"{counts['passed']} survived ({100 * (tried - counts['passed']) / max(1, tried):.1f} % killed)")
+    for line, text in survivors:
+        print(f"  {line}\n      {text}")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
