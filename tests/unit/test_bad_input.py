@@ -185,7 +185,7 @@ def test_validate_names_the_mistakes_of_every_file() -> None:
 
 def test_a_machine_to_show_that_is_not_there() -> None:
     (line,) = _refused("hardware", "bit_fusoin")
-    assert line.startswith("error: accelerator='bit_fusoin': no such preset (allowed: bit_fusion, eyeriss_like, ")
+    assert line.startswith("error: accelerator='bit_fusoin': no such preset (allowed: bit_fusion, bitwave_like, ")
     assert line.endswith("did you mean 'bit_fusion'?)")
     assert _refused("hardware", "none.yaml") == ["error: none.yaml: no such file"]
 
@@ -229,7 +229,7 @@ def test_precisions_that_the_processing_element_lacks() -> None:
     (line,) = _refused("simulate", "net.onnx", "--hardware", "tpu_like", "--precision", "w16a8")
     assert line.startswith(message.format("w16a8", "weight", "int16"))
     assert _refused("simulate", "net.onnx", "--precision", "eight") == [
-        f"error: precision='eight': {rule}fp8_e4m3, fp8_e4m3_ieee, fp8_e5m2, fp16, bf16, fp32)"
+        f"error: precision='eight': {rule}w4:fp8_e4m3, fp8_e4m3, fp8_e4m3_ieee, fp8_e5m2, fp16, bf16, fp32)"
     ]
     assert _refused("explore", "net.onnx", "--menu", " , ") == [
         "error: menu: must name at least one precision, e.g. w8a8,w4a8"

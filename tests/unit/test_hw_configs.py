@@ -89,7 +89,9 @@ def test_five_mistakes_in_five_places_show_together(write: Any) -> None:
     assert lines(write(text)) == [
         "machine.yaml:4: clock_mhz=-1: must be greater than 0",
         "machine.yaml:13: memories[1].size_bitz=65536: no such field (allowed: kind, name, keeps, size_bits, "
-        "read_energy_pj_per_bit, write_energy_pj_per_bit, double_buffer, may_bypass, area_um2, leakage_mw; "
+        "read_energy_pj_per_bit, write_energy_pj_per_bit, double_buffer, may_bypass, level, "
+        "read_bandwidth_bits_per_cycle, write_bandwidth_bits_per_cycle, ports, banks, latency_cycles, area_um2, "
+        "leakage_mw; "
         "did you mean 'size_bits'?)",
         "machine.yaml:18: grid.axes[0].size='four': must be a whole number, not in quotes",
         "machine.yaml:22: grid.passing.stationary='weights': no such choice "
