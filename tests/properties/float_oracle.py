@@ -157,7 +157,11 @@ class Order:
         self.in_registers = {dim: register.get(dim, 1) * self.held[dim] for dim in DIMS}
         self.in_buffer = {dim: buffer.tile.get(dim, 1) for dim in DIMS}
         self.places = list(itertools.product(*(range(axis.size) for axis in machine.grid.axes)))
-        self.dram_order = self._complete(mapping.level("dram").order)
+        # Every level above the innermost buffer tile: the tile that it cuts out, in which order.
+        self.outer = [
+            ({dim: inside.tile.get(dim, 1) for dim in DIMS}, self._complete(level.order))
+            for level, inside in zip(mapping.levels, mapping.buffer_levels, strict=False)
+        ]
         inner = [dim for dim in buffer.order if self.in_buffer[dim] > self.in_registers[dim]]
         self.buffer_order = tuple(inner)
         # A visit ends where the loops down to the innermost one that matters go on: that of the outputs, or of an
@@ -173,7 +177,7 @@ class Order:
     def visits(self) -> Iterator[list[dict[Dim, range]]]:
         """The steps of each visit: what the whole grid works on at once."""
         whole = {dim: range(self.layer.extent(dim)) for dim in DIMS}
-        for tile in self._cut(whole, self.in_buffer, self.dram_order):
+        for tile in self._buffer_tiles(whole, 0):
             steps: list[dict[Dim, range]] = []
             last: tuple[int, ...] | None = None
             order = self.buffer_order + tuple(dim for dim in DIMS if dim not in self.buffer_order)
@@ -186,6 +190,14 @@ class Order:
                     steps.append(step)
                     last = key
             yield steps
+
+    def _buffer_tiles(self, box: dict[Dim, range], level: int) -> Iterator[dict[Dim, range]]:
+        """Innermost buffer tiles of what a level hands out, in order."""
+        if level == len(self.outer):
+            yield box
+            return
+        for tile in self._cut(box, *self.outer[level]):
+            yield from self._buffer_tiles(tile, level + 1)
 
     @staticmethod
     def _cut(
