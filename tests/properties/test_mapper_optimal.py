@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from mapper.build_mapping import build_mapping
@@ -37,7 +37,11 @@ from tests.properties.strategies import HUGE, Case, cases
 
 MOST_CHOICES = 1500
 # Each of these examples runs a search or many simulations: a fraction of the profile's number will do.
-few_examples = settings(max_examples=max(5, settings().max_examples // 8))
+# Most cases have too many mappings to try them all, and are passed by.
+few_examples = settings(
+    max_examples=max(5, settings().max_examples // 8),
+    suppress_health_check=[*settings().suppress_health_check, HealthCheck.filter_too_much],
+)
 
 
 def models_of(case: Case) -> list[CostModel]:
@@ -146,9 +150,9 @@ def test_batches_cost_what_the_simulator_says(case: Case, data: st.DataObject, o
     assert incumbent.cost == pytest.approx(min(simulated), rel=1e-12)
 
 
-def best_of_everything(case: Case, objective: Objective) -> float:
-    """Simulate every mapping of the space, one by one."""
-    best = math.inf
+def best_of_everything(case: Case) -> dict[Objective, float]:
+    """Simulate every mapping of the space, one by one; the least cost of each objective."""
+    best = dict.fromkeys(OBJECTIVES, math.inf)
     models = models_of(case)
     choices = math.prod(block.size for block in models[0].blocks)
     assume(choices * len(models) * 4 <= MOST_CHOICES)
@@ -160,32 +164,36 @@ def best_of_everything(case: Case, objective: Objective) -> float:
                         result = simulate(case.layer, case.precision, case.accelerator, mapping)
                     except MappingError:
                         continue
-                    best = min(best, objective_cost(result, objective))
+                    best = {objective: min(best[objective], objective_cost(result, objective)) for objective in best}
     return best
 
 
 @pytest.mark.parametrize("prover", ["enumeration", "cp_sat"])
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_the_search_finds_and_proves_the_optimum(objective: Objective, prover: Prover) -> None:
+def test_the_search_finds_and_proves_the_optimum(prover: Prover) -> None:
     @few_examples
     @given(cases(max_macs=60, max_levels=1))
     def check(case: Case) -> None:
-        best = best_of_everything(case, objective)
-        budget = SearchBudget(cpu_seconds=20, prover=prover)
-        if math.isinf(best):
-            with pytest.raises(InfeasibleError):
-                map_layer(case.layer, case.precision, case.accelerator, objective, budget=budget)
-            return
-        found = map_layer(case.layer, case.precision, case.accelerator, objective, budget=budget)
-        assert found.lower_bound <= best * (1 + 1e-9)
-        if prover == "enumeration":
-            assert found.status == "optimal"
-        if found.status == "optimal":
-            assert found.cost == pytest.approx(best, rel=3e-6)
-        again = simulate(case.layer, case.precision, case.accelerator, found.mapping)
-        assert objective_cost(again, objective) == found.cost
+        for objective, best in best_of_everything(case).items():
+            check_search(case, objective, best, SearchBudget(cpu_seconds=20 if prover == "enumeration" else 5,
+                                                             prover=prover))
 
     check()
+
+
+def check_search(case: Case, objective: Objective, best: float, budget: SearchBudget) -> None:
+    """The search says optimal only of the optimum, and bounds it from below; enumeration always ends on such cases."""
+    if math.isinf(best):
+        with pytest.raises(InfeasibleError):
+            map_layer(case.layer, case.precision, case.accelerator, objective, budget=budget)
+        return
+    found = map_layer(case.layer, case.precision, case.accelerator, objective, budget=budget)
+    assert found.lower_bound <= best * (1 + 1e-9)
+    if budget.prover == "enumeration":
+        assert found.status == "optimal"
+    if found.status == "optimal":
+        assert found.cost == pytest.approx(best, rel=3e-6)
+    again = simulate(case.layer, case.precision, case.accelerator, found.mapping)
+    assert objective_cost(again, objective) == found.cost
 
 
 def test_loads_behind_a_pass_are_not_counted_for_each_of_its_folds() -> None:
