@@ -140,7 +140,7 @@ def test_each_pe_works_as_often_as_in_the_program(dataflow: Dataflow) -> None:
     @share_of_examples
     @given(cases(dataflow))
     def check(case: Case) -> None:
-        plan, program = plan_of(case), Program(case.layer, case.accelerator, case.mapping)
+        plan, program = plan_of(case), Program(case.layer, case.precision, case.accelerator, case.mapping)
         steps = [step for event in program.events for fold in program.folds(event) for step in fold.steps]
         expected = np.zeros([axis.size for axis in case.accelerator.grid.axes], dtype=np.int64)
         for step in steps:
