@@ -47,7 +47,8 @@ def map_split_layer(
         return whole.model_copy(update={"precision": precision})
     half = budget.model_copy(update={"cpu_seconds": budget.cpu_seconds / 2})
     best: tuple[float, Mapping, LayerResult] | None = None
-    proposals, problems = 0, []
+    proposals = 0
+    problems: list[Problem] = []
     for part, together in zip(precision.parts, (1, places.channels_per_place), strict=True):
         try:
             found = search(layer, part, accelerator, objective, budget=half).mapping

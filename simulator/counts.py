@@ -168,8 +168,7 @@ def energy_pj(
         )
     energy[PROCESSING_ELEMENTS] = active_pe_cycles * element.energy_pj_per_cycle_at(plan.precision)
     if plan.precision.split is not None:
-        own = element.energy_pj_per_cycle_at(plan.narrow)
-        less = element.energy_pj_per_cycle_at(plan.precision) - own
+        less = element.energy_pj_per_cycle_at(plan.precision) - element.energy_pj_per_cycle_at(plan.narrow)
         energy[PROCESSING_ELEMENTS] -= plan.narrow_pe_cycles * less
     expansion = element.expansion_energy_pj(plan.precision)
     if expansion is not None:

@@ -91,7 +91,7 @@ def mean_step_cycles(plan: Plan) -> float:
 def pe_utilization(plan: Plan, total_cycles: int, step_cycles: float) -> float:
     """Useful products over what all lanes of the grid could have done in that time, a step every ``step_cycles``.
 
-    Of a layer split by channel: the time that all lanes need for its products, each part at its own rate, over that time.
+    Of a layer split by channel: the time that all lanes need for its products, each part at its own rate, over it.
     """
     element = plan.accelerator.processing_element
     if plan.precision.split is not None:

@@ -210,6 +210,8 @@ def not_modelled(accelerator: Accelerator) -> tuple[str, ...]:
         found.append("conversion between integer and floating point")
     if stage is None or stage.scale_energy_pj is None:
         found.append("scales")
+    if getattr(accelerator.processing_element, "expansion_energy_pj_per_weight", 0.0) is None:
+        found.append("expansion of weights")
     silent = [part.name for part in accelerator.parts if part.leakage_mw is None]
     if len(silent) == len(accelerator.parts):
         found.append("leakage")

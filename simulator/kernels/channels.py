@@ -1,4 +1,4 @@
-"""Channels of a layer that is split by channel: places along C, and bits (docs/simulator.md, "Layers split by channel").
+"""Channels of a layer that is split: places along C, and bits (docs/simulator.md, "Layers split by channel").
 
 The same as ``simulator.channel_split.ChannelPlaces``, for kernels.
 """

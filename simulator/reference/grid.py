@@ -176,7 +176,7 @@ class Grid(ABC):
     def _part_sums(
         self, busy: list[tuple[Position, PeWork, Step]], part: int, precision: LayerPrecision
     ) -> IntArray:
-        """Sum of the products of one part of the channels in each PE: 0 the wide one, which may be all, 1 the narrow."""
+        """Sum of the products of one part of the channels in each PE: 0 the wide one, or all, 1 the narrow one."""
         lanes = self.element.lanes(precision)
         weights = np.zeros((len(busy), lanes), dtype=np.int64)
         inputs = np.zeros((len(busy), lanes), dtype=np.int64)

@@ -145,8 +145,8 @@ def bit_sparse_elements(
 
 
 @st.composite
-def split_precisions(draw: st.DrawFn, element: ProcessingElement) -> LayerPrecision:
-    """Precisions whose channels are split, on a PE that computes with integers."""
+def split_precisions(draw: st.DrawFn, element: ProcessingElement, share: float | None = None) -> LayerPrecision:
+    """Precisions whose channels are split, on a PE that computes with integers; ``share``: None for any."""
     precision = draw(precisions(element))
 
     def narrow(operand: Operand, wide: Format) -> Format:
@@ -154,7 +154,7 @@ def split_precisions(draw: st.DrawFn, element: ProcessingElement) -> LayerPrecis
         return Format(f"{draw(st.sampled_from(('int', 'uint')))}{draw(st.sampled_from(widths))}")
 
     split = ChannelSplit(
-        share=draw(st.sampled_from((0.0, 0.25, 0.5, 0.75, 1.0)) | st.floats(0.0, 1.0)),
+        share=draw(st.sampled_from((0.0, 0.25, 0.5, 0.75, 1.0)) | st.floats(0.0, 1.0)) if share is None else share,
         channel_group=draw(st.sampled_from((1, 1, 2, 3, 4))),
         weight=narrow("weight", precision.weight), input=narrow("input", precision.input),
     )

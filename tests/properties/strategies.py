@@ -490,10 +490,11 @@ def in_places(wishes: Wishes, precision: LayerPrecision, element: ProcessingElem
 def cases(
     draw: st.DrawFn, dataflow: Dataflow | None = None, max_macs: int = 500, max_events: int = 60,
     kinds: tuple[Kind, ...] = KINDS, max_levels: int = 3, split: bool = False,
+    share: float | None = None,
 ) -> Case:
     """Valid simulations on a grid of one dataflow (None: any). See the module's docstring.
 
-    ``split``: layers are split by channel, and ``kinds`` those that take them.
+    ``split``: layers are split by channel, on those of ``kinds`` that take them, at a ``share`` (None: any).
     """
     if dataflow is None:
         dataflow = draw(st.sampled_from(DATAFLOWS))
@@ -503,8 +504,10 @@ def cases(
     kept = tuple(op for op in OPERANDS if op in chosen or op in stationary or op == bypassing)
 
     grid = draw(grids(dataflow)).model_copy(update={"interconnect": draw(interconnects())})
-    element = draw(processing_elements(kinds=INTEGER_KINDS if split else kinds))
-    precision = draw(split_precisions(element) if split else precisions(element))
+    if split:
+        kinds = tuple(kind for kind in kinds if kind in INTEGER_KINDS)
+    element = draw(processing_elements(kinds=kinds))
+    precision = draw(split_precisions(element, share) if split else precisions(element))
     layer = draw(layers(max_macs))
     bypass: tuple[Operand, ...] = () if bypassing is None else (bypassing,)
     levels = draw(level_wishes(draw(st.sampled_from((1, 2, 3)[:max_levels]))))
