@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from mapper.search import map_layer
     from mapper.solution import MappingSolution, SearchBudget
     from simulator.accelerator import Accelerator
+    from simulator.channel_split import ChannelSplit
     from simulator.engine import simulate
     from simulator.errors import (
         BitmosaicError,
@@ -115,6 +116,7 @@ _HOME = {
     "mapper.search": ("map_layer",),
     "mapper.solution": ("MappingSolution", "SearchBudget"),
     "simulator.accelerator": ("Accelerator",),
+    "simulator.channel_split": ("ChannelSplit",),
     "simulator.engine": ("simulate",),
     "simulator.errors": (
         "BitmosaicError", "ConfigurationError", "InfeasibleError", "MappingError", "MissingPackageError",
@@ -138,8 +140,8 @@ _HOME = {
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
-    "Accelerator", "AccuracyEvaluator", "AccuracyResult", "Assignment", "BitmosaicError", "Choice",
-    "ConfigurationError", "Distribution", "Exploration", "ExplorationInterrupted", "Format", "GroupScales",
+    "Accelerator", "AccuracyEvaluator", "AccuracyResult", "Assignment", "BitmosaicError", "ChannelSplit",
+    "Choice", "ConfigurationError", "Distribution", "Exploration", "ExplorationInterrupted", "Format", "GroupScales",
     "InfeasibleError", "Layer", "LayerPrecision", "LayerResult", "LayerValues", "Mapping", "MappingError",
     "MappingLevel", "MappingSolution", "MissingPackageError", "Network", "NetworkError", "NetworkResult",
     "PlainProgress", "Point", "PrecisionError", "Progress", "SearchBudget", "Sensitivity", "Source", "TraceSummary",

@@ -152,7 +152,8 @@ def redraw(results: Path, point: str | None) -> None:
 @click.argument("network")
 @_HARDWARE
 @click.option("--precision", default="w8a8", show_default=True, metavar="W8A8",
-              help="The precision of every layer: weight and activation bits.")
+              help="The precision of every layer: weight and activation bits; w8a8/w4a4@0.5 has half of the input "
+                   "channels in w4a4.")
 @_OBJECTIVE
 @_SHAPE
 @click.option("--trace", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
@@ -180,7 +181,7 @@ def simulate(
     """Map and simulate NETWORK in one precision, and show its cost layer by layer."""
     from bitmosaic.baseline_cost import uniform_run
     from bitmosaic.explorer import DEFAULT_BUDGET
-    from bitmosaic.report import energy_note, energy_table, layers_table, mappings_table, value_note
+    from bitmosaic.report import energy_note, energy_table, layers_table, mappings_table, split_note, value_note
     from simulator.precision import LayerPrecision
 
     wanted = LayerPrecision.parse(precision)
@@ -201,6 +202,8 @@ def simulate(
         f"{opened.name} in {point.label}: {record.total_cycles:,} cycles, {record.latency_ms:.4g} ms, "
         f"{record.energy_uj:.4g} µJ, worst gap {100 * record.worst_gap:.1f} %"
     )
+    if note := split_note(point):
+        click.echo(note)
     if note := value_note(point):
         click.echo(note)
         for found in sorted(run.value_notes):

@@ -85,9 +85,9 @@ def roofline_frame(solutions: Iterable[MappingSolution], accelerator: Accelerato
 
 
 def _peak(accelerator: Accelerator, precision: LayerPrecision) -> float:
-    """Products that one processing element can finish in a cycle, at best."""
+    """Products that one processing element can finish in a cycle, at best: of split channels in the narrow part."""
     element = accelerator.processing_element
-    return element.lanes(precision) / element.fewest_cycles_per_step(precision)
+    return max(element.lanes(part) / element.fewest_cycles_per_step(part) for part in precision.parts)
 
 
 _ROOFLINE_COLUMNS = [
@@ -102,7 +102,8 @@ def grid_frame(solutions: Iterable[MappingSolution], accelerator: Accelerator) -
     Columns: one for each axis of the grid (the PE's index along it), ``active_cycles`` (those in which it works on at
     least one product), ``compute_cycles`` (those in which the grid takes steps: the same in every row),
     ``active_percent``. Exact, in closed form; waits, fill and drain are in neither count. Where the time of a step
-    depends on values every step of a layer counts its mean, and cycles are rounded.
+    depends on values, or on the channels of a layer that is split, every step counts the layer's mean, and cycles are
+    rounded.
 
     >>> import bitmosaic
     >>> machine = bitmosaic.open_accelerator("bit_fusion")

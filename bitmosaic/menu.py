@@ -69,6 +69,12 @@ def read_menu(texts: Sequence[str], accelerator: Accelerator) -> tuple[LayerPrec
         except PrecisionError as error:
             problems.extend(error.problems)
             continue
+        if precision.split is not None:
+            problems.append(
+                Problem("explore cannot measure or assign layers split by channel yet; simulate takes them",
+                        path="menu", value=precision.label)
+            )
+            continue
         if precision != BASELINE:
             problems.extend(problems_of(precision, accelerator))
         if precision not in menu:
@@ -80,7 +86,7 @@ def read_menu(texts: Sequence[str], accelerator: Accelerator) -> tuple[LayerPrec
 
 def problems_of(precision: LayerPrecision, accelerator: Accelerator) -> list[Problem]:
     """What of a precision the accelerator's processing element cannot run."""
-    found = accelerator.processing_element.problems(precision)
+    found = accelerator.processing_element.all_problems(precision)
     return [_named(problem, precision.label, accelerator) for problem in found]
 
 
@@ -123,7 +129,12 @@ def _shortened(allowed: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def for_layer(layer: Layer, precision: LayerPrecision) -> LayerPrecision:
-    """Fit a precision to a layer: where both operands are activations, both take the activations' format."""
-    if not layer.weight_is_activation or precision.weight == precision.input:
+    """Fit a precision to a layer: where both operands are activations, both take the activations' format.
+
+    Their channels are not split: which of them are narrow is decided for trained weights.
+    """
+    if not layer.weight_is_activation or (precision.weight == precision.input and precision.split is None):
         return precision
-    return precision.model_copy(update={"weight": precision.input, "expanded_weight": None, "zero_bits": 0})
+    return precision.model_copy(
+        update={"weight": precision.input, "expanded_weight": None, "zero_bits": 0, "split": None}
+    )

@@ -22,6 +22,7 @@ from mapper.enumeration import compile_enumeration, prove_by_enumeration
 from mapper.incumbent import PROOF_TOLERANCE, Incumbent
 from mapper.planned_steps import planned_machine
 from mapper.solution import MappingSolution, Objective, SearchBudget
+from mapper.split_mapping import map_split_layer
 from simulator.accelerator import Accelerator
 from simulator.errors import ConfigurationError, InfeasibleError, Problem
 from simulator.layer import Layer
@@ -88,6 +89,8 @@ def map_layer(
 
     Where the time of a step depends on values, which are not known here, mapping, result, cost and bound are those of
     the machine whose steps all take ``planned_step_cycles``; ``simulate`` then gives the mapping's cycles with values.
+
+    A layer split by channel is mapped by ``split_mapping``: found for its parts, simulated with the split, not proven.
     """
     budget = budget or SearchBudget()
     accelerator.processing_element.check(precision)
@@ -96,6 +99,8 @@ def map_layer(
             Problem("the mapper searches machines with one level of buffers; simulate takes a mapping for deeper ones",
                     where=accelerator.name, path="memories", value=f"{accelerator.buffer_levels} levels of buffers")
         ])
+    if precision.split is not None:
+        return map_split_layer(layer, precision, accelerator, objective, budget, search=map_layer)
     accelerator = planned_machine(accelerator, precision)
     began = time.process_time()
     models = build_cost_models(layer, precision, accelerator)

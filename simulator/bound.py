@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from simulator.counts import DramTraffic, dram_traffic, energy_pj, traffic_rows
-from simulator.fast import pe_utilization
+from simulator.fast import mean_step_cycles, pe_utilization
 from simulator.layer import DIMS, RELEVANT_DIMS, Dim, Operand
 from simulator.plan import Plan
 from simulator.result import STALL_CAUSES, LayerResult, StallCause
@@ -74,12 +74,12 @@ def first_tile_bits(plan: Plan, operand: Operand) -> int:
     """Bits that DRAM sends of an operand before event 0 may start."""
     level = plan.places(operand)[0].level
     tile = np.vstack([plan.tile, plan.grid_tile])[: level + 1].min(axis=0)
-    plain = ("G", "K", "C", "R", "S") if operand == "weight" else ("G", "N", "C")
+    plain = ("G", "K", "R", "S") if operand == "weight" else ("G", "N")
     count = math.prod(int(tile[DIMS.index(dim)]) for dim in plain)
     if operand == "input":
         rows, columns = plan.touched(level)
         count *= int(rows[0, 0]) * int(columns[0, 0])
-    return count * plan.precision.stored_bits(operand)
+    return count * plan.channel_bits(operand, 0, int(tile[DIMS.index("C")]))
 
 
 def _last_extent(plan: Plan, dim: Dim, level: int) -> int:
@@ -103,10 +103,12 @@ def last_write_bits(plan: Plan) -> int:
 
 def last_pass_cycles(plan: Plan) -> int:
     """Cycles in which the last pass takes steps."""
-    steps = 1
+    places = plan.channels.count
+    cycles = plan.steps_cycles_along_channels(places - _last_extent(plan, "C", plan.levels + 1), places)
     for i, dim in enumerate(DIMS):
-        steps *= -(-_last_extent(plan, dim, plan.levels + 1) // int(plan.unroll[i]))
-    return steps * plan.step_cycles
+        if dim != "C":
+            cycles *= -(-_last_extent(plan, dim, plan.levels + 1) // int(plan.unroll[i]))
+    return cycles
 
 
 def _may_be_all_padding(plan: Plan) -> bool:
@@ -174,8 +176,9 @@ def simulate_bound(plan: Plan) -> LayerResult:
     dram = dram_traffic(plan)
     cycles = bound_cycles(plan, dram)
     rows = traffic_rows(plan, dram)
-    active = plan.active_pe_steps * plan.step_cycles
+    active = plan.active_pe_cycles
     stalls: dict[StallCause, int] = dict.fromkeys(STALL_CAUSES, 0)
+    mean_step = mean_step_cycles(plan)
     stalls["input"] = cycles.total_cycles - cycles.compute_cycles - cycles.fill_drain_cycles
     return LayerResult(
         engine="bound",
@@ -188,8 +191,8 @@ def simulate_bound(plan: Plan) -> LayerResult:
         energy_pj=energy_pj(plan, rows, active, cycles.total_cycles),
         macs=plan.layer.macs,
         active_pe_cycles=active,
-        pe_utilization=pe_utilization(plan, cycles.total_cycles, plan.step_cycles),
+        pe_utilization=pe_utilization(plan, cycles.total_cycles, mean_step),
         dram_busy_cycles=_ceil(dram.total_bits, plan.accelerator.dram.bandwidth_bits_per_cycle),
         tile_count=plan.event_count,
-        mean_step_cycles=float(plan.step_cycles),
+        mean_step_cycles=mean_step,
     )

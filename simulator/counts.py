@@ -61,8 +61,7 @@ class _Outputs(NamedTuple):
 
 def _moved_inward(plan: Plan, operand: Operand, place: Place) -> int:
     """Bits of weights or inputs that are brought to a place."""
-    elements = plan.fill_elements(operand, place.level)
-    return elements * plan.precision.stored_bits(operand) * plan.fill_multiplier(operand, place.level)
+    return plan.fill_bits(operand, place.level) * plan.fill_multiplier(operand, place.level)
 
 
 def _moved_outputs(plan: Plan, place: Place) -> _Outputs:
@@ -93,7 +92,8 @@ def traffic_rows(plan: Plan, dram: DramTraffic) -> tuple[Traffic, ...]:
         if operand == "output":
             read = written = plan.active_pe_steps * precision.stored_bits(operand)
         else:
-            read, written = plan.layer.macs * precision.register_bits(operand), 0
+            read = sum(count * part.register_bits(operand) for part, count in plan.products())
+            written = 0
         rows.append(Traffic(memory=file.name, operand=operand, read_bits=read, write_bits=written))
     return tuple(rows)
 
@@ -102,7 +102,7 @@ def _buffer_rows(plan: Plan, operand: Operand) -> list[Traffic]:
     """Bits of one operand in each buffer that it passes."""
     places = plan.places(operand)
     bits = plan.precision.stored_bits(operand)
-    fetched = plan.fill_elements(operand, plan.levels + 1) * bits * plan.grid_multiplier(operand)
+    fetched = plan.fill_bits(operand, plan.levels + 1) * plan.grid_multiplier(operand)
     rows = []
     for place, inner in itertools.zip_longest(places, places[1:]):
         if operand != "output":
@@ -167,6 +167,9 @@ def energy_pj(
             + sum(row.write_bits for row in own) * memory.write_energy_pj_per_bit
         )
     energy[PROCESSING_ELEMENTS] = active_pe_cycles * element.energy_pj_per_cycle_at(plan.precision)
+    if plan.precision.split is not None:
+        less = element.energy_pj_per_cycle_at(plan.precision) - element.energy_pj_per_cycle_at(plan.narrow)
+        energy[PROCESSING_ELEMENTS] -= plan.narrow_pe_cycles * less
     expansion = element.expansion_energy_pj(plan.precision)
     if expansion is not None:
         energy[WEIGHT_EXPANSION] = expanded_weights(plan, rows) * expansion

@@ -49,9 +49,9 @@ def simulate_fast(plan: Plan, values: LayerValues | None = None) -> LayerResult:
         parameter_read_bits=int(counts[kernel.PARAMETER_READ]),
     )
     rows = traffic_rows(plan, dram)
-    active = plan.active_pe_steps * plan.step_cycles if passes is None else passes.active_pe_cycles
+    active = plan.active_pe_cycles if passes is None else passes.active_pe_cycles
     total = int(counts[kernel.TOTAL])
-    step_cycles = float(plan.step_cycles) if passes is None else int(counts[kernel.COMPUTE]) / step_count(plan)
+    step_cycles = mean_step_cycles(plan) if passes is None else int(counts[kernel.COMPUTE]) / step_count(plan)
     return LayerResult(
         engine="fast",
         layer=plan.layer.name,
@@ -83,8 +83,21 @@ def _stalls(plan: Plan, cycles: npt.NDArray[np.int64]) -> tuple[Stall, ...]:
     )
 
 
+def mean_step_cycles(plan: Plan) -> float:
+    """Cycles of a step in the mean, where they do not depend on values."""
+    return float(plan.step_cycles) if plan.precision.split is None else plan.compute_cycles / step_count(plan)
+
+
 def pe_utilization(plan: Plan, total_cycles: int, step_cycles: float) -> float:
-    """Useful products over what all lanes of the grid could have done in that time, a step every ``step_cycles``."""
+    """Useful products over what all lanes of the grid could have done in that time, a step every ``step_cycles``.
+
+    Of a layer split by channel: the time that all lanes need for its products, each part at its own rate, over it.
+    """
     element = plan.accelerator.processing_element
+    if plan.precision.split is not None:
+        needed = sum(
+            count * element.cycles_per_step(part) / element.lanes(part) for part, count in plan.products()
+        )
+        return needed / (plan.accelerator.grid.pe_count * total_cycles)
     products_per_cycle = plan.accelerator.grid.pe_count * element.lanes(plan.precision) / step_cycles
     return plan.layer.macs / (products_per_cycle * total_cycles)

@@ -48,8 +48,9 @@ def compute_layer(
     """Compute what a layer writes to DRAM: what ``simulate`` gives the cost of.
 
     Args:
-        weights: codes, shape (G, K, C, R, S): whole numbers of an integer format, bit patterns of a floating one.
-        inputs: codes, shape (G, N, C, H, W) with ``layer.stored_input_size`` = (H, W).
+        weights: codes, shape (G, K, C, R, S): whole numbers of an integer format, bit patterns of a floating one; of
+            a layer split by channel each in the format of its channel.
+        inputs: codes, shape (G, N, C, H, W) with ``layer.stored_input_size`` = (H, W), likewise.
         scales: of the groups of weights, where the precision expands weights; else None.
         bit_level: integer elements multiply digit by digit, as their circuit does; slower by the number of pairs of
             digits, with the same result.
@@ -73,6 +74,26 @@ def compute_layer(
     assert isinstance(element, IntegerElementBase)
     if not bit_level:
         return _integer_outputs(layer, weights, inputs)
+    total = np.zeros(_output_shape(layer), dtype=np.int64)
+    for part, (first, last) in zip(precision.parts, _channel_ranges(layer, precision), strict=True):
+        if first < last:
+            own = layer.model_copy(update={"dims": {**layer.dims, "C": last - first}})
+            total += _digit_outputs(own, part, element, weights[:, :, first:last], inputs[:, :, first:last])
+    return total
+
+
+def _channel_ranges(layer: Layer, precision: LayerPrecision) -> list[tuple[int, int]]:
+    """First channel of each of the precision's ``parts``, and the one behind its last."""
+    if precision.split is None:
+        return [(0, layer.extent("C"))]
+    narrow = precision.split.channels(layer)
+    return [(narrow, layer.extent("C")), (0, narrow)]
+
+
+def _digit_outputs(
+    layer: Layer, precision: LayerPrecision, element: IntegerElementBase, weights: IntArray, inputs: IntArray
+) -> IntArray:
+    """Sums of products, digit by digit."""
     weight_planes, weight_bits = element.digit_planes(weights, "weight", precision)
     input_planes, input_bits = element.digit_planes(inputs, "input", precision)
     total = np.zeros(_output_shape(layer), dtype=np.int64)
@@ -89,22 +110,29 @@ def _output_shape(layer: Layer) -> tuple[int, ...]:
 def _check_operands(layer: Layer, precision: LayerPrecision, weights: IntArray, inputs: IntArray) -> None:
     problems = []
     extent = layer.extent
-    for name, codes, number_format, shape in (
-        ("weights", weights, precision.weight, tuple(extent(dim) for dim in ("G", "K", "C", "R", "S"))),
-        ("inputs", inputs, precision.input, (extent("G"), extent("N"), extent("C"), *layer.stored_input_size)),
+    for name, codes, shape in (
+        ("weights", weights, tuple(extent(dim) for dim in ("G", "K", "C", "R", "S"))),
+        ("inputs", inputs, (extent("G"), extent("N"), extent("C"), *layer.stored_input_size)),
     ):
         if codes.shape != shape:
             problems.append(Problem("has another shape", where=layer.name, path=name, value=str(codes.shape),
                                     allowed=(str(shape),)))
             continue
-        low, high = number_format.integer_range if number_format.is_integer else (0, (1 << number_format.bits) - 1)
-        least, most = int(codes.min()), int(codes.max())
-        if least < low or most > high:
-            value = least if least < low else most
-            problems.append(Problem(f"is no code of {number_format}", where=layer.name, path=name, value=str(value),
-                                    allowed=(f"{low} … {high}",)))
+        for part, (first, last) in zip(precision.parts, _channel_ranges(layer, precision), strict=True):
+            number_format = part.weight if name == "weights" else part.input
+            if first < last:
+                problems += _range_problems(layer, name, codes[:, :, first:last], number_format)
     if problems:
         raise PrecisionError(problems)
+
+
+def _range_problems(layer: Layer, name: str, codes: IntArray, number_format: Format) -> list[Problem]:
+    low, high = number_format.integer_range if number_format.is_integer else (0, (1 << number_format.bits) - 1)
+    least, most = int(codes.min()), int(codes.max())
+    if low <= least and most <= high:
+        return []
+    return [Problem(f"is no code of {number_format}", where=layer.name, path=name,
+                    value=str(least if least < low else most), allowed=(f"{low} … {high}",))]
 
 
 def _integer_outputs(layer: Layer, weights: IntArray, inputs: IntArray) -> IntArray:

@@ -6,14 +6,17 @@ and mapping; ``fast`` and ``bound`` both start from it, so that they cannot diff
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from simulator.accelerator import LANES, Accelerator, Buffer, MulticastPassing, RegisterFile, SystolicPassing
+from simulator.channel_split import ChannelPlaces
 from simulator.errors import MappingError, Problem, closest
 from simulator.kernels import nested_starts, touched_counts
 from simulator.layer import DIMS, OPERANDS, RELEVANT_DIMS, Dim, Layer, Operand
@@ -21,6 +24,7 @@ from simulator.mapping import Mapping
 from simulator.precision import LayerPrecision
 
 Counts = npt.NDArray[np.int64]
+_CHANNEL = DIMS.index("C")
 POSITION_AND_TAP: tuple[tuple[Dim, Dim], tuple[Dim, Dim]] = (("P", "R"), ("Q", "S"))
 
 
@@ -61,6 +65,21 @@ def grid_timing(accelerator: Accelerator) -> GridTiming:
     )
 
 
+def channel_places(layer: Layer, precision: LayerPrecision, accelerator: Accelerator) -> ChannelPlaces:
+    """How the loop nest counts a layer's channels: as they are, or in places where the layer is split by channel.
+
+    Lanes that the narrow formats add to the wide ones go along C, where C may lie on the lanes.
+    """
+    split = precision.split
+    if split is None:
+        return ChannelPlaces(layer.extent("C"))
+    element = accelerator.processing_element
+    more = element.lanes(precision.narrow) // element.lanes(precision.wide)
+    return ChannelPlaces(
+        layer.extent("C"), split.channels(layer), more if "C" in accelerator.grid.lane_unroll else 1
+    )
+
+
 @dataclass(frozen=True)
 class Place:
     """A memory that an operand passes: its level among the buffers (registers stand below all), and whether the
@@ -69,6 +88,15 @@ class Place:
     level: int
     memory: Buffer | RegisterFile
     double_buffer: bool
+
+
+class _ChannelCycles(NamedTuple):
+    """Along C: cycles of the steps, those of the PEs at work in them, and of PEs with products of the narrow part
+    alone."""
+
+    cycles: int
+    active_cycles: int
+    narrow_active_cycles: int
 
 
 class Plan:
@@ -83,13 +111,17 @@ class Plan:
     ) -> None:
         accelerator.processing_element.check(precision)
         self.layer, self.precision, self.accelerator, self.mapping = layer, precision, accelerator, mapping
+        self.channels = channel_places(layer, precision, accelerator)
+        self.narrow = precision.narrow
         self.timing = grid_timing(accelerator)
         # Where it depends on values: the least. `fast` then takes the time of each pass from the values.
         self.step_cycles = accelerator.processing_element.fewest_cycles_per_step(precision)
+        self.narrow_step_cycles = accelerator.processing_element.fewest_cycles_per_step(self.narrow)
         self._touched: dict[int, tuple[Counts, Counts]] = {}
         self.extent = np.array(layer.shape, dtype=np.int64)
+        self.extent[_CHANNEL] = self.channels.count
         levels = [[level.tile.get(dim, 1) for dim in DIMS] for level in mapping.buffer_levels]
-        self.tile = np.array([list(layer.shape), *levels], dtype=np.int64)
+        self.tile = np.array([self.extent.tolist(), *levels], dtype=np.int64)
         register = mapping.level("register")
         self.unroll = np.array([mapping.unrolled(dim) for dim in DIMS], dtype=np.int64)
         self.lane_unroll = np.array(
@@ -249,14 +281,36 @@ class Plan:
 
     # ---- sizes ----------------------------------------------------------------------------------------------
 
-    def largest_tile_elements(self, operand: Operand, level: int) -> int:
-        """Elements of an operand's largest buffer tile of a level."""
+    def largest_tile_bits(self, operand: Operand, level: int) -> int:
+        """Room that an operand's largest buffer tile of a level takes."""
         tile = self.tile[level]
-        if operand != "input":
-            return math.prod(int(tile[DIMS.index(d)]) for d in RELEVANT_DIMS[operand])
+        if operand == "output":
+            count = math.prod(int(tile[DIMS.index(d)]) for d in RELEVANT_DIMS["output"])
+            return count * self.held_bits("output", level)
+        along_channels = self.largest_channel_bits(operand, level)
+        if operand == "weight":
+            return along_channels * math.prod(int(tile[DIMS.index(d)]) for d in ("G", "K", "R", "S"))
         rows, columns = self.touched(level)
-        plain = math.prod(int(tile[DIMS.index(d)]) for d in ("G", "N", "C"))
-        return plain * int(rows.max()) * int(columns.max())
+        plain = math.prod(int(tile[DIMS.index(d)]) for d in ("G", "N"))
+        return plain * along_channels * int(rows.max()) * int(columns.max())
+
+    def channel_bits(self, operand: Operand, first: int, last: int) -> int:
+        """Bits of the weights or inputs that lie on some places along C, one a channel: those up to ``last``."""
+        return self.channels.bits(first, last, self.precision.stored_bits(operand), self.narrow.stored_bits(operand))
+
+    def largest_channel_bits(self, operand: Operand, level: int) -> int:
+        """The most that ``channel_bits`` gives for a tile of a level."""
+        extent = int(self.tile[level, _CHANNEL])
+        if self.precision.split is None:
+            return extent * self.precision.stored_bits(operand)
+        starts = self._channel_starts(level)
+        return max(self.channel_bits(operand, first, last) for first, last in itertools.pairwise(starts))
+
+    def _channel_starts(self, level: int, *inner: int) -> list[int]:
+        """Where the tiles of a level, cut further into ``inner`` places, begin along C; and the extent."""
+        tiles = np.array([*self.tile[1 : level + 1, _CHANNEL], *inner], dtype=np.int64)
+        starts: list[int] = nested_starts(self.channels.count, tiles).tolist()
+        return starts
 
     def held_bits(self, operand: Operand, level: int) -> int:
         """Bits of an element in the buffer of a level.
@@ -289,6 +343,17 @@ class Plan:
                 count -= max(0, size[position] - dilation // common) * max(0, size[tap] - stride // common)
             total *= count
         return total
+
+    def register_bits(self, operand: Operand) -> int:
+        """Bits that one PE needs for an operand's register tile; of channels that are split the widest places count."""
+        elements, bits = self.register_elements(operand), self.precision.register_bits(operand)
+        if operand == "output" or self.precision.split is None:
+            return elements * bits
+        channels = self.channels
+        places = min(int(self.register_tile[_CHANNEL] * self.lane_unroll[_CHANNEL]), int(self.buffer_tile[_CHANNEL]))
+        firsts = (0, channels.narrow_places)
+        widest = max(self.channel_bits(operand, first, min(first + 1, channels.count)) for first in firsts)
+        return elements // places * min(places * widest, self.largest_channel_bits(operand, self.levels))
 
     # ---- checks ---------------------------------------------------------------------------------------------
 
@@ -371,11 +436,9 @@ class Plan:
                 here = next((place for place in places[operand] if place.memory.name == memory.name), None)
                 copies = 2 if here is not None and here.double_buffer else 1
                 if isinstance(memory, RegisterFile):
-                    elements = self.register_elements(operand)
-                    demand[operand] = elements * self.precision.register_bits(operand) * copies
+                    demand[operand] = self.register_bits(operand) * copies
                 elif here is not None:
-                    elements = self.largest_tile_elements(operand, here.level)
-                    demand[operand] = elements * self.held_bits(operand, here.level) * copies
+                    demand[operand] = self.largest_tile_bits(operand, here.level) * copies
             problems += self._capacity_problem(where, memory.name, memory.size_bits, demand)
         return problems
 
@@ -393,13 +456,58 @@ class Plan:
 
     @cached_property
     def compute_cycles(self) -> int:
-        """Cycles in which the grid takes steps, each at ``step_cycles``: exact, by the product of the dimensions."""
-        return self.step_cycles * math.prod(self.tiles_of(dim, self.unroll) for dim in DIMS)
+        """Cycles in which the grid takes steps: exact, by the product of the dimensions."""
+        others = math.prod(self.tiles_of(dim, self.unroll) for dim in DIMS if dim != "C")
+        return others * self._along_channels.cycles
 
     @cached_property
     def active_pe_steps(self) -> int:
         """Pairs of PE and step with at least one product."""
         return math.prod(self.tiles_of(dim, self.lane_unroll) for dim in DIMS)
+
+    @cached_property
+    def active_pe_cycles(self) -> int:
+        """Σ over PEs of the cycles of the steps in which they have a product, each step at its part's time."""
+        return self.active_pe_steps // self.tiles_of("C", self.lane_unroll) * self._along_channels.active_cycles
+
+    @cached_property
+    def narrow_pe_cycles(self) -> int:
+        """How many of ``active_pe_cycles`` PEs spend on products of the narrow part alone."""
+        return self.active_pe_steps // self.tiles_of("C", self.lane_unroll) * self._along_channels.narrow_active_cycles
+
+    @cached_property
+    def _along_channels(self) -> _ChannelCycles:
+        """Time and work of the steps along C, as if all other dimensions had one step and one PE."""
+        if self.precision.split is None:
+            active = self.step_cycles * self.tiles_of("C", self.lane_unroll)
+            return _ChannelCycles(self.step_cycles * self.tiles_of("C", self.unroll), active, 0)
+        narrow_end, lanes = self.channels.narrow_places, int(self.lane_unroll[_CHANNEL])
+        total = _ChannelCycles(0, 0, 0)
+        for first, last in itertools.pairwise(self._channel_starts(self.levels, int(self.unroll[_CHANNEL]))):
+            if first < last:
+                step = self.narrow_step_cycles if last <= narrow_end else self.step_cycles
+                pes = -(-(last - first) // lanes)
+                narrow_pes = pes if last <= narrow_end else max(0, narrow_end - first) // lanes
+                total = _ChannelCycles(
+                    total.cycles + step, total.active_cycles + pes * step,
+                    total.narrow_active_cycles + narrow_pes * step,
+                )
+        return total
+
+    def steps_cycles_along_channels(self, first: int, last: int) -> int:
+        """Cycles of the steps along C of a stretch of places, which begins with a step."""
+        unrolled = int(self.unroll[_CHANNEL])
+        steps = -(-(last - first) // unrolled)
+        narrow_end = self.channels.narrow_places
+        narrow = steps if last <= narrow_end else max(0, narrow_end - first) // unrolled
+        return narrow * self.narrow_step_cycles + (steps - narrow) * self.step_cycles
+
+    def products(self) -> tuple[tuple[LayerPrecision, int], ...]:
+        """Precision of each part of the channels, and how many products of the layer are in it."""
+        of_a_channel = self.layer.macs // self.channels.channels
+        narrow = self.channels.narrow_channels
+        counts = (of_a_channel * (self.channels.channels - narrow), of_a_channel * narrow)
+        return tuple(zip(self.precision.parts, counts, strict=False))
 
     @cached_property
     def event_count(self) -> int:
@@ -411,15 +519,15 @@ class Plan:
             for dim in DIMS
         )
 
-    def fill_elements(self, operand: Operand, level: int) -> int:
-        """Σ of an operand's distinct elements over its tiles of a level, each tile once.
+    def fill_bits(self, operand: Operand, level: int) -> int:
+        """Σ of the stored bits of an operand's distinct elements over its tiles of a level, each tile once.
 
-        The level below the buffers is that of the grid's register tiles.
+        The level below the buffers is that of the grid's register tiles. Outputs count as partial sums.
         """
-        if operand == "weight":
-            return self.layer.weight_count
         if operand == "output":
-            return self.layer.output_count
+            return self.layer.output_count * self.precision.stored_bits("output")
+        along_channels = self.channel_bits(operand, 0, self.channels.count)
+        if operand == "weight":
+            return self.layer.weight_count // self.channels.channels * along_channels
         rows, columns = self.touched(level)
-        plain = math.prod(self.layer.extent(d) for d in ("G", "N", "C"))
-        return plain * int(rows.sum()) * int(columns.sum())
+        return self.layer.extent("G") * self.layer.extent("N") * along_channels * int(rows.sum()) * int(columns.sum())

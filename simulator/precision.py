@@ -8,12 +8,14 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from simulator.channel_split import ChannelSplit
 from simulator.errors import PrecisionError, Problem, closest
 from simulator.formats import FLOAT_BITS, Format
 from simulator.layer import Frozen, Layer, Operand
 
 _SHORT = re.compile(r"w(\d+)a(\d+)")
 _EXPANDED = re.compile(r"w(\d+):(\w+)")
+_SPLIT = re.compile(r"(w\d+a\d+)/w(\d+)a(\d+)@(\d+(?:\.\d*)?|\.\d+)(?::(\d+))?")
 _SCALE_BITS = 16
 _EXPANDED_GROUP = 128
 
@@ -31,6 +33,8 @@ class LayerPrecision(Frozen):
         zero_bits: width of the zero point that stands beside each scale; 0: there is none.
         expanded_weight: floating-point format to which integer weights are expanded on their way into the registers,
             with the scale and the zero point of their group; None: they are multiplied as they are stored.
+        split: the share of the input channels that has narrower formats than ``weight`` and ``input``; None: all
+            channels are alike. Biases, scales, sums and outputs are those of the layer.
     """
 
     weight: Format = Format("int8")
@@ -41,6 +45,7 @@ class LayerPrecision(Frozen):
     scale_bits: int = Field(default=_SCALE_BITS, ge=0)
     zero_bits: int = Field(default=0, ge=0, le=32)
     expanded_weight: Format | None = None
+    split: ChannelSplit | None = None
 
     @model_validator(mode="after")
     def _check(self) -> LayerPrecision:
@@ -48,7 +53,16 @@ class LayerPrecision(Frozen):
         if expanded is not None and (expanded.is_integer or self.input.is_integer or not self.weight.is_integer):
             raise ValueError(f"expanded_weight={expanded}: integer weights expand to floating point, beside inputs in "
                              f"floating point; here weight={self.weight}, input={self.input}")
+        if self.split is not None:
+            self._check_split(self.split)
         return self
+
+    def _check_split(self, split: ChannelSplit) -> None:
+        for name, wide, narrow in (("weight", self.weight, split.weight), ("input", self.input, split.input)):
+            if not wide.is_integer:
+                raise ValueError(f"{name}={wide}: layers are split by channel in integer formats only")
+            if narrow.bits > wide.bits:
+                raise ValueError(f"split.{name}={narrow}: must not be wider than {name}={wide}")
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -57,6 +71,7 @@ class LayerPrecision(Frozen):
         ``bf16`` is bf16 for all three, with sums in fp32; ``fp8_e4m3:fp8_e5m2`` names weights, then activations.
         ``w4:fp8_e4m3`` is W4A8 as in DPQ (arXiv:2505.14638): uint4 weights in groups of 128 with a 16-bit scale and a
         4-bit zero point, expanded to fp8_e4m3, fp8_e4m3 activations, sums in fp32, bf16 outputs.
+        ``w8a8/w4a4@0.5`` is w8a8 with half of the input channels in w4a4, ``w8a8/w4a4@0.5:32`` in groups of 32.
         Operands of 16 bits and more are not scaled where both are floating-point: their scales have no bits.
         Raises ``PrecisionError`` where the text has another form.
 
@@ -72,6 +87,8 @@ class LayerPrecision(Frozen):
         if match is not None:
             weight, activation = Format(f"int{match[1]}"), Format(f"int{match[2]}")
             return cls(weight=weight, input=activation, output=activation)
+        if "/" in name or "@" in name:
+            return cls._split(name, text)
         match = _EXPANDED.fullmatch(name)
         if match is not None:
             return cls._expanding(Format(f"uint{match[1]}"), Format(match[2]), text)
@@ -92,6 +109,27 @@ class LayerPrecision(Frozen):
         )
 
     @classmethod
+    def _split(cls, name: str, text: str) -> Self:
+        match = _SPLIT.fullmatch(name)
+        if match is None or float(match[4]) > 1 or match[5] == "0":
+            raise PrecisionError(
+                Problem("must name the precisions of both parts, and the share of the second, between 0 and 1",
+                        path="precision", value=repr(text), allowed=("w8a8/w4a4@0.5", "w8a8/w4a4@0.75:32"))
+            )
+        split = ChannelSplit(
+            share=float(match[4]), channel_group=int(match[5] or 1), weight=Format(f"int{match[2]}"),
+            input=Format(f"int{match[3]}"),
+        )
+        whole = cls.parse(match[1])
+        for operand, wide, narrow in (("weight", whole.weight, split.weight), ("input", whole.input, split.input)):
+            if narrow.bits > wide.bits:
+                raise PrecisionError(
+                    Problem(f"the part named behind the slash must not be wider ({operand} {wide})",
+                            path="precision", value=repr(text), allowed=("w8a8/w4a4@0.5",))
+                )
+        return cls(**{**dict(whole), "split": split})
+
+    @classmethod
     def _expanding(cls, weight: Format, activation: Format, text: str) -> Self:
         if activation.is_integer:
             raise PrecisionError(
@@ -105,13 +143,15 @@ class LayerPrecision(Frozen):
 
     @property
     def label(self) -> str:
-        """Short name for tables: ``w4a8``, ``w4:fp8_e4m3`` where weights expand, else the formats' names.
+        """Short name for tables: ``w4a8``, ``w8a8/w4a4@0.5`` where channels are split, ``w4:fp8_e4m3`` where weights
+        expand, else the formats' names.
 
         >>> LayerPrecision().label
         'w8a8'
         """
         if self.weight.is_integer and self.input.is_integer:
-            return f"w{self.weight.bits}a{self.input.bits}"
+            split = "" if self.split is None else f"/{self.split.label}"
+            return f"w{self.weight.bits}a{self.input.bits}{split}"
         if self.expanded_weight is not None:
             return f"w{self.weight.bits}:{self.input}"
         return str(self.weight) if self.weight == self.input else f"{self.weight}:{self.input}"
@@ -121,8 +161,26 @@ class LayerPrecision(Frozen):
         """Format of the weights in the registers and at the multipliers."""
         return self.weight if self.expanded_weight is None else self.expanded_weight
 
+    @property
+    def wide(self) -> LayerPrecision:
+        """The precision of the wide part of the channels, which is all of a layer that is not split."""
+        return self if self.split is None else self.model_copy(update={"split": None})
+
+    @property
+    def narrow(self) -> LayerPrecision:
+        """The precision of the narrow part of the channels; the whole one where the layer is not split."""
+        if self.split is None:
+            return self
+        return self.model_copy(update={"weight": self.split.weight, "input": self.split.input, "split": None})
+
+    @property
+    def parts(self) -> tuple[LayerPrecision, ...]:
+        """Precisions in which the layer's products are: one, or of a split layer those of the wide and narrow part."""
+        return (self,) if self.split is None else (self.wide, self.narrow)
+
     def stored_bits(self, operand: Operand) -> int:
-        """Bits of one element of an operand in DRAM and in the buffers (outputs: the partial sum)."""
+        """Bits of one element of an operand in DRAM and in the buffers (outputs: the partial sum; of a layer split by
+        channel the wide part)."""
         formats = {"weight": self.weight, "input": self.input, "output": self.accumulator}
         return formats[operand].bits
 

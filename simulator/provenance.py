@@ -160,10 +160,13 @@ def energy_confidence(
         paths = [plain, *(f"{table}.{entry.name}" for entry in element.energy_by_precision)]
         found["processing_elements"] = confidence_of(accelerator, *paths)
     else:
-        entry, is_exact = element.energy_entry(precision)
-        own = confidence_of(accelerator, plain if entry is None else f"{table}.{entry.name}.energy_pj_per_cycle")
-        is_exact |= not element.energy_by_precision
-        found["processing_elements"] = own if is_exact or own is None else weakest(("scaled", own))
+        each: list[Confidence | None] = []
+        for part in precision.parts:
+            entry, is_exact = element.energy_entry(part)
+            own = confidence_of(accelerator, plain if entry is None else f"{table}.{entry.name}.energy_pj_per_cycle")
+            is_exact |= not element.energy_by_precision
+            each.append(own if is_exact or own is None else weakest(("scaled", own)))
+        found["processing_elements"] = weakest(each)
     if getattr(element, "expansion_energy_pj_per_weight", None) is not None:
         path = "processing_element.expansion_energy_pj_per_weight"
         found["weight_expansion"] = confidence_of(accelerator, path)
@@ -207,6 +210,8 @@ def not_modelled(accelerator: Accelerator) -> tuple[str, ...]:
         found.append("conversion between integer and floating point")
     if stage is None or stage.scale_energy_pj is None:
         found.append("scales")
+    if getattr(accelerator.processing_element, "expansion_energy_pj_per_weight", 0.0) is None:
+        found.append("expansion of weights")
     silent = [part.name for part in accelerator.parts if part.leakage_mw is None]
     if len(silent) == len(accelerator.parts):
         found.append("leakage")

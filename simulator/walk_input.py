@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from simulator.accelerator import Buffer
 from simulator.kernels import transfers as kernel
+from simulator.kernels.channels import SplitInput
 from simulator.kernels.dram_rows import RowInput
 from simulator.layer import DIMS, OPERANDS, RELEVANT_DIMS, Operand
 from simulator.plan import Place, Plan
@@ -93,8 +94,21 @@ def walk_input(plan: Plan, passes: PassTimes | None = None) -> kernel.WalkInput:
         bandwidth=dram.bandwidth_bits_per_cycle,
         latency=dram.latency_cycles,
         burst=dram.burst_bits,
+        split=_split_input(plan),
         rows=_row_input(plan),
         has_rows=dram.rows is not None,
+    )
+
+
+def _split_input(plan: Plan) -> SplitInput:
+    """Which channels are narrow, and what that means."""
+    channels = plan.channels
+    return SplitInput(
+        narrow_channels=channels.narrow_channels,
+        narrow_places=channels.narrow_places,
+        channels_per_place=channels.channels_per_place,
+        narrow_bits=np.array([plan.narrow.stored_bits(operand) for operand in OPERANDS], dtype=np.int64),
+        narrow_step_cycles=plan.narrow_step_cycles,
     )
 
 
@@ -178,13 +192,14 @@ def _row_input(plan: Plan) -> RowInput:
     geometry = np.array([layer.stride, layer.dilation, layer.padding_begin], dtype=np.int64).T.copy()
     if rows is None:
         return RowInput(1, 1, 0, 0, 0, 0, np.zeros(5, dtype=np.int64), shape, geometry)
-    element_bits = (
-        precision.stored_bits("weight"), precision.stored_bits("input"), precision.output.bits,
-        precision.stored_bits("output"),
-    )
-    tensors = (np.prod(weights), np.prod(inputs), np.prod(outputs), np.prod(outputs))
-    sizes = [precision.parameter_bits(layer)]
-    sizes += [int(count) * bits for count, bits in zip(tensors, element_bits, strict=True)]
+    channels, places = layer.extent("C"), plan.channels.count
+    sizes = [
+        precision.parameter_bits(layer),
+        int(np.prod(weights)) // channels * plan.channel_bits("weight", 0, places),
+        int(np.prod(inputs)) // channels * plan.channel_bits("input", 0, places),
+        int(np.prod(outputs)) * precision.output.bits,
+        int(np.prod(outputs)) * precision.stored_bits("output"),
+    ]
     first_row = np.cumsum([0, *(-(-size // rows.row_bits) for size in sizes[:-1])]).astype(np.int64)
     return RowInput(
         rows.banks, rows.row_bits, rows.activate_cycles, rows.precharge_cycles, rows.refresh_interval_cycles or 0,

@@ -11,6 +11,8 @@ from collections import namedtuple
 import numba
 import numpy as np
 
+from simulator.kernels.channels import bits_before, channel_of
+
 RowInput = namedtuple(
     "RowInput",
     [
@@ -19,7 +21,7 @@ RowInput = namedtuple(
         "refresh_interval_cycles",  # 0: no refresh
         "refresh_cycles",
         "first_row",  # (REGIONS,) where each tensor begins
-        "shape",  # (3, 5) extents of weights GKCRS, stored inputs GNCHW, outputs GNKPQ
+        "shape",  # (3, 5) extents of weights GKCRS, stored inputs GNCHW, outputs GNKPQ; channels are not in places
         "geometry",  # (2, 3) stride, dilation, padding of rows and columns
     ],
 )
@@ -77,8 +79,9 @@ def _touched_marks(rows, axis, position, positions, tap, taps):
 
 
 @numba.njit(cache=True)
-def tile_row_cycles(rows, open_rows, operand, region, begin, length, bits):
-    """Wait for the rows of a tile: ``begin``, ``length`` (8,) in the layer's dimensions, ``bits`` an element."""
+def tile_row_cycles(rows, split, open_rows, operand, region, begin, length, bits):
+    """Wait for the rows of a tile: ``begin``, ``length`` (8,) in the nest's dimensions, ``bits`` of an element (of a
+    wide channel, where the layer is split)."""
     shape = rows.shape[operand]
     stored_by = STORED_BY[operand]
     if operand == 1:
@@ -93,23 +96,33 @@ def tile_row_cycles(rows, open_rows, operand, region, begin, length, bits):
     whole_lines = columns.shape[0] == 1 and columns[0, 1] - columns[0, 0] == shape[4]
     whole_planes = whole_lines and lines.shape[0] == 1 and lines[0, 1] - lines[0, 0] == shape[3]
     a, b, c = stored_by[0], stored_by[1], stored_by[2]
+    begin_c, end_c = begin[c], begin[c] + length[c]
+    narrow_channels, narrow_bits = 0, bits
+    if operand != 2:
+        begin_c, end_c = channel_of(split, begin_c), channel_of(split, end_c)
+        narrow_channels, narrow_bits = split.narrow_channels, split.narrow_bits[operand]
+    area = shape[3] * shape[4]
+    whole = area * bits_before(narrow_channels, narrow_bits, bits, shape[2])
     for i in range(begin[a], begin[a] + length[a]):
         for j in range(begin[b], begin[b] + length[b]):
-            plane = ((i * shape[1] + j) * shape[2] + begin[c]) * shape[3]
+            origin = (i * shape[1] + j) * whole
             if whole_planes:  # channels lie behind one another
-                first, last = plane * shape[4], (plane + length[c] * shape[3]) * shape[4]
-                cycles += _visit(rows, open_rows, region, first * bits, (last - 1) * bits)
+                first = origin + area * bits_before(narrow_channels, narrow_bits, bits, begin_c)
+                end = origin + area * bits_before(narrow_channels, narrow_bits, bits, end_c)
+                last = end - (narrow_bits if end_c <= narrow_channels else bits)
+                cycles += _visit(rows, open_rows, region, first, last)
                 continue
-            for _ in range(length[c]):
+            for channel in range(begin_c, end_c):
+                plane = origin + area * bits_before(narrow_channels, narrow_bits, bits, channel)
+                width = narrow_bits if channel < narrow_channels else bits
                 for run in range(lines.shape[0]):
                     if whole_lines:
-                        first, last = (plane + lines[run, 0]) * shape[4], (plane + lines[run, 1]) * shape[4]
-                        cycles += _visit(rows, open_rows, region, first * bits, (last - 1) * bits)
+                        first, end = lines[run, 0] * shape[4], lines[run, 1] * shape[4]
+                        cycles += _visit(rows, open_rows, region, plane + first * width, plane + (end - 1) * width)
                         continue
                     for line in range(lines[run, 0], lines[run, 1]):
-                        at = (plane + line) * shape[4]
+                        at = plane + line * shape[4] * width
                         for stretch in range(columns.shape[0]):
-                            first, last = at + columns[stretch, 0], at + columns[stretch, 1]
-                            cycles += _visit(rows, open_rows, region, first * bits, (last - 1) * bits)
-                plane += shape[3]
+                            first, end = columns[stretch, 0], columns[stretch, 1]
+                            cycles += _visit(rows, open_rows, region, at + first * width, at + (end - 1) * width)
     return cycles

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numba
 
+from simulator.kernels.channels import stretch_bits
 from simulator.kernels.loop_nest import INPUT, OUTPUT, WEIGHT, C, P, R, S, tile_number
 
 READ, WRITE = 0, 1
@@ -50,7 +51,7 @@ def _fetched_elements(w, operand, index, length):
 
 
 @numba.njit(cache=True)
-def port_cycles(w, run, index, length, hold):
+def port_cycles(w, run, index, begin, length, hold):
     """Set how many cycles each operand holds each port in the present pass: ``hold`` (ports, 3)."""
     levels = w.tile.shape[0] - 1
     hold[:] = 0
@@ -66,7 +67,12 @@ def port_cycles(w, run, index, length, hold):
         for d in range(8):
             if not w.relevant[operand, d] and not w.held[operand, d]:
                 visits *= -(-length[levels + 1, d] // w.grid_tile[d])
-        bits = _fetched_elements(w, operand, index, length) * w.element_bits[operand]
+        bits = _fetched_elements(w, operand, index, length)
+        if operand == OUTPUT:
+            bits *= w.element_bits[OUTPUT]
+        else:
+            first, count = begin[levels + 1, C], length[levels + 1, C]
+            bits = bits // count * stretch_bits(w.split, operand, w.element_bits[operand], first, count)
         if operand == OUTPUT:
             if write >= 0:
                 hold[write, operand] += -(-bits * visits // w.width[WRITE, operand, place])

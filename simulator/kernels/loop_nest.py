@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numba
 
+from simulator.kernels.channels import stretch_bits
+
 # Dimensions in the order of simulator.layer.DIMS, operands in that of simulator.layer.OPERANDS.
 G, N, K, C, P, Q, R, S = range(8)
 WEIGHT, INPUT, OUTPUT = range(3)
@@ -80,6 +82,15 @@ def tile_elements(w, operand, level, index, length):
                 w, axis, level, tile_number(w, index, level, P + axis), tile_number(w, index, level, R + axis)
             )
     return count
+
+
+@numba.njit(cache=True)
+def tile_bits(w, operand, level, index, begin, length):
+    """Stored bits of the present tile of weights or inputs at a level, in the formats of its channels."""
+    elements = tile_elements(w, operand, level, index, length)
+    # Everything but the channels is a factor; a tile has at least one place along C.
+    channels = stretch_bits(w.split, operand, w.element_bits[operand], begin[level, C], length[level, C])
+    return elements // length[level, C] * channels
 
 
 @numba.njit(cache=True)

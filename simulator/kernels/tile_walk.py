@@ -12,6 +12,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from simulator.kernels.channels import narrow_steps
 from simulator.kernels.grid_ports import port_cycles
 from simulator.kernels.loop_nest import INPUT, OUTPUT, WEIGHT, C, R, S, advance, same_tile, set_extents, tile_elements
 from simulator.kernels.transfers import (
@@ -53,25 +54,44 @@ def _note_pass(log, load, folds, steps, period, start, occupied, event):
 
 
 @numba.njit(cache=True)
-def _occupation(w, length):
-    """Cycles that one pass holds the grid. ``length``: extents of the pass.
+def _paced(w, t):
+    """Cycles for which a fold with ``t`` cycles of steps holds the grid, and those to the start of the next one."""
+    paced = max(t, w.drain_cycles) if w.overlap else t + w.tail_cycles
+    return paced, max(paced, w.load_cycles) if w.preload else w.load_cycles + paced
 
-    Returns (occupied, folds, compute cycles of a fold, cycles from one fold to the next, how many of the occupied
-    cycles the results need not wait for).
+
+@numba.njit(cache=True)
+def _occupation(w, begin, length):
+    """Cycles that one pass holds the grid. ``begin``, ``length``: the part of the nest that it covers.
+
+    Returns (occupied, folds, compute cycles, those of the last fold, cycles from one fold to the next, whether folds
+    differ, how many of the occupied cycles the results need not wait for).
     """
     folds = 1
     steps = 1
     for d in range(8):
-        count = -(-length[d] // w.unroll[d])
-        if w.folds_on and not w.streamed[d]:
-            folds *= count
-        else:
-            steps *= count
-    t = steps * w.step_cycles
-    paced = max(t, w.drain_cycles) if w.overlap else t + w.tail_cycles
-    period = max(paced, w.load_cycles) if w.preload else w.load_cycles + paced
-    occupied = w.load_cycles + (folds - 1) * period + paced
-    return occupied, folds, t, period, paced - t if w.overlap else 0
+        if d != C:
+            count = -(-length[d] // w.unroll[d])
+            if w.folds_on and not w.streamed[d]:
+                folds *= count
+            else:
+                steps *= count
+    along_c = -(-length[C] // w.unroll[C])
+    narrow = narrow_steps(w.split, begin[C], length[C], w.unroll[C])
+    narrow_folds = 0
+    narrow_t = steps * w.split.narrow_step_cycles
+    if w.folds_on and not w.streamed[C]:
+        # Folds of narrow places come before the others, so the last one is narrow only where all are.
+        t = steps * w.step_cycles if narrow < along_c else narrow_t
+        narrow_folds = folds * narrow if narrow < along_c else 0
+        folds *= along_c
+    else:
+        t = steps * (along_c - narrow) * w.step_cycles + narrow_t * narrow
+    paced, period = _paced(w, t)
+    narrow_period = _paced(w, narrow_t)[1]
+    occupied = w.load_cycles + (folds - narrow_folds - 1) * period + narrow_folds * narrow_period + paced
+    compute = (folds - narrow_folds) * t + narrow_folds * narrow_t
+    return occupied, folds, compute, t, period, narrow_folds > 0, paced - t if w.overlap else 0
 
 
 @numba.njit(cache=True)
@@ -281,15 +301,17 @@ def walk(w, log=None):
     last_write = np.int64(0)
     while True:
         event = result[EVENTS]
-        occupied, folds, fold_compute, period, early = _occupation(w, length[levels + 1])
-        compute = folds * fold_compute
+        occupied, folds, compute, fold_compute, period, folds_differ, early = _occupation(
+            w, begin[levels + 1], length[levels + 1]
+        )
         if w.pass_compute.size > 0:
             compute, occupied, early = w.pass_compute[event], w.pass_occupied[event], w.pass_early[event]
+            folds_differ = True
         if w.grid_ports:
-            port_cycles(w, st.run, index, length, hold)
+            port_cycles(w, st.run, index, begin, length, hold)
         start = _start_pass(w, st, log, grid_free, parameters_done, hold, event)
         if log is not None:
-            if w.pass_compute.size > 0:
+            if folds_differ:
                 # Folds differ in length, and their lengths are not kept: what is no compute is drawn ahead of it.
                 note(log, FILL_DRAIN, start, occupied - compute, 0, event, -1)
                 note(log, COMPUTE, start + occupied - compute, compute, 0, event, -1)

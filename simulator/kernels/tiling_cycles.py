@@ -130,8 +130,8 @@ def tiling_cycles(w, geometry, dram_order, buffer_order, buffer_tile, register_t
             w.banks, w.port, w.width, w.port_count,
             w.memory_count, w.grid_ports, held, register_tiles, prefix, prefix_start, prefix_width,
             w.parameter_bits, w.step_cycles, w.load_cycles, w.tail_cycles, w.drain_cycles, w.overlap, w.preload,
-            w.folds_on, w.pass_compute, w.pass_occupied, w.pass_early, w.bandwidth, w.latency, w.burst, w.rows,
-            w.has_rows,
+            w.folds_on, w.pass_compute, w.pass_occupied, w.pass_early, w.bandwidth, w.latency, w.burst, w.split,
+            w.rows, w.has_rows,
         )
         cycles[i] = walk(one)[0][TOTAL]
     return cycles

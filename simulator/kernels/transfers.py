@@ -11,7 +11,7 @@ import numba
 
 from simulator.kernels.dram_rows import OUTPUTS, SUMS, WEIGHTS, parameter_row_cycles, tile_row_cycles
 from simulator.kernels.grid_ports import READ, WRITE, port_of
-from simulator.kernels.loop_nest import OUTPUT, C, R, S, tile_elements
+from simulator.kernels.loop_nest import OUTPUT, C, R, S, tile_bits, tile_elements
 
 # L: levels of buffers; L + 1 stands for the registers. P: places, the most that an operand has.
 WalkInput = namedtuple(
@@ -54,6 +54,7 @@ WalkInput = namedtuple(
         # cycles that it holds the grid, and how many of the latter its results need not wait for.
         "pass_compute", "pass_occupied", "pass_early",
         "bandwidth", "latency", "burst",
+        "split",  # SplitInput
         "rows",  # RowInput
         "has_rows",
     ],
@@ -150,7 +151,7 @@ def _transfer(
         start = _refresh(w, st, earliest if own < 0 else max(earliest, st.free[own]))
         if w.has_rows:
             element = w.element_bits[3] if kind == FINAL_WRITE else w.element_bits[operand]
-            waits = tile_row_cycles(w.rows, st.open_rows, operand, region, begin, length, element)
+            waits = tile_row_cycles(w.rows, w.split, st.open_rows, operand, region, begin, length, element)
             result[ROW_WAIT] += waits
             cycles += waits
         result[BUSY] += cycles
@@ -189,7 +190,7 @@ def outer(w, operand, place):
 def load(w, st, log, operand, place, earliest, event, index, begin, length):
     """Bring the weights or inputs of a new run into their place."""
     level = w.place_level[operand, place]
-    bits = tile_elements(w, operand, level, index, length) * w.element_bits[operand]
+    bits = tile_bits(w, operand, level, index, begin, length)
     memory, latency = outer(w, operand, place)
     parent_run = st.run[operand, place - 1] if place > 0 else 0
     start = earliest

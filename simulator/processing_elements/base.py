@@ -10,6 +10,7 @@ are added up and in what form they leave.
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import replace
 from typing import Self
 
 import numpy as np
@@ -159,9 +160,20 @@ class ProcessingElementBase(Frozen):
 
     def check(self, precision: LayerPrecision) -> None:
         """Raise ``PrecisionError`` with every problem of ``precision``."""
-        problems = self.problems(precision)
+        problems = self.all_problems(precision)
         if problems:
             raise PrecisionError(problems)
+
+    def all_problems(self, precision: LayerPrecision) -> list[Problem]:
+        """``problems`` of all parts of a precision, and whether layers may be split by channel at all."""
+        found = self.problems(precision)
+        if precision.split is not None:
+            if self.depends_on_values:
+                found.append(Problem("layers split by channel are not described where time depends on values",
+                                     path="precision.split", value=precision.split.label))
+            found += [replace(problem, path=problem.path.replace("precision.", "precision.split."))
+                      for problem in self.problems(precision.narrow) if problem.path != "precision.accumulator"]
+        return found
 
 
 class IntegerElementBase(ProcessingElementBase):

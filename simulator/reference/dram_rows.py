@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
+import numpy.typing as npt
+
 from simulator.accelerator import Dram, DramRows
 from simulator.layer import Layer
 from simulator.precision import LayerPrecision
-from simulator.reference.geometry import Element
 from simulator.reference.program import Request
 
 
@@ -19,15 +21,15 @@ class OpenRows:
         extent = layer.extent
         outputs = tuple(extent(dim) for dim in ("G", "N", "K", "P", "Q"))
         self._parameter_bits = precision.parameter_bits(layer)
-        self._shapes: dict[str, tuple[int, ...]] = {
-            "weight": tuple(extent(dim) for dim in ("G", "K", "C", "R", "S")),
-            "input": (extent("G"), extent("N"), extent("C"), *layer.stored_input_size),
-            "finished": outputs,
-            "sums": outputs,
-        }
-        self._bits = {
-            "weight": precision.stored_bits("weight"), "input": precision.stored_bits("input"),
-            "finished": precision.output.bits, "sums": precision.stored_bits("output"),
+        weights = np.full([extent(dim) for dim in ("G", "K", "C", "R", "S")], precision.weight.bits)
+        inputs = np.full([extent("G"), extent("N"), extent("C"), *layer.stored_input_size], precision.input.bits)
+        if precision.split is not None:
+            narrow = precision.split.channels(layer)
+            weights[:, :, :narrow], inputs[:, :, :narrow] = precision.split.weight.bits, precision.split.input.bits
+        # Bits of every element of each tensor, in the order in which the tensors lie.
+        self._bits: dict[str, npt.NDArray[np.int64]] = {
+            "weight": weights, "input": inputs, "finished": np.full(outputs, precision.output.bits),
+            "sums": np.full(outputs, precision.accumulator.bits),
         }
         self._open: dict[int, int] = {}
         self._refreshes = 0
@@ -67,17 +69,8 @@ class OpenRows:
         if tensor == "output":
             tensor = "finished" if request.kind == "write_back" and request.run.finished else "sums"
         first = -(-self._parameter_bits // row_bits)
-        for other in itertools.takewhile(lambda name: name != tensor, self._shapes):
-            size = self._bits[other]
-            for extent in self._shapes[other]:
-                size *= extent
-            first += -(-size // row_bits)
-        places = sorted(self._place(element, self._shapes[tensor]) for element in request.run.elements)
-        return [first + place * self._bits[tensor] // row_bits for place in places]
-
-    @staticmethod
-    def _place(element: Element, shape: tuple[int, ...]) -> int:
-        place = 0
-        for index, extent in zip(element, shape, strict=True):
-            place = place * extent + index
-        return place
+        for other in itertools.takewhile(lambda name: name != tensor, self._bits):
+            first += -(-int(self._bits[other].sum()) // row_bits)
+        bits = self._bits[tensor]
+        begins = (bits.cumsum() - bits.ravel()).reshape(bits.shape)
+        return [first + begin // row_bits for begin in sorted(int(begins[element]) for element in request.run.elements)]

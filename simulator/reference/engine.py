@@ -113,7 +113,7 @@ class _Machine:
         scales: GroupScales | None,
     ) -> None:
         self.layer, self.precision, self.accelerator = layer, precision, accelerator
-        self.program = Program(layer, accelerator, mapping)
+        self.program = Program(layer, precision, accelerator, mapping)
         self.memories = Memories(self.program, precision, accelerator, weights, inputs, scales)
         self.grid = self._new_grid()
         self.ports = Ports(self.program, self.memories)
@@ -514,12 +514,21 @@ class _Machine:
                     energy[memory.name] += row.write_bits * memory.write_energy_pj_per_bit
         element = self.accelerator.processing_element
         active = self.grid.active_pe_cycles
-        energy["processing_elements"] = active * element.energy_pj_per_cycle_at(self.precision)
+        energy["processing_elements"] = (
+            (active - self.grid.narrow_pe_cycles) * element.energy_pj_per_cycle_at(self.precision.wide)
+            + self.grid.narrow_pe_cycles * element.energy_pj_per_cycle_at(self.precision.narrow)
+        )
         expansion = element.expansion_energy_pj(self.precision)
         if expansion is not None:
             energy["weight_expansion"] = self.memories.expanded_weights * expansion
         energy |= self._other_energy()
         possible = self.now * self.accelerator.grid.pe_count * element.lanes(self.precision)
+        utilization = self.layer.macs * (self.compute / self.grid.steps_taken) / possible
+        if self.precision.split is not None:
+            narrow = self.memories.narrow_products
+            parts = zip(self.precision.parts, (self.layer.macs - narrow, narrow), strict=True)
+            needed = sum(count * element.cycles_per_step(part) / element.lanes(part) for part, count in parts)
+            utilization = needed / (self.now * self.accelerator.grid.pe_count)
         return LayerResult(
             engine="reference",
             layer=self.layer.name,
@@ -534,7 +543,7 @@ class _Machine:
             energy_pj=energy,
             macs=self.layer.macs,
             active_pe_cycles=active,
-            pe_utilization=self.layer.macs * (self.compute / self.grid.steps_taken) / possible,
+            pe_utilization=utilization,
             dram_busy_cycles=self.dram_busy,
             dram_row_cycles=self.dram_row_cycles,
             tile_count=len(self.program.events),

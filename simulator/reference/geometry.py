@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from simulator.accelerator import LANES, Accelerator
 from simulator.layer import DIMS, RELEVANT_DIMS, Dim, Layer, Operand
 from simulator.mapping import Mapping
+from simulator.precision import LayerPrecision
 
 Element = tuple[int, ...]
 """Index of one element in its operand's array: weight GKCRS, input GNCHW, output GNKPQ."""
@@ -18,7 +19,7 @@ Position = tuple[int, ...]
 """Place of a PE: its index along each axis of the grid."""
 
 Box = dict[Dim, range]
-"""For each dimension the indices that a tile covers."""
+"""For each dimension the indices that a tile covers; along C those of places."""
 
 Point = Sequence[int]
 """One product: an index for each of ``DIMS``."""
@@ -59,9 +60,16 @@ def elements(layer: Layer, operand: Operand, indices: dict[Dim, Sequence[int]]) 
     return frozenset(element for element in touched if element is not None)
 
 
-def box_elements(layer: Layer, operand: Operand, box: Box) -> frozenset[Element]:
-    """Distinct stored elements of an operand that the tile ``box`` touches."""
-    return elements(layer, operand, dict(box))
+def channels_by_place(layer: Layer, precision: LayerPrecision, accelerator: Accelerator) -> list[range]:
+    """Channels that stand on each place along C: one, or of the narrow part as many as share a lane."""
+    channels = range(layer.extent("C"))
+    if precision.split is None:
+        return tiles(channels, 1)
+    narrow = precision.split.channels(layer)
+    element, together = accelerator.processing_element, 1
+    if "C" in accelerator.grid.lane_unroll:
+        together = element.lanes(precision.narrow) // element.lanes(precision.wide)
+    return tiles(channels[:narrow], together) + tiles(channels[narrow:], 1)
 
 
 def tiles(whole: range, extent: int) -> list[range]:
@@ -77,14 +85,16 @@ class Layout:
         held: elements of each dimension that the whole grid works on in one step (``u``).
         on_lanes: elements of each dimension on the lanes of a PE.
         place: for each PE in use, its number along each dimension; the last axis counts fastest.
+        channels: those on each place along C.
     """
 
     held: dict[Dim, int]
     on_lanes: dict[Dim, int]
     place: dict[Position, dict[Dim, int]]
+    channels: list[range]
 
     @classmethod
-    def of(cls, accelerator: Accelerator, mapping: Mapping) -> Layout:
+    def of(cls, accelerator: Accelerator, mapping: Mapping, channels: list[range]) -> Layout:
         """Read the spatial part of a mapping."""
         axes = accelerator.grid.axes
         on_lanes = {dim: mapping.spatial.get(LANES, {}).get(dim, 1) for dim in DIMS}
@@ -100,7 +110,7 @@ class Layout:
                 in_use = in_use and rest == 0
             if in_use:
                 place[position] = numbers
-        return cls({dim: mapping.unrolled(dim) for dim in DIMS}, on_lanes, place)
+        return cls({dim: mapping.unrolled(dim) for dim in DIMS}, on_lanes, place, channels)
 
     def share(self, position: Position, dim: Dim, tile: range) -> list[list[int]]:
         """Indices along ``dim`` that a PE works on in a register tile: a list for each step, maybe empty."""
@@ -117,7 +127,18 @@ class Layout:
         indices: dict[Dim, Sequence[int]] = {
             dim: list(itertools.chain.from_iterable(self.share(position, dim, box[dim]))) for dim in DIMS
         }
-        return elements(layer, operand, indices)
+        return elements(layer, operand, self._with_channels(indices))
+
+    def box_elements(self, layer: Layer, operand: Operand, box: Box) -> frozenset[Element]:
+        """Distinct stored elements of an operand that the tile ``box`` touches."""
+        return elements(layer, operand, self._with_channels(dict(box)))
+
+    def points(self, indices: dict[Dim, list[int]]) -> list[Point]:
+        """Products at some indices, in the order of the loops, the last fastest."""
+        return list(itertools.product(*(self._with_channels(dict(indices))[dim] for dim in DIMS)))
+
+    def _with_channels(self, indices: dict[Dim, Sequence[int]]) -> dict[Dim, Sequence[int]]:
+        return indices | {"C": [channel for place in indices["C"] for channel in self.channels[place]]}
 
 
 def count_steps(held: dict[Dim, int], box: Box) -> int:

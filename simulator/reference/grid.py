@@ -10,9 +10,10 @@ from typing import Generic, Literal, TypeVar
 import numpy as np
 
 from simulator.layer import Operand
+from simulator.precision import LayerPrecision
 from simulator.processing_elements import ProcessingElementBase
 from simulator.reference.geometry import Element, Position
-from simulator.reference.memories import Memories, Values
+from simulator.reference.memories import IntArray, Memories, Values
 from simulator.reference.program import Event, Fold, PeWork, Step
 
 Activity = Literal["compute", "fill_drain"]
@@ -73,6 +74,7 @@ class Grid(ABC):
         occupied: whether a pass holds the grid.
         completed: events whose last result has arrived.
         active_pe_cycles: Σ over cycles of the PEs that work on at least one product.
+        narrow_pe_cycles: how many of these are of PEs with products of narrow channels alone.
         steps_taken: steps that have entered the grid.
     """
 
@@ -84,10 +86,11 @@ class Grid(ABC):
         self.precision = memories.precision
         self.steps_taken = 0
         self.lanes = element.lanes(self.precision)
+        self.parts = self.precision.parts
         self.pes = {position: PeState() for position in positions}
         self.occupied = False
         self.completed: set[int] = set()
-        self.active_pe_cycles = 0
+        self.active_pe_cycles = self.narrow_pe_cycles = 0
         self._folds: list[Fold] = []
         self._duration: dict[Step, int] = {}
         self._sums: Values = {}
@@ -109,6 +112,11 @@ class Grid(ABC):
 
     def step_cycles(self, step: Step) -> int:
         """Cycles of a step: all PEs take those of the slowest, which is known when the step enters."""
+        if len(self.parts) > 1:
+            if step not in self._duration:
+                has_wide = any(not self.memories.is_narrow(work) for work in step.work.values())
+                self._duration[step] = self.element.cycles_per_step(self.parts[0 if has_wide else 1])
+            return self._duration[step]
         if not self.element.depends_on_values:
             return self.element.cycles_per_step(self.precision)
         if step not in self._duration:
@@ -144,6 +152,7 @@ class Grid(ABC):
                 continue
             work = step.work.get(position)
             self.active_pe_cycles += work is not None
+            self.narrow_pe_cycles += work is not None and self.memories.is_narrow(work)
             state.cycles_left -= 1
             if state.cycles_left == 0:
                 state.step = None
@@ -158,15 +167,26 @@ class Grid(ABC):
         self, busy: list[tuple[Position, PeWork, Step]], ended: dict[Position, tuple[Step, Values]]
     ) -> None:
         """Compute the step's sum of each PE from bits. All PEs at once only because it is faster."""
-        weights = np.zeros((len(busy), self.lanes), dtype=np.int64)
-        inputs = np.zeros((len(busy), self.lanes), dtype=np.int64)
-        for row, (position, work, _) in enumerate(busy):
-            count = len(work.weights)
-            assert count <= self.lanes
-            weights[row, :count], inputs[row, :count] = self.pes[position].operands_of(work)
-        sums = self.element.dot(weights, inputs, self.precision)
+        sums = self._part_sums(busy, 0, self.parts[0])
+        if len(self.parts) > 1:
+            sums = sums + self._part_sums(busy, 1, self.parts[1])
         for (position, work, step), value in zip(busy, sums, strict=True):
             ended[position] = (step, {work.output: int(value)})
+
+    def _part_sums(
+        self, busy: list[tuple[Position, PeWork, Step]], part: int, precision: LayerPrecision
+    ) -> IntArray:
+        """Sum of the products of one part of the channels in each PE: 0 the wide one, or all, 1 the narrow one."""
+        lanes = self.element.lanes(precision)
+        weights = np.zeros((len(busy), lanes), dtype=np.int64)
+        inputs = np.zeros((len(busy), lanes), dtype=np.int64)
+        for row, (position, work, _) in enumerate(busy):
+            pairs = zip(work.weights, *self.pes[position].operands_of(work), strict=True)
+            own = [(weight, value) for element, weight, value in pairs if self.memories.in_narrow(element) == part]
+            assert len(own) <= lanes
+            weights[row, : len(own)] = [weight for weight, _ in own]
+            inputs[row, : len(own)] = [value for _, value in own]
+        return self.element.dot(weights, inputs, precision)
 
     def _arrive(self, step: Step, results: list[Values], opens: bool) -> None:
         """Take a step's results where they are added up: in a visit, from its first results to its last."""

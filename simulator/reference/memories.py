@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -14,7 +14,7 @@ from simulator.accelerator import Accelerator, Buffer, RegisterFile
 from simulator.layer import OPERANDS, REDUCTION_DIMS, Layer, Operand
 from simulator.precision import LayerPrecision
 from simulator.reference.geometry import Element, Position
-from simulator.reference.program import Fetch, Fold, Place, Program, Request, Run, Step
+from simulator.reference.program import Fetch, Fold, PeWork, Place, Program, Request, Run, Step
 from simulator.result import Traffic, TrafficOperand
 from simulator.scales import GroupScales
 
@@ -48,6 +48,9 @@ class Memories:
         self.layer: Layer = program.layer
         self._dram: dict[Operand, IntArray] = {"weight": weights, "input": inputs}
         self._scales = None if scales is None else scales.by_weight(self.layer, precision.weight_group)
+        split = precision.split
+        self._narrow, self._narrow_channels = precision.narrow, 0 if split is None else split.channels(self.layer)
+        self.narrow_products = 0
         self.expanded_weights = 0
         self._spilled: Values = {}
         self.finished: Values = {}
@@ -62,26 +65,49 @@ class Memories:
         self.grid_bits: Counter[Operand] = Counter()  # between the edge of the grid and its PEs
         self.converted = self.scaled = 0
 
+    # ------------------------------------------------------------------ parts of the channels
+
+    def in_narrow(self, element: Element) -> bool:
+        """Whether a weight or an input belongs to a narrow channel; channels stand third in both."""
+        return element[2] < self._narrow_channels
+
+    def is_narrow(self, work: PeWork) -> bool:
+        """Whether all products of a PE in a step are of narrow channels."""
+        return all(self.in_narrow(element) for element in work.weights)
+
+    def _stored_bits(self, operand: Operand, elements: Collection[Element]) -> int:
+        """Bits of elements as they are stored, each in the format of its channel; outputs as sums."""
+        narrow = 0 if operand == "output" else sum(self.in_narrow(element) for element in elements)
+        wide = len(elements) - narrow
+        return wide * self.precision.stored_bits(operand) + narrow * self._narrow.stored_bits(operand)
+
+    def _register_bits(self, operand: Operand, elements: Collection[Element]) -> int:
+        """Bits of elements in the registers of the PEs."""
+        if operand == "output" or self.precision.split is None:
+            return len(elements) * self.precision.register_bits(operand)
+        return self._stored_bits(operand, elements)
+
     # ------------------------------------------------------------------ transfers
 
     def request_bits(self, request: Request) -> int:
         """Bits that a request moves out of, or into, the outer of the two memories."""
         if request.run is None:
             return self.precision.parameter_bits(self.layer)
-        return len(request.run.elements) * self._element_bits(request)
+        return self._run_bits(request)
 
     def own_bits(self, request: Request) -> int:
         """Bits that a request moves into, or out of, the inner memory: the sums of what leaves finished."""
         assert request.run is not None
         leaves_grid = request.kind == "write_back" and self.program.is_innermost(request.run.place)
-        bits = self.precision.stored_bits("output") if leaves_grid else self._element_bits(request)
-        return len(request.run.elements) * bits
+        if leaves_grid:
+            return len(request.run.elements) * self.precision.stored_bits("output")
+        return self._run_bits(request)
 
-    def _element_bits(self, request: Request) -> int:
+    def _run_bits(self, request: Request) -> int:
         assert request.run is not None
         if request.kind == "write_back" and request.run.finished:
-            return self.precision.output.bits
-        return self.precision.stored_bits(request.run.operand)
+            return len(request.run.elements) * self.precision.output.bits
+        return self._stored_bits(request.run.operand, request.run.elements)
 
     def _check_finished(self, run: Run) -> None:
         """Whether a tile of outputs holds all products, or only some, is what the program says, and alike for all."""
@@ -106,18 +132,18 @@ class Memories:
             self._hold_bypassing(run, 1)
             return
         used = sum(
-            len(slot.run.elements) * self._held_bits(place)
+            self._held_bits(place, slot.run.elements)
             for place, in_place in self._slots.items()
             if place.memory == memory
             for slot in in_place.values()
         )
         assert used <= memory.size_bits, f"{memory.name}: {used} bits in {memory.size_bits}"
 
-    def _held_bits(self, place: Place) -> int:
-        """Bits of room for an element: for outputs that of sums, where any come there."""
+    def _held_bits(self, place: Place, elements: Collection[Element]) -> int:
+        """Bits of room for elements: for outputs that of sums, where any come there."""
         if place.operand == "output" and not self.program.holds_sums(place):
-            return self.precision.output.bits
-        return self.precision.stored_bits(place.operand)
+            return len(elements) * self.precision.output.bits
+        return self._stored_bits(place.operand, elements)
 
     def release(self, run: Run) -> None:
         """Give up the room of a tile."""
@@ -200,7 +226,7 @@ class Memories:
         missing = fetch.wanted - resident.keys()
         assert not missing, f"event {event} fetches {operand} {sorted(missing)[:3]}, which is not resident"
         if operand not in self.program.bypass:
-            bits = len(fetch.wanted) * self.precision.stored_bits(operand)
+            bits = self._stored_bits(operand, fetch.wanted)
             self._read[run.place.memory.name, operand] += bits
             self.grid_bits[operand] += bits
             self.hold(operand, fetch)
@@ -222,15 +248,14 @@ class Memories:
         """Replace what the register files hold of an operand that does not bypass its buffer."""
         if operand in self.program.kept and operand not in self.program.bypass:
             for position, mine in fetch.by_pe.items():
-                self._in_registers[position, operand] = len(mine) * self.precision.register_bits(operand)
+                self._in_registers[position, operand] = self._register_bits(operand, mine)
             self._check_registers(fetch.by_pe)
 
     def _hold_bypassing(self, run: Run, sign: int) -> None:
         layout = self.program.layout
         for position in layout.place:
             mine = layout.pe_elements(self.layer, run.operand, position, run.box)
-            bits = len(mine) * self.precision.register_bits(run.operand)
-            self._in_registers[position, run.operand] += sign * bits
+            self._in_registers[position, run.operand] += sign * self._register_bits(run.operand, mine)
         self._check_registers(layout.place)
 
     def _check_registers(self, positions: Iterable[Position]) -> None:
@@ -284,7 +309,7 @@ class Memories:
                     found["output", "write"] += bits
             for operand, fetch in fetched:
                 assert operand is not None
-                found[operand, "read"] += len(fetch.wanted) * self.precision.stored_bits(operand)
+                found[operand, "read"] += self._stored_bits(operand, fetch.wanted)
         return Counter({key: bits for key, bits in found.items() if key[0] not in self.program.bypass})
 
     def lane_codes(self, step: Step, lanes: int) -> tuple[IntArray, IntArray]:
@@ -303,11 +328,14 @@ class Memories:
         for work in step.work.values():
             products = len(work.weights)
             self._products[work.output] += products
+            narrow = sum(self.in_narrow(element) for element in work.weights)
+            self.narrow_products += narrow
             operands: tuple[Operand, ...] = ("weight", "input")
             for operand in operands:
                 file = self.accelerator.registers_of(operand)
                 if file is not None:
-                    self._read[file.name, operand] += products * self.precision.register_bits(operand)
+                    self._read[file.name, operand] += (products - narrow) * self.precision.register_bits(operand)
+                    self._read[file.name, operand] += narrow * self._narrow.register_bits(operand)
             file = self.accelerator.registers_of("output")
             if file is not None:
                 self._read[file.name, "output"] += self.precision.stored_bits("output")

@@ -10,12 +10,13 @@ from typing import Literal
 from simulator.accelerator import Accelerator, Buffer, RegisterFile, SystolicPassing
 from simulator.layer import DIMS, OPERANDS, REDUCTION_DIMS, RELEVANT_DIMS, Dim, Layer, Operand
 from simulator.mapping import Mapping
+from simulator.precision import LayerPrecision
 from simulator.reference.geometry import (
     Box,
     Element,
     Layout,
     Position,
-    box_elements,
+    channels_by_place,
     input_element,
     output_element,
     tiles,
@@ -131,9 +132,13 @@ class Fold:
 class Program:
     """A layer under a mapping, unrolled."""
 
-    def __init__(self, layer: Layer, accelerator: Accelerator, mapping: Mapping) -> None:
+    def __init__(
+        self, layer: Layer, precision: LayerPrecision, accelerator: Accelerator, mapping: Mapping
+    ) -> None:
         self.layer = layer
-        self.layout = Layout.of(accelerator, mapping)
+        channels = channels_by_place(layer, precision, accelerator)
+        self.layout = Layout.of(accelerator, mapping, channels)
+        self._extent = {dim: layer.extent(dim) for dim in DIMS} | {"C": len(channels)}
         passing = accelerator.grid.passing
         self.stationary = passing.stationary if isinstance(passing, SystolicPassing) else None
         self.kept = {operand for operand in OPERANDS if accelerator.registers_of(operand) is not None}
@@ -146,7 +151,7 @@ class Program:
         }
         self._tiles = [{dim: level.tile.get(dim, 1) for dim in DIMS} for level in mapping.buffer_levels]
         self._loops: list[tuple[Dim, int]] = []
-        around = {dim: layer.extent(dim) for dim in DIMS}
+        around = self._extent
         for number, (level, inside) in enumerate(
             zip(mapping.levels, [*self._tiles, self._register_tile], strict=False)
         ):
@@ -218,7 +223,7 @@ class Program:
 
     def _walk_events(self, loops: list[tuple[Dim, int]]) -> Iterator[tuple[tuple[int, ...], list[Box]]]:
         """Run the event loops. Yields their trip numbers, and the box of each level from the layer to the pass."""
-        layer: Box = {dim: range(self.layer.extent(dim)) for dim in DIMS}
+        layer: Box = {dim: range(self._extent[dim]) for dim in DIMS}
         inside = [*self._tiles, self._register_tile]
 
         def descend(
@@ -255,8 +260,8 @@ class Program:
         the reduction than at the first."""
         _, tile, box, first_event, parent = values
         runs = self.runs[place.operand][place.number]
-        finished = all(last_box[dim].stop == self.layer.extent(dim) for dim in REDUCTION_DIMS)
-        elements = box_elements(self.layer, place.operand, box)
+        finished = all(last_box[dim].stop == self._extent[dim] for dim in REDUCTION_DIMS)
+        elements = self.layout.box_elements(self.layer, place.operand, box)
         fresh = all(run.tile != tile for run in runs)
         runs.append(
             Run(place, len(runs), tile, elements, box, first_event, last_event, fresh, finished, parent)
@@ -347,7 +352,7 @@ class Program:
             now = {dim: rounds[dim][numbers[dim]] for dim in DIMS}
             work = {}
             for position, share in shares.items():
-                points = list(itertools.product(*(share[dim][numbers[dim]] for dim in DIMS)))
+                points = layout.points({dim: share[dim][numbers[dim]] for dim in DIMS})
                 if points:
                     work[position] = PeWork(
                         output_element(points[0]),
@@ -378,7 +383,7 @@ class Program:
 
     def _new_fetch(self, operand: Operand, box: Box) -> Fetch:
         by_pe = {place: self.layout.pe_elements(self.layer, operand, place, box) for place in self.layout.place}
-        return Fetch(box_elements(self.layer, operand, box), by_pe)
+        return Fetch(self.layout.box_elements(self.layer, operand, box), by_pe)
 
 
 def _places(operand: Operand, accelerator: Accelerator, mapping: Mapping) -> list[Place]:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
 
+from simulator.channel_split import ChannelSplit
 from simulator.floating import FLOAT_TYPES
 from simulator.formats import FLOAT_BITS, Format
 from simulator.layer import Operand
@@ -27,6 +28,8 @@ from simulator.processing_elements.floating_base import FloatingElementBase
 Kind = Literal["fixed", "bit_fusion", "bit_serial", "floating_point", "bit_sparse", "dual_precision"]
 KINDS: tuple[Kind, ...] = tuple(kind for kind in get_args(Kind) if kind != "bit_sparse")
 """The kinds whose time does not depend on values."""
+INTEGER_KINDS: tuple[Kind, ...] = ("fixed", "bit_fusion", "bit_serial")
+"""The kinds that take layers split by channel."""
 
 
 def random_codes(rng: np.random.Generator, number_format: Format, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
@@ -139,6 +142,23 @@ def bit_sparse_elements(
         max_bits=8,
         **common,
     )
+
+
+@st.composite
+def split_precisions(draw: st.DrawFn, element: ProcessingElement, share: float | None = None) -> LayerPrecision:
+    """Precisions whose channels are split, on a PE that computes with integers; ``share``: None for any."""
+    precision = draw(precisions(element))
+
+    def narrow(operand: Operand, wide: Format) -> Format:
+        widths = [bits for bits in element.allowed_bits(operand) if bits <= wide.bits]  # type: ignore[union-attr]
+        return Format(f"{draw(st.sampled_from(('int', 'uint')))}{draw(st.sampled_from(widths))}")
+
+    split = ChannelSplit(
+        share=draw(st.sampled_from((0.0, 0.25, 0.5, 0.75, 1.0)) | st.floats(0.0, 1.0)) if share is None else share,
+        channel_group=draw(st.sampled_from((1, 1, 2, 3, 4))),
+        weight=narrow("weight", precision.weight), input=narrow("input", precision.input),
+    )
+    return precision.model_copy(update={"split": split})
 
 
 @st.composite

@@ -6,6 +6,7 @@ enough for it, or a little larger, so that every case is valid and many are tigh
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from dataclasses import dataclass
@@ -35,9 +36,18 @@ from simulator.layer import DIMS, OPERANDS, RELEVANT_DIMS, Dim, Layer, Operand
 from simulator.mapping import Mapping, MappingLevel
 from simulator.output_stage import OutputStage
 from simulator.precision import LayerPrecision
-from simulator.reference.program import Program
+from simulator.processing_elements import ProcessingElement
+from simulator.reference.program import Place, Program, Run
 from simulator.scales import GroupScales
-from tests.properties.element_strategies import KINDS, Kind, precisions, processing_elements, random_codes
+from tests.properties.element_strategies import (
+    INTEGER_KINDS,
+    KINDS,
+    Kind,
+    precisions,
+    processing_elements,
+    random_codes,
+    split_precisions,
+)
 
 Dataflow = Literal["multicast", "streaming", "weight", "input", "output"]
 DATAFLOWS: tuple[Dataflow, ...] = get_args(Dataflow)
@@ -69,6 +79,10 @@ class Case:
             (self.precision.input, (extent("G"), extent("N"), extent("C"), *self.layer.stored_input_size)),
         )
         weights, inputs = (random_codes(rng, number_format, shape) for number_format, shape in shapes)
+        if self.precision.split is not None:
+            narrow = self.precision.split.channels(self.layer)
+            for codes, number_format in ((weights, self.precision.split.weight), (inputs, self.precision.split.input)):
+                codes[:, :, :narrow] = random_codes(rng, number_format, codes[:, :, :narrow].shape)
         return weights, inputs
 
     def scales(self) -> GroupScales | None:
@@ -381,17 +395,32 @@ def _register_file(name: str, room: Room, wishes: Wishes, bits: dict[Operand, in
 def _sizes(
     wishes: Wishes, precision: LayerPrecision, mapping: Mapping, program: Program
 ) -> tuple[dict[tuple[Operand, int], int], dict[Operand, int]]:
-    """Bits that each operand needs in its buffer of each level and in the registers of a PE, all copies counted."""
+    """Bits that each operand needs in its buffer of each level and in the registers of a PE, all copies counted.
+
+    Registers are made for the widest place that channels which are split may need.
+    """
+
+    def size_bits(operand: Operand, run: Run, place: Place) -> int:
+        if operand == "output":
+            finished = not program.holds_sums(place)
+            return len(run.elements) * (precision.output.bits if finished else precision.stored_bits("output"))
+        narrow = 0 if precision.split is None else precision.split.channels(wishes.layer)
+        parts = (precision.narrow if element[2] < narrow else precision for element in run.elements)
+        return sum(part.stored_bits(operand) for part in parts)
+
+    together = max(len(channels) for channels in program.layout.channels)
     in_buffers, in_registers = {}, {}
     register, lanes = mapping.level("register").tile, mapping.spatial.get(LANES, {})
     for operand in OPERANDS:
         for place, runs in zip(program.places[operand], program.runs[operand], strict=True):
-            finished = operand == "output" and not program.holds_sums(place)
-            bits = precision.output.bits if finished else precision.stored_bits(operand)
-            in_buffers[operand, place.level] = place.copies * bits * max(len(run.elements) for run in runs)
+            largest = max(size_bits(operand, run, place) for run in runs)
+            in_buffers[operand, place.level] = place.copies * largest
         in_a_pe = math.prod(register[dim] * lanes.get(dim, 1) for dim in RELEVANT_DIMS[operand])
         copies = 2 if operand in wishes.bypass and operand in wishes.double_buffer else 1
-        in_registers[operand] = precision.register_bits(operand) * in_a_pe * copies
+        bits = precision.register_bits(operand)
+        if precision.split is not None and operand != "output":
+            bits = max(bits, together * precision.narrow.register_bits(operand))
+        in_registers[operand] = bits * in_a_pe * copies
     return in_buffers, in_registers
 
 
@@ -445,12 +474,28 @@ def output_stages(draw: st.DrawFn) -> OutputStage | None:
     )
 
 
+def in_places(wishes: Wishes, precision: LayerPrecision, element: ProcessingElement) -> Wishes:
+    """The same with a layer that has as many channels as the loop nest has places along C."""
+    if precision.split is None:
+        return wishes
+    channels, narrow = wishes.layer.extent("C"), precision.split.channels(wishes.layer)
+    together = element.lanes(precision.narrow) // element.lanes(precision.wide)
+    if "C" in wishes.grid.lane_unroll:
+        channels += -(-narrow // together) - narrow
+    dims: dict[Dim, int] = {**wishes.layer.dims, "C": channels}
+    return dataclasses.replace(wishes, layer=wishes.layer.model_copy(update={"dims": dims}))
+
+
 @st.composite
 def cases(
     draw: st.DrawFn, dataflow: Dataflow | None = None, max_macs: int = 500, max_events: int = 60,
-    kinds: tuple[Kind, ...] = KINDS, max_levels: int = 3,
+    kinds: tuple[Kind, ...] = KINDS, max_levels: int = 3, split: bool = False,
+    share: float | None = None,
 ) -> Case:
-    """Valid simulations on a grid of one dataflow (None: any). See the module's docstring."""
+    """Valid simulations on a grid of one dataflow (None: any). See the module's docstring.
+
+    ``split``: layers are split by channel, on those of ``kinds`` that take them, at a ``share`` (None: any).
+    """
     if dataflow is None:
         dataflow = draw(st.sampled_from(DATAFLOWS))
     bypassing = draw(st.sampled_from((None, *OPERANDS, None)))
@@ -459,14 +504,16 @@ def cases(
     kept = tuple(op for op in OPERANDS if op in chosen or op in stationary or op == bypassing)
 
     grid = draw(grids(dataflow)).model_copy(update={"interconnect": draw(interconnects())})
+    if split:
+        kinds = tuple(kind for kind in kinds if kind in INTEGER_KINDS)
     element = draw(processing_elements(kinds=kinds))
-    precision = draw(precisions(element))
+    precision = draw(split_precisions(element, share) if split else precisions(element))
     layer = draw(layers(max_macs))
     bypass: tuple[Operand, ...] = () if bypassing is None else (bypassing,)
     levels = draw(level_wishes(draw(st.sampled_from((1, 2, 3)[:max_levels]))))
     doubled = draw(subsets(OPERANDS)) if len(levels) == 1 or draw(st.booleans()) else ()
     wishes = Wishes(layer, grid, element.lanes(precision), kept, bypass, doubled, levels)
-    mapping = draw(mappings(wishes, max_events))
+    mapping = draw(mappings(in_places(wishes, precision, element), max_events))
     dram, files = draw(drams()), draw(rooms(kept))
     buffers = [(level, room) for level, wish in enumerate(levels, start=1) for room in draw(rooms(wish.keeps))]
     stage = draw(output_stages())
@@ -488,5 +535,5 @@ def cases(
 
     everywhere = {(operand, level): HUGE for operand in OPERANDS for level in range(1, len(levels) + 1)}
     roomy = machine(everywhere, dict.fromkeys(OPERANDS, HUGE))
-    sizes = _sizes(wishes, precision, mapping, Program(layer, roomy, mapping))
+    sizes = _sizes(wishes, precision, mapping, Program(layer, precision, roomy, mapping))
     return Case(layer, precision, machine(*sizes), mapping, draw(st.integers(0, 1 << 16)))
