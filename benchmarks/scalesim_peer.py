@@ -1,8 +1,8 @@
 """Runs SCALE-Sim 3.0.0 on layers of ours, in an environment of its own, and takes the CPU time that it needs.
 
 SCALE-Sim (Samajdar et al., "A Systematic Methodology for Characterizing Scalability of DNN Accelerators using
-SCALE-Sim", ISPASS 2020) is installed from PyPI into a virtual environment in the cache folder, because it needs an older
-NumPy. Importing it is not counted.
+SCALE-Sim", ISPASS 2020) is installed from PyPI into a virtual environment in the cache folder, because it needs an
+older NumPy. Importing it is not counted.
 """
 
 from __future__ import annotations

@@ -5,34 +5,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from simulator.layer import OPERANDS, Operand
 from simulator.plan import Plan
-from simulator.result import Traffic
+from simulator.result import Traffic, TrafficOperand
 
 PROCESSING_ELEMENTS = "processing_elements"
 WEIGHT_EXPANSION = "weight_expansion"
+
+
+Count = Any
+"""A whole number, or an array of them with an entry for each of many mappings (``simulator.batch``)."""
 
 
 @dataclass(frozen=True)
 class DramTraffic:
     """Bits between DRAM and chip."""
 
-    weight_read_bits: int
-    input_read_bits: int
-    sum_read_bits: int
-    final_write_bits: int
-    sum_write_bits: int
-    parameter_read_bits: int
+    weight_read_bits: Count
+    input_read_bits: Count
+    sum_read_bits: Count
+    final_write_bits: Count
+    sum_write_bits: Count
+    parameter_read_bits: Count
 
     @property
-    def total_bits(self) -> int:
+    def total_bits(self) -> Count:
         """All bits that the channel moves."""
         return (
             self.weight_read_bits + self.input_read_bits + self.sum_read_bits
             + self.final_write_bits + self.sum_write_bits + self.parameter_read_bits
         )
+
+
+@dataclass(frozen=True)
+class GridTraffic:
+    """What moves between buffers and grid, and what the grid does.
+
+    Attributes:
+        fetched_elements: elements that pass between an operand's buffer and the grid, in one direction.
+        output_tiles: how often each output goes to DRAM, as a partial sum or finished.
+        active_pe_steps: pairs of PE and step with at least one product.
+    """
+
+    fetched_elements: dict[Operand, Count]
+    output_tiles: Count
+    active_pe_steps: Count
+
+
+class Moved(NamedTuple):
+    """Bits that one operand moved out of and into one memory."""
+
+    memory: str
+    operand: TrafficOperand
+    read_bits: Count
+    write_bits: Count
 
 
 def dram_traffic(plan: Plan) -> DramTraffic:
@@ -57,45 +87,63 @@ def dram_traffic(plan: Plan) -> DramTraffic:
     )
 
 
-def traffic_rows(plan: Plan, dram: DramTraffic) -> tuple[Traffic, ...]:
-    """Bits moved out of and into every memory, by operand."""
+def grid_traffic(plan: Plan) -> GridTraffic:
+    """Elements between buffers and grid by closed form, exact."""
+    return GridTraffic(
+        fetched_elements={
+            operand: plan.grid_fetch_elements(operand) * plan.grid_multiplier(operand) for operand in OPERANDS
+        },
+        output_tiles=plan.dram_multiplier("output"),
+        active_pe_steps=plan.active_pe_steps,
+    )
+
+
+def moved_bits(plan: Plan, dram: DramTraffic, grid: GridTraffic) -> list[Moved]:
+    """Bits moved out of and into every memory, by operand. Of the plan, only what no mapping but the bypass changes."""
     precision = plan.precision
     name = plan.accelerator.dram.name
     rows = [
-        Traffic(memory=name, operand="weight", read_bits=dram.weight_read_bits, write_bits=0),
-        Traffic(memory=name, operand="input", read_bits=dram.input_read_bits, write_bits=0),
-        Traffic(memory=name, operand="output", read_bits=dram.sum_read_bits,
-                write_bits=dram.final_write_bits + dram.sum_write_bits),
-        Traffic(memory=name, operand="parameters", read_bits=dram.parameter_read_bits, write_bits=0),
+        Moved(name, "weight", dram.weight_read_bits, 0),
+        Moved(name, "input", dram.input_read_bits, 0),
+        Moved(name, "output", dram.sum_read_bits, dram.final_write_bits + dram.sum_write_bits),
+        Moved(name, "parameters", dram.parameter_read_bits, 0),
     ]
     filled = {"weight": dram.weight_read_bits, "input": dram.input_read_bits}
     for operand in OPERANDS:
         if operand == plan.bypass:
             continue
         bits = precision.stored_bits(operand)
-        fetched = plan.grid_fetch_elements(operand) * bits * plan.grid_multiplier(operand)
+        fetched = grid.fetched_elements[operand] * bits
         if operand == "output":
-            written_back = plan.layer.output_count * bits * plan.dram_multiplier(operand)
+            written_back = plan.layer.output_count * bits * grid.output_tiles
             # The very first visit of an output has nothing to read back.
             sums_read = fetched - plan.layer.output_count * bits
             read, written = sums_read + written_back, fetched + dram.sum_read_bits
         else:
             read, written = fetched, filled[operand]
-        memory = plan.accelerator.buffer_of(operand).name
-        rows.append(Traffic(memory=memory, operand=operand, read_bits=read, write_bits=written))
+        rows.append(Moved(plan.accelerator.buffer_of(operand).name, operand, read, written))
     for operand in OPERANDS:
         file = plan.accelerator.registers_of(operand)
         if file is None:
             continue
         if operand == "output":
-            read = written = plan.active_pe_steps * precision.stored_bits(operand)
+            read = written = grid.active_pe_steps * precision.stored_bits(operand)
         else:
             read, written = plan.layer.macs * precision.register_bits(operand), 0
-        rows.append(Traffic(memory=file.name, operand=operand, read_bits=read, write_bits=written))
-    return tuple(rows)
+        rows.append(Moved(file.name, operand, read, written))
+    return rows
 
 
-def expanded_weights(plan: Plan, rows: tuple[Traffic, ...]) -> int:
+def traffic_rows(plan: Plan, dram: DramTraffic) -> tuple[Traffic, ...]:
+    """Bits moved out of and into every memory, by operand, as a result has them."""
+    rows = moved_bits(plan, dram, grid_traffic(plan))
+    return tuple(
+        Traffic(memory=row.memory, operand=row.operand, read_bits=row.read_bits, write_bits=row.write_bits)
+        for row in rows
+    )
+
+
+def expanded_weights(plan: Plan, rows: Sequence[Traffic | Moved]) -> Count:
     """Weights that are expanded on their way to the grid: each as often as its memory hands it out."""
     if plan.precision.expanded_weight is None:
         return 0
@@ -104,7 +152,7 @@ def expanded_weights(plan: Plan, rows: tuple[Traffic, ...]) -> int:
     return moved // plan.precision.stored_bits("weight")
 
 
-def energy_pj(plan: Plan, rows: tuple[Traffic, ...], active_pe_cycles: int) -> dict[str, float]:
+def energy_pj(plan: Plan, rows: Sequence[Traffic | Moved], active_pe_cycles: Count) -> dict[str, Any]:
     """Energy by component, in pJ: bits by energy a bit, the working cycles of the PEs, weights expanded."""
     accelerator = plan.accelerator
     energy = {}

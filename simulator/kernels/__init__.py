@@ -24,6 +24,7 @@ def _cache_folder() -> Path:
 _previous = numba.config.CACHE_DIR
 numba.config.CACHE_DIR = str(_cache_folder())
 try:
+    from simulator.kernels.batch import bound_batch, walk_batch
     from simulator.kernels.descent import random_descents
     from simulator.kernels.dominance import non_dominated
     from simulator.kernels.enumeration import enumerate_choices
@@ -35,6 +36,6 @@ finally:
     numba.config.CACHE_DIR = _previous
 
 __all__ = [
-    "enumerate_choices", "narrow_products", "nested_starts", "non_dominated", "ordered_sums", "patches",
-    "random_descents", "tile_starts", "tiling_cycles", "touched_counts", "walk", "wide_products",
+    "bound_batch", "enumerate_choices", "narrow_products", "nested_starts", "non_dominated", "ordered_sums", "patches",
+    "random_descents", "tile_starts", "tiling_cycles", "touched_counts", "walk", "walk_batch", "wide_products",
 ]
