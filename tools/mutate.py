@@ -32,6 +32,7 @@ COPIED = ("simulator", "mapper", "workloads", "hw_configs", "bitmosaic", "tests"
 WALK = ("tests/properties/test_engines_agree.py", "tests/properties/test_trace.py")
 SEARCH = ("tests/properties/test_mapper_optimal.py", "-k", "not cp_sat and not latency-enumeration")
 SUITES: dict[str, tuple[str, ...]] = {
+    "batch": ("tests/properties/test_batch.py", "tests/unit/test_batch.py"),
     "extents": WALK,
     "functional": (
         "tests/properties/test_functional.py", "tests/unit/test_functional.py", "-k", "not every_width"

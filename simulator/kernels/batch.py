@@ -66,35 +66,45 @@ def _ceil(value, divisor):
 
 
 @numba.njit(cache=True, error_model="numpy")
-def _touched(b, memo_key, memo_value, axis, nested, outer, scratch):
-    """Distinct rows or columns that an input's tiles touch: (sum over tiles, of the first tile, of the largest).
-
-    ``outer`` (8,): tiles; ``nested``: the grid's tiles inside them. What was found stays in the memo.
-    """
-    inner = scratch[GRID_TILE]
+def _pairs(b, axis, outer, inner, nested):
+    """Distinct rows or columns of each pair of tiles."""
     first, second = _DIRECTIONS[axis]
     row = GEOMETRY + axis
     stride, dilation, padding, size = b.table[row, 0], b.table[row, 1], b.table[row, 2], b.table[row, 3]
     extent = b.table[EXTENT]
-    if extent[second] == 1 and padding == 0 and (extent[first] - 1) * stride < size:
-        one = min(inner[first], outer[first]) if nested else outer[first]
-        return extent[first], one, one
-    small_first = inner[first] if nested else np.int64(0)
-    small_second = inner[second] if nested else np.int64(0)
-    mixed = (outer[first] * 73856093) ^ (outer[second] * 19349663) ^ (small_first * 83492791) ^ (small_second * 2654435)
+    if nested:
+        return touched_counts(nested_starts(extent[first], outer[first], inner[first]),
+                              nested_starts(extent[second], outer[second], inner[second]),
+                              stride, dilation, padding, size)
+    return touched_counts(tile_starts(extent[first], outer[first]), tile_starts(extent[second], outer[second]),
+                          stride, dilation, padding, size)
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _touched(b, memo, axis, nested, outer, scratch):
+    """Distinct rows or columns that an input's tiles touch: (sum over tiles, of the first tile, of the largest).
+
+    ``outer`` (8,): tiles; ``nested``: the grid's tiles inside them. What was found stays in the memo.
+    """
+    first, second = _DIRECTIONS[axis]
+    of_first, of_second = b.table[EXTENT, first], b.table[EXTENT, second]
+    outer_first, outer_second = outer[first], outer[second]
+    inner_first, inner_second = scratch[GRID_TILE, first], scratch[GRID_TILE, second]
+    row = GEOMETRY + axis
+    if of_second == 1 and b.table[row, 2] == 0 and (of_first - 1) * b.table[row, 0] < b.table[row, 3]:
+        one = min(inner_first, outer_first) if nested else outer_first
+        return of_first, one, one
+    if not nested:
+        inner_first = inner_second = 0
+    mixed = (outer_first * 73856093) ^ (outer_second * 19349663) ^ (inner_first * 83492791) ^ (inner_second * 2654435)
     slot = (mixed * 2 + axis) & (_SLOTS - 1)
-    key, value = memo_key[slot], memo_value[slot]
-    known = key[0] == axis and key[1] == outer[first] and key[2] == outer[second]
-    if not (known and key[3] == small_first and key[4] == small_second):
-        if nested:
-            starts = nested_starts(extent[first], outer[first], inner[first])
-            taps = nested_starts(extent[second], outer[second], inner[second])
-        else:
-            starts, taps = tile_starts(extent[first], outer[first]), tile_starts(extent[second], outer[second])
-        counts = touched_counts(starts, taps, stride, dilation, padding, size)
-        key[0], key[1], key[2], key[3], key[4] = axis, outer[first], outer[second], small_first, small_second
-        value[0], value[1], value[2] = counts.sum(), counts[0, 0], counts.max()
-    return value[0], value[1], value[2]
+    known = memo[slot, 0] == axis and memo[slot, 1] == outer_first and memo[slot, 2] == outer_second
+    if not (known and memo[slot, 3] == inner_first and memo[slot, 4] == inner_second):
+        counts = _pairs(b, axis, outer, scratch[GRID_TILE], nested)
+        memo[slot, 0], memo[slot, 1], memo[slot, 2] = axis, outer_first, outer_second
+        memo[slot, 3], memo[slot, 4] = inner_first, inner_second
+        memo[slot, 5], memo[slot, 6], memo[slot, 7] = counts.sum(), counts[0, 0], counts.max()
+    return memo[slot, 5], memo[slot, 6], memo[slot, 7]
 
 
 @numba.njit(cache=True, error_model="numpy")
@@ -250,13 +260,13 @@ def _overhead(b, scratch, compute, passes):
 
 
 @numba.njit(cache=True, error_model="numpy")
-def _count(b, m, i, memo_key, memo_value, scratch, row):
+def _count(b, m, i, memo, scratch, row):
     """Count one mapping into ``row``; leave it as it is where the mapping is not valid."""
     buffer, register, doubled = m.buffer_tile[i], m.register_tile[i], m.double_buffer[i]
     if not _lay_out(b, m.spatial[i], buffer, register, m.dram_order[i], m.buffer_order[i], scratch):
         return
-    rows_sum, rows_first, rows_largest = _touched(b, memo_key, memo_value, 0, False, buffer, scratch)
-    columns_sum, columns_first, columns_largest = _touched(b, memo_key, memo_value, 1, False, buffer, scratch)
+    rows_sum, rows_first, rows_largest = _touched(b, memo, 0, False, buffer, scratch)
+    columns_sum, columns_first, columns_largest = _touched(b, memo, 1, False, buffer, scratch)
     for operand in range(3):
         tile, plain = np.int64(1), np.int64(1)
         for place in range(b.dims.shape[0]):
@@ -288,8 +298,8 @@ def _count(b, m, i, memo_key, memo_value, scratch, row):
             passes *= scratch[FETCHES, d]
         else:
             passes *= trips
-    grid_rows, grid_rows_first, _ = _touched(b, memo_key, memo_value, 0, True, buffer, scratch)
-    grid_columns, grid_columns_first, _ = _touched(b, memo_key, memo_value, 1, True, buffer, scratch)
+    grid_rows, grid_rows_first, _ = _touched(b, memo, 0, True, buffer, scratch)
+    grid_columns, grid_columns_first, _ = _touched(b, memo, 1, True, buffer, scratch)
 
     for operand in range(3):
         # Over the DRAM loops: those inside the innermost relevant one do not fetch again.
@@ -409,29 +419,13 @@ def _walk(w, b, m, i, scratch, row):
 
 
 @numba.njit(cache=True, error_model="numpy")
-def _pairs(b, axis, outer, inner, nested):
-    """Distinct rows or columns of each pair of tiles."""
-    first, second = _DIRECTIONS[axis]
-    row = GEOMETRY + axis
-    stride, dilation, padding, size = b.table[row, 0], b.table[row, 1], b.table[row, 2], b.table[row, 3]
-    extent = b.table[EXTENT]
-    if nested:
-        return touched_counts(nested_starts(extent[first], outer[first], inner[first]),
-                              nested_starts(extent[second], outer[second], inner[second]),
-                              stride, dilation, padding, size)
-    return touched_counts(tile_starts(extent[first], outer[first]), tile_starts(extent[second], outer[second]),
-                          stride, dilation, padding, size)
-
-
-@numba.njit(cache=True, error_model="numpy")
 def bound_batch(b, m):
     """Count every mapping of a batch, and bound its cycles: int64 (mappings, ``COLUMNS``), -1 where it is not valid."""
     found = np.full((m.buffer_tile.shape[0], COLUMNS), -1, dtype=np.int64)
-    memo_key = np.full((_SLOTS, 5), -1, dtype=np.int64)
-    memo_value = np.zeros((_SLOTS, 3), dtype=np.int64)
+    memo = np.full((_SLOTS, 8), -1, dtype=np.int64)
     scratch = np.ones((_SCRATCH_ROWS, 8), dtype=np.int64)
     for i in range(found.shape[0]):
-        _count(b, m, i, memo_key, memo_value, scratch, found[i])
+        _count(b, m, i, memo, scratch, found[i])
     return found
 
 
@@ -443,12 +437,11 @@ def walk_batch(w, b, m, most_passes):
     counts and have -1 cycles.
     """
     found = np.full((m.buffer_tile.shape[0], COLUMNS), -1, dtype=np.int64)
-    memo_key = np.full((_SLOTS, 5), -1, dtype=np.int64)
-    memo_value = np.zeros((_SLOTS, 3), dtype=np.int64)
+    memo = np.full((_SLOTS, 8), -1, dtype=np.int64)
     scratch = np.ones((_SCRATCH_ROWS, 8), dtype=np.int64)
     for i in range(found.shape[0]):
         row = found[i]
-        _count(b, m, i, memo_key, memo_value, scratch, row)
+        _count(b, m, i, memo, scratch, row)
         if row[PASSES] > most_passes:
             row[CYCLES] = row[FILL_DRAIN_CYCLES] = -1
         elif row[PASSES] > 0:
