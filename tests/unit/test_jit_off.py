@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[2]
 
 # Searches by CP-SAT call no other kernels; they take long here.
 SUITES = {
-    "engines": ("tests/properties/test_engines_agree.py", "tests/properties/test_trace.py", "tests/properties/test_batch.py", ""),
+    "engines": ("tests/properties/test_engines_agree.py", "tests/properties/test_trace.py", ""),
+    "batches": ("tests/properties/test_batch.py", "tests/unit/test_batch.py", ""),
     "values": ("tests/properties/test_functional.py", "tests/unit/test_functional.py", "not every_width"),
     "mapper": ("tests/properties/test_mapper_optimal.py", "tests/unit/test_pareto.py", "not cp_sat and not latency"),
 }
