@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from mapper.search import map_layer
     from mapper.solution import MappingSolution, SearchBudget
     from simulator.accelerator import Accelerator
+    from simulator.batch import BatchResult, MappingBatch, bound_batch, simulate_batch
     from simulator.channel_split import ChannelSplit
     from simulator.engine import simulate
     from simulator.errors import (
@@ -117,6 +118,7 @@ _HOME = {
     "mapper.solution": ("MappingSolution", "SearchBudget"),
     "simulator.accelerator": ("Accelerator",),
     "simulator.channel_split": ("ChannelSplit",),
+    "simulator.batch": ("BatchResult", "MappingBatch", "bound_batch", "simulate_batch"),
     "simulator.engine": ("simulate",),
     "simulator.errors": (
         "BitmosaicError", "ConfigurationError", "InfeasibleError", "MappingError", "MissingPackageError",
@@ -140,20 +142,20 @@ _HOME = {
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
-    "Accelerator", "AccuracyEvaluator", "AccuracyResult", "Assignment", "BitmosaicError", "ChannelSplit",
-    "Choice", "ConfigurationError", "Distribution", "Exploration", "ExplorationInterrupted", "Format", "GroupScales",
-    "InfeasibleError", "Layer", "LayerPrecision", "LayerResult", "LayerValues", "Mapping", "MappingError",
-    "MappingLevel", "MappingSolution", "MissingPackageError", "Network", "NetworkError", "NetworkResult",
-    "PlainProgress", "Point", "PrecisionError", "Progress", "SearchBudget", "Sensitivity", "Source", "TraceSummary",
-    "UniformRun", "ValueRecorder", "VectorOp", "VectorResult", "__version__", "assign", "assignment_front",
-    "compute_layer", "cycles_frame", "default_menu", "dump_accelerator", "energy_confidence", "energy_frame",
-    "energy_table", "estimate", "explore", "find_task", "front_frame", "grid_frame", "layers_frame", "layers_table",
-    "list_networks", "list_presets", "load_exploration", "map_layer", "mappings_table", "memories_frame",
-    "network_precisions", "not_modelled", "open_accelerator", "open_network", "operations_frame", "parts_frame",
-    "plot_breakdown", "plot_costs", "plot_front", "plot_layers", "plot_roofline", "plot_utilization", "point_frame",
-    "points_frame", "points_table", "rates_frame", "roofline_frame", "save_figure", "simulate", "simulate_network",
-    "solutions_frame", "sources_frame", "statistical_values", "summary_frame", "uniform_cost", "uniform_run",
-    "validate_file", "write_outputs", "write_plots", "write_trace",
+    "Accelerator", "AccuracyEvaluator", "AccuracyResult", "Assignment", "BatchResult", "BitmosaicError",
+    "ChannelSplit", "Choice", "ConfigurationError", "Distribution", "Exploration", "ExplorationInterrupted", "Format",
+    "GroupScales", "InfeasibleError", "Layer", "LayerPrecision", "LayerResult", "LayerValues", "Mapping",
+    "MappingBatch", "MappingError", "MappingLevel", "MappingSolution", "MissingPackageError", "Network",
+    "NetworkError", "NetworkResult", "PlainProgress", "Point", "PrecisionError", "Progress", "SearchBudget",
+    "Sensitivity", "Source", "TraceSummary", "UniformRun", "ValueRecorder", "VectorOp", "VectorResult", "__version__",
+    "assign", "assignment_front", "bound_batch", "compute_layer", "cycles_frame", "default_menu", "dump_accelerator",
+    "energy_confidence", "energy_frame", "energy_table", "estimate", "explore", "find_task", "front_frame",
+    "grid_frame", "layers_frame", "layers_table", "list_networks", "list_presets", "load_exploration", "map_layer",
+    "mappings_table", "memories_frame", "network_precisions", "not_modelled", "open_accelerator", "open_network",
+    "operations_frame", "parts_frame", "plot_breakdown", "plot_costs", "plot_front", "plot_layers", "plot_roofline",
+    "plot_utilization", "point_frame", "points_frame", "points_table", "rates_frame", "roofline_frame", "save_figure",
+    "simulate", "simulate_batch", "simulate_network", "solutions_frame", "sources_frame", "statistical_values",
+    "summary_frame", "uniform_cost", "uniform_run", "validate_file", "write_outputs", "write_plots", "write_trace",
 ]
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from mapper.solution import MappingSolution, Objective, SearchBudget, objective_cost
 from simulator.accelerator import LANES, Accelerator
 from simulator.channel_split import ChannelPlaces
-from simulator.counts import dram_traffic
+from simulator.counts import dram_traffic, moves_of
 from simulator.errors import InfeasibleError, MappingError, Problem
 from simulator.fast import simulate_fast
 from simulator.layer import Dim, Layer
@@ -119,9 +119,9 @@ def plain_bound(plan: Plan, objective: Objective) -> float:
     full rate on all lanes. In cycles, pJ or pJ·cycles."""
     accelerator, element, dram = plan.accelerator, plan.accelerator.processing_element, plan.accelerator.dram
     needed = sum(count * element.cycles_per_step(part) / element.lanes(part) for part, count in plan.products())
-    moved = dram_traffic(plan)
-    outputs = moved.final_write_bits
-    read = plan.fill_bits("weight", 1) + moved.parameter_read_bits
+    moved = dram_traffic(plan, moves_of(plan))
+    outputs = int(moved.final_write_bits)
+    read = plan.fill_bits("weight", 1) + int(moved.parameter_read_bits)
     cycles = max(needed / accelerator.grid.pe_count, (read + outputs) / dram.bandwidth_bits_per_cycle)
     cycles = float(-(-cycles // 1))
     energy = read * dram.read_energy_pj_per_bit + outputs * dram.write_energy_pj_per_bit

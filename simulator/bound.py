@@ -15,11 +15,22 @@ processing elements is a lower bound too.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from simulator.counts import DramTraffic, dram_traffic, energy_pj, traffic_rows
+from simulator.accelerator import Accelerator
+from simulator.counts import (
+    Count,
+    DramTraffic,
+    Moved,
+    dram_traffic,
+    energy_pj,
+    moved_bits,
+    moves_of,
+    traffic_rows,
+)
 from simulator.fast import mean_step_cycles, pe_utilization
 from simulator.layer import DIMS, RELEVANT_DIMS, Dim, Operand
 from simulator.plan import Plan
@@ -123,11 +134,10 @@ def _loads_ahead(plan: Plan, operand: Operand) -> bool:
     return len(places) > 1 or places[0].double_buffer
 
 
-def _port_cycles(plan: Plan, dram: DramTraffic) -> int:
-    """Cycles that the busiest of the buffers' limited ports needs, if its banks share the work evenly."""
-    rows = traffic_rows(plan, dram)
-    longest = 0
-    for buffer in plan.accelerator.buffers:
+def port_cycles(accelerator: Accelerator, rows: Sequence[Moved]) -> list[Count]:
+    """Cycles that each of the buffers' limited ports needs, if its banks share the work evenly."""
+    found: list[Count] = []
+    for buffer in accelerator.buffers:
         own = [row for row in rows if row.memory == buffer.name]
         ways = (
             (sum(row.read_bits for row in own), buffer.read_bandwidth_bits_per_cycle),
@@ -135,12 +145,13 @@ def _port_cycles(plan: Plan, dram: DramTraffic) -> int:
         )
         # Every transfer is rounded up by itself, so the sum's floor is a bound.
         cycles = [bits // width for bits, width in ways if width is not None]
-        busiest = sum(cycles) if buffer.ports == "shared" else max(cycles, default=0)
-        longest = max(longest, _ceil(busiest, buffer.banks))
-    return longest
+        if buffer.ports == "shared":
+            cycles = [sum(cycles)]
+        found += [-(-busy // buffer.banks) for busy in cycles]
+    return found
 
 
-def bound_cycles(plan: Plan, dram: DramTraffic) -> CycleBound:
+def bound_cycles(plan: Plan, dram: DramTraffic, rows: Sequence[Moved]) -> CycleBound:
     """Bound the cycles of a plan from below (module docstring)."""
     memory = plan.accelerator.dram
     bandwidth, latency = memory.bandwidth_bits_per_cycle, memory.latency_cycles
@@ -167,15 +178,16 @@ def bound_cycles(plan: Plan, dram: DramTraffic) -> CycleBound:
     loads = dram.parameter_read_bits + dram.weight_read_bits + inputs
     loaded = _ceil(loads, bandwidth) + (latency if loads else 0)
     final = loaded + last_pass_cycles(plan) + timing.tail_cycles + last_write
-    total = max(grid, channel, final, _port_cycles(plan, dram))
+    total = max(grid, channel, final, *port_cycles(plan.accelerator, rows))
     return CycleBound(total, compute, overhead, channel)
 
 
 def simulate_bound(plan: Plan) -> LayerResult:
     """Give the bound as a result; what the parts leave over is one stall on the DRAM."""
-    dram = dram_traffic(plan)
-    cycles = bound_cycles(plan, dram)
-    rows = traffic_rows(plan, dram)
+    moves = moves_of(plan)
+    dram = dram_traffic(plan, moves)
+    rows = moved_bits(plan, dram, moves)
+    cycles = bound_cycles(plan, dram, rows)
     active = plan.active_pe_cycles
     stalls: dict[StallCause, int] = dict.fromkeys(STALL_CAUSES, 0)
     mean_step = mean_step_cycles(plan)
@@ -187,8 +199,8 @@ def simulate_bound(plan: Plan) -> LayerResult:
         compute_cycles=cycles.compute_cycles,
         fill_drain_cycles=cycles.fill_drain_cycles,
         stall_cycles=stalls,
-        traffic=rows,
-        energy_pj=energy_pj(plan, rows, active, cycles.total_cycles),
+        traffic=traffic_rows(rows),
+        energy_pj=energy_pj(plan, dram, moves, active, cycles.total_cycles),
         macs=plan.layer.macs,
         active_pe_cycles=active,
         pe_utilization=pe_utilization(plan, cycles.total_cycles, mean_step),

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.activity import step_count
-from simulator.counts import DramTraffic, energy_pj, traffic_rows
+from simulator.counts import DramTraffic, energy_pj, moved_bits, moves_of, traffic_rows
 from simulator.errors import ConfigurationError, Problem
 from simulator.kernels import transfers as kernel
 from simulator.kernels import walk
@@ -48,7 +48,7 @@ def simulate_fast(plan: Plan, values: LayerValues | None = None) -> LayerResult:
         sum_write_bits=int(counts[kernel.SUM_WRITE]),
         parameter_read_bits=int(counts[kernel.PARAMETER_READ]),
     )
-    rows = traffic_rows(plan, dram)
+    moves = moves_of(plan)
     active = plan.active_pe_cycles if passes is None else passes.active_pe_cycles
     total = int(counts[kernel.TOTAL])
     step_cycles = mean_step_cycles(plan) if passes is None else int(counts[kernel.COMPUTE]) / step_count(plan)
@@ -60,8 +60,8 @@ def simulate_fast(plan: Plan, values: LayerValues | None = None) -> LayerResult:
         fill_drain_cycles=int(counts[kernel.FILL_DRAIN]),
         stall_cycles={cause: int(counts[kernel.STALL0 + i]) for i, cause in enumerate(STALL_CAUSES)},
         stalls=_stalls(plan, stalls),
-        traffic=rows,
-        energy_pj=energy_pj(plan, rows, active, total),
+        traffic=traffic_rows(moved_bits(plan, dram, moves)),
+        energy_pj=energy_pj(plan, dram, moves, active, total),
         macs=plan.layer.macs,
         active_pe_cycles=active,
         pe_utilization=pe_utilization(plan, total, step_cycles),

@@ -32,11 +32,19 @@ COPIED = ("simulator", "mapper", "workloads", "hw_configs", "bitmosaic", "tests"
 WALK = ("tests/properties/test_engines_agree.py", "tests/properties/test_trace.py")
 SEARCH = ("tests/properties/test_mapper_optimal.py", "-k", "not cp_sat and not latency-enumeration")
 SUITES: dict[str, tuple[str, ...]] = {
+    "batch": ("tests/properties/test_batch.py", "tests/unit/test_batch.py"),
+    "dram_rows": WALK,
     "extents": WALK,
     "functional": (
         "tests/properties/test_functional.py", "tests/unit/test_functional.py", "-k", "not every_width"
     ),
+    "grid_ports": WALK,
+    "loop_nest": WALK,
+    "nest_front": ("tests/unit/test_nest_search.py",),
     "tile_walk": WALK,
+    "tiling_input": ("tests/properties/test_batch.py",),
+    "transfers": WALK,
+    "value_steps": ("tests/properties/test_bit_sparse.py",),
 }
 """Tests of a kernel file; those of the search for all others."""
 
