@@ -41,6 +41,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     "grid_ports": WALK,
     "loop_nest": WALK,
     "nest_front": ("tests/unit/test_nest_search.py",),
+    "plain_walk": ("tests/properties/test_plain_walk.py", *WALK),
     "tile_walk": WALK,
     "tiling_input": ("tests/properties/test_batch.py",),
     "transfers": WALK,

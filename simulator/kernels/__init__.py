@@ -31,14 +31,14 @@ try:
     from simulator.kernels.enumeration import enumerate_choices
     from simulator.kernels.extents import nested_starts, touched_counts
     from simulator.kernels.functional import narrow_products, ordered_sums, patches, wide_products
-    from simulator.kernels.tile_walk import walk
+    from simulator.kernels.tile_walk import full_walk, walk
     from simulator.kernels.tiling_cycles import tiling_cycles
     from simulator.kernels.value_steps import input_counts, pass_times, weight_counts
 finally:
     numba.config.CACHE_DIR = _previous
 
 __all__ = [
-    "bound_batch", "enumerate_choices", "input_counts", "narrow_products", "nest_front", "nested_starts",
+    "bound_batch", "enumerate_choices", "full_walk", "input_counts", "narrow_products", "nest_front", "nested_starts",
     "non_dominated", "ordered_sums", "pass_times", "patches", "random_descents", "tiling_cycles", "touched_counts",
     "walk", "walk_batch", "weight_counts", "wide_products",
 ]

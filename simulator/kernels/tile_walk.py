@@ -15,6 +15,7 @@ import numpy as np
 from simulator.kernels.channels import narrow_steps
 from simulator.kernels.grid_ports import port_cycles
 from simulator.kernels.loop_nest import INPUT, OUTPUT, WEIGHT, C, R, S, advance, same_tile, set_extents, tile_elements
+from simulator.kernels.plain_walk import is_plain, plain_walk
 from simulator.kernels.transfers import (
     CAUSES,
     COMPUTE,
@@ -265,6 +266,14 @@ def walk(w, log=None):
     Returns an int64 array of ``RESULT_SIZE`` counts (see the constants) and the stalls, int64 (causes, memories).
     ``log``: a ``Log`` that receives the timeline, or None.
     """
+    if log is None and is_plain(w):
+        return plain_walk(w)
+    return full_walk(w, log)
+
+
+@numba.njit(cache=True)
+def full_walk(w, log=None):
+    """Walk all events of a layer on any machine; ``walk`` takes the short way where there is one."""
     levels = w.tile.shape[0] - 1
     places = w.place_level.shape[1]
     index = np.zeros((levels + 1, 8), dtype=np.int64)

@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[2]
 
 # Searches by CP-SAT call no other kernels; they take long here.
 SUITES = {
-    "engines": ("tests/properties/test_engines_agree.py", "tests/properties/test_trace.py", ""),
+    "engines": ("tests/properties/test_engines_agree.py", "tests/properties/test_trace.py",
+                "tests/properties/test_plain_walk.py", ""),
     "batches": ("tests/properties/test_batch.py", "tests/unit/test_batch.py", ""),
     "steps by values": ("tests/properties/test_bit_sparse.py", "tests/unit/test_bit_sparse.py", ""),
     "nests": ("tests/unit/test_nest_search.py", ""),

@@ -1,0 +1,328 @@
+"""The walk of ``tile_walk`` where no port but the DRAM channel's is limited and each operand has one place: the same
+results, and many times the speed.
+
+What a pass and its transfers cost depends on which loops are at their last trips, where tiles are cut short: a table by
+that set (a bit a loop) is filled as sets come up, and an event then takes a look at the table and a few maxima. Only
+the input's extents depend on where a tile lies; transfers of as many bits as the last take as long as the last.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+from simulator.kernels.loop_nest import INPUT, OUTPUT, WEIGHT, C, P, Q, R, S
+from simulator.kernels.transfers import (
+    BUSY,
+    CAUSES,
+    COMPUTE,
+    DRAM,
+    EVENTS,
+    FILL_DRAIN,
+    FINAL_WRITE,
+    INPUT_READ,
+    PARAMETER_READ,
+    RESULT_SIZE,
+    STALL0,
+    STALL_INPUT,
+    STALL_PARAMETERS,
+    STALL_SLOT,
+    STALL_SUM,
+    STALL_WEIGHT,
+    STALL_WRITE,
+    SUM_READ,
+    SUM_WRITE,
+    TOTAL,
+    WEIGHT_READ,
+)
+
+# Beyond that many loops the table would be larger than walks are long.
+MOST_LOOPS = 16
+
+# Columns of the table. ``_TAIL``: from the end of a pass on the grid to its results; ``_INPUTS``: elements of the
+# input's tile in each row and column that it touches. A row without ``_OCCUPIED`` is not filled.
+_OCCUPIED, _COMPUTE, _TAIL, _WEIGHT_BITS, _WEIGHT_CYCLES, _INPUTS = 0, 1, 2, 3, 4, 5
+_SUM_BITS, _SUM_CYCLES, _WRITE_BITS, _WRITE_CYCLES, _IS_FINISHED = 6, 7, 8, 9, 10
+_COLUMNS = 11
+
+
+@numba.njit(cache=True, error_model="numpy")
+def is_plain(w):
+    """Whether ``plain_walk`` gives the results of the walk."""
+    return (
+        w.tile.shape[0] == 2 and w.loop_dim.shape[0] <= MOST_LOOPS and w.place_level.shape[1] == 1
+        and not w.grid_ports and not w.has_rows and w.pass_compute.size == 0 and w.split.narrow_channels == 0
+    )
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _cycles(bits, burst, bandwidth):
+    """Cycles of the DRAM channel."""
+    moved = (bits + burst - 1) // burst * burst
+    return (moved + bandwidth - 1) // bandwidth
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _fill(w, last, table):
+    """Fill the row of a set of loops at their last trips: ``last``, a bit a loop."""
+    tile, covered = w.extent.copy(), w.extent.copy()  # extents of the buffer tile and of the pass
+    is_finished = 1
+    for loop in range(w.loop_dim.shape[0]):
+        d, level = w.loop_dim[loop], w.loop_level[loop]
+        step = w.grid_tile[d] if level == 1 else w.tile[1, d]
+        around = covered[d]
+        covered[d] = around - (around - 1) // step * step if last >> loop & 1 else step
+        if level == 0:
+            tile[d] = covered[d]
+        if level < w.place_level[OUTPUT, 0] and d in (C, R, S) and not last >> loop & 1:
+            is_finished = 0
+    elements = np.ones(3, dtype=np.int64)
+    for operand in range(3):
+        length = tile if w.place_level[operand, 0] == 1 else covered
+        for d in range(8):
+            if w.relevant[operand, d] and not (operand == INPUT and d >= P):
+                elements[operand] *= length[d]
+    folds, steps = 1, 1
+    for d in range(8):
+        count = -(-covered[d] // w.unroll[d])
+        if w.folds_on and not w.streamed[d]:
+            folds *= count
+        else:
+            steps *= count
+    cycles = steps * w.step_cycles
+    paced = max(cycles, w.drain_cycles) if w.overlap else cycles + w.tail_cycles
+    period = max(paced, w.load_cycles) if w.preload else w.load_cycles + paced
+    row = table[last]
+    row[_OCCUPIED] = w.load_cycles + (folds - 1) * period + paced
+    row[_COMPUTE] = folds * cycles
+    row[_TAIL] = w.tail_cycles - (paced - cycles) if w.overlap else 0
+    row[_WEIGHT_BITS] = elements[WEIGHT] * w.element_bits[WEIGHT]
+    row[_WEIGHT_CYCLES] = _cycles(row[_WEIGHT_BITS], w.burst, w.bandwidth)
+    row[_INPUTS] = elements[INPUT]
+    row[_SUM_BITS] = elements[OUTPUT] * w.element_bits[OUTPUT]
+    row[_SUM_CYCLES] = _cycles(row[_SUM_BITS], w.burst, w.bandwidth)
+    row[_WRITE_BITS] = elements[OUTPUT] * w.element_bits[3 if is_finished else OUTPUT]
+    row[_WRITE_CYCLES] = _cycles(row[_WRITE_BITS], w.burst, w.bandwidth)
+    row[_IS_FINISHED] = is_finished
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _loop_of(w, d, level):
+    """The event loop over a dimension at a level, -1 if there is none."""
+    for loop in range(w.loop_dim.shape[0]):
+        if w.loop_dim[loop] == d and w.loop_level[loop] == level:
+            return loop
+    return -1
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _output_loops(w, of_sums):
+    """Bits of the loops that move on to another output tile, or (``of_sums``) to further terms of the same."""
+    bits = 0
+    for loop in range(w.loop_dim.shape[0]):
+        d = w.loop_dim[loop]
+        wanted = d in (C, R, S) if of_sums else w.relevant[OUTPUT, d]
+        if wanted and w.loop_level[loop] < w.place_level[OUTPUT, 0]:
+            bits |= 1 << loop
+    return bits
+
+
+@numba.njit(cache=True, error_model="numpy")
+def plain_walk(w):
+    """Walk all events of a layer. Returns what ``tile_walk.walk`` returns; ``w`` must be plain (``is_plain``)."""
+    loops = w.loop_dim.shape[0]
+    table = np.zeros((1 << loops, _COLUMNS), dtype=np.int64)
+    at = np.zeros(loops + 1, dtype=np.int64)
+    # Trips of each loop. Those of an inner loop are fewer in the last trip of the loop around it in its dimension.
+    trips, whole, cut = np.ones(loops, np.int64), np.ones(loops, np.int64), np.ones(loops, np.int64)
+    inside = np.full(loops, -1, dtype=np.int64)
+    for loop in range(loops):
+        d = w.loop_dim[loop]
+        tile = w.tile[1, d]
+        if w.loop_level[loop] == 0:
+            whole[loop] = -(-w.extent[d] // tile)
+            inside[loop] = _loop_of(w, d, 1)
+        else:
+            around = min(tile, w.extent[d])
+            whole[loop] = -(-around // w.grid_tile[d])
+            cut[loop] = -(-(w.extent[d] - (w.extent[d] - 1) // tile * tile) // w.grid_tile[d])
+        trips[loop] = whole[loop]
+    last = 0
+    moved_on = 0  # loops beyond their first trip
+    sum_loops, tile_loops = _output_loops(w, True), _output_loops(w, False)
+    _fill(w, last, table)
+
+    # Where the input's tile lies: its numbers along P, R and Q, S, of loops at its level or outside.
+    input_level = w.place_level[INPUT, 0]
+    # Behind the loops stands one that never moves.
+    of = np.full((2, 4), loops, dtype=np.int64)
+    for place, d in enumerate((P, R, Q, S)):
+        for level in range(input_level):
+            loop = _loop_of(w, d, level)
+            if loop >= 0:
+                of[level, place] = loop
+    row_out, row_tap_out, column_out, column_tap_out = of[0]
+    row_in, row_tap_in, column_in, column_tap_in = of[1]
+    row_trips, row_tap_trips = w.trips[1, P], w.trips[1, R]
+    column_trips, column_tap_trips = w.trips[1, Q], w.trips[1, S]
+    if input_level == 1:
+        row_trips = row_tap_trips = column_trips = column_tap_trips = 1
+    touched = w.touched
+    start_rows, start_columns = w.touched_start[0, input_level], w.touched_start[1, input_level]
+    width_rows, width_columns = w.touched_width[0, input_level], w.touched_width[1, input_level]
+
+    latency, burst, bandwidth = w.latency, w.burst, w.bandwidth
+    input_bits = w.element_bits[INPUT]
+    weight_depth, input_depth = w.place_depth[WEIGHT, 0], w.place_depth[INPUT, 0]
+    output_depth = w.place_depth[OUTPUT, 0]
+    double_weight, double_input = w.double_buffer[WEIGHT, 0], w.double_buffer[INPUT, 0]
+    double_output = w.double_buffer[OUTPUT, 0]
+
+    channel = busy = events = compute = occupied = np.int64(0)
+    stall_parameters = stall_weight = stall_input = stall_sum = stall_slot = np.int64(0)
+    weight_read = input_read = sum_read = sum_write = final_write = np.int64(0)
+    grid_free = complete = last_write = np.int64(0)
+    parameters = np.int64(0)
+    if w.parameter_bits > 0:
+        channel = busy = np.int64(_cycles(w.parameter_bits, burst, bandwidth))
+        parameters = channel + latency
+    weight_loaded = input_loaded = output_loaded = np.int64(0)
+    weight_freed = input_freed = output_freed = np.int64(0)
+    known_bits = known_cycles = np.int64(0)
+    sums = False
+    loop = -1  # every run begins with the first event
+    previous = changed = 0
+    while True:
+        row = table[last]
+        # Loads of weights and inputs whose runs begin with this event.
+        if loop < weight_depth:
+            earliest = weight_freed if double_weight else grid_free
+            weight_freed = grid_free
+            channel = max(earliest, channel) + row[_WEIGHT_CYCLES]
+            weight_loaded = channel + latency
+            busy += row[_WEIGHT_CYCLES]
+            weight_read += row[_WEIGHT_BITS]
+        if loop < input_depth:
+            earliest = input_freed if double_input else grid_free
+            input_freed = grid_free
+            position, tap = at[row_out] * row_trips + at[row_in], at[row_tap_out] * row_tap_trips + at[row_tap_in]
+            rows = touched[start_rows + position * width_rows + tap]
+            position = at[column_out] * column_trips + at[column_in]
+            tap = at[column_tap_out] * column_tap_trips + at[column_tap_in]
+            columns = touched[start_columns + position * width_columns + tap]
+            bits = row[_INPUTS] * rows * columns * input_bits
+            if bits != known_bits:
+                known_bits, known_cycles = bits, np.int64(_cycles(bits, burst, bandwidth))
+            if bits > 0:
+                channel = max(earliest, channel) + known_cycles
+                input_loaded = channel + latency
+                busy += known_cycles
+                input_read += bits
+            else:
+                input_loaded = earliest
+        # Output runs: partial sums ahead, the write-back of the run that ended, other partial sums.
+        if events > 0 and loop < output_depth:
+            begins_with_sums = moved_on & sum_loops != 0
+            ahead = double_output and changed & tile_loops != 0
+            before = output_freed
+            if ahead and begins_with_sums:
+                channel = max(before, channel) + row[_SUM_CYCLES]
+                output_loaded = channel + latency
+                busy += row[_SUM_CYCLES]
+                sum_read += row[_SUM_BITS]
+            ended = table[previous]
+            channel = max(complete, channel) + ended[_WRITE_CYCLES]
+            busy += ended[_WRITE_CYCLES]
+            if ended[_IS_FINISHED]:
+                final_write += ended[_WRITE_BITS]
+            else:
+                sum_write += ended[_WRITE_BITS]
+            output_freed = last_write = channel
+            if not begins_with_sums:
+                output_loaded = before if double_output else channel
+            elif not ahead:
+                channel += row[_SUM_CYCLES]  # behind the write-back, for which all partial sums wait
+                output_loaded = channel + latency
+                busy += row[_SUM_CYCLES]
+                sum_read += row[_SUM_BITS]
+            sums = begins_with_sums
+
+        # The pass, and for what it waits.
+        start, cause = grid_free, -1
+        if parameters > start:
+            start, cause = parameters, STALL_PARAMETERS
+        if weight_loaded > start:
+            start, cause = weight_loaded, STALL_WEIGHT
+        if input_loaded > start:
+            start, cause = input_loaded, STALL_INPUT
+        if output_loaded > start:
+            start, cause = output_loaded, STALL_SUM if sums else STALL_SLOT
+        if cause >= 0:
+            waited = start - grid_free
+            if cause == STALL_WEIGHT:
+                stall_weight += waited
+            elif cause == STALL_INPUT:
+                stall_input += waited
+            elif cause == STALL_SUM:
+                stall_sum += waited
+            elif cause == STALL_SLOT:
+                stall_slot += waited
+            else:
+                stall_parameters += waited
+        grid_free = start + row[_OCCUPIED]
+        complete = grid_free + row[_TAIL]
+        compute += row[_COMPUTE]
+        occupied += row[_OCCUPIED]
+        events += 1
+
+        # The next event.
+        previous = last
+        loop = loops - 1
+        changed = 0
+        while loop >= 0:
+            if at[loop] > 0:
+                changed |= 1 << loop
+            at[loop] += 1
+            if at[loop] < trips[loop]:
+                break
+            at[loop] = 0
+            loop -= 1
+        if loop < 0:
+            break
+        changed |= 1 << loop
+        moved_on |= 1 << loop
+        for one in range(loop, loops):
+            is_last = at[one] == trips[one] - 1
+            if is_last:
+                last |= 1 << one
+            else:
+                last &= ~(1 << one)
+            if one > loop:
+                moved_on &= ~(1 << one)
+            within = inside[one]
+            if within >= 0:
+                trips[within] = cut[within] if is_last else whole[within]
+        if table[last, _OCCUPIED] == 0:
+            _fill(w, last, table)
+
+    ended = table[previous]
+    last_write = max(complete, channel) + ended[_WRITE_CYCLES]
+    busy += ended[_WRITE_CYCLES]
+    if ended[_IS_FINISHED]:
+        final_write += ended[_WRITE_BITS]
+    else:
+        sum_write += ended[_WRITE_BITS]
+    result = np.zeros(RESULT_SIZE, dtype=np.int64)
+    result[TOTAL] = max(complete, last_write)
+    result[COMPUTE], result[EVENTS], result[BUSY] = compute, events, busy
+    result[FILL_DRAIN] = occupied - compute + complete - grid_free
+    result[STALL0 + STALL_PARAMETERS] = stall_parameters
+    result[STALL0 + STALL_WEIGHT], result[STALL0 + STALL_INPUT] = stall_weight, stall_input
+    result[STALL0 + STALL_SUM], result[STALL0 + STALL_SLOT] = stall_sum, stall_slot
+    result[STALL0 + STALL_WRITE] = result[TOTAL] - complete
+    result[WEIGHT_READ], result[INPUT_READ], result[PARAMETER_READ] = weight_read, input_read, w.parameter_bits
+    result[SUM_READ], result[SUM_WRITE], result[FINAL_WRITE] = sum_read, sum_write, final_write
+    stalls = np.zeros((CAUSES, w.memory_count), dtype=np.int64)
+    # Whatever is waited for comes from the DRAM, or goes there.
+    stalls[:, DRAM] = result[STALL0 : STALL0 + CAUSES]
+    return result, stalls
