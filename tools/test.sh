@@ -11,4 +11,4 @@ ruff check .
 mypy
 lint-imports
 # Notebooks run too, top to bottom; no cell may take ten minutes.
-python -m pytest -n "${TEST_WORKERS:-2}" -q --nbmake --nbmake-timeout=600 tests notebooks
+python -m pytest -n "${TEST_WORKERS:-2}" --dist worksteal -q --nbmake --nbmake-timeout=600 tests notebooks
