@@ -22,6 +22,7 @@ import numpy as np
 
 from simulator.accelerator import Accelerator
 from simulator.counts import (
+    MOVED_INWARD,
     Count,
     DramTraffic,
     Moved,
@@ -35,8 +36,6 @@ from simulator.fast import mean_step_cycles, pe_utilization
 from simulator.layer import DIMS, RELEVANT_DIMS, Dim, Operand
 from simulator.plan import Plan
 from simulator.result import STALL_CAUSES, LayerResult, StallCause
-
-_LOADED: tuple[Operand, ...] = ("weight", "input")
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def _grid_overhead(plan: Plan) -> int:
     folds = 1
     for dim in DIMS:
         if dim in streamed:
-            passes_per_streamed *= sum(plan.tile_lengths(dim, plan.levels).values())
+            passes_per_streamed *= plan.tile_count(dim, plan.levels)
         else:
             folds *= plan.tiles_of(dim, plan.unroll)
     folds *= passes_per_streamed
@@ -157,7 +156,7 @@ def bound_cycles(plan: Plan, dram: DramTraffic, rows: Sequence[Moved]) -> CycleB
     bandwidth, latency = memory.bandwidth_bits_per_cycle, memory.latency_cycles
     timing = plan.timing
     compute, overhead = plan.compute_cycles, _grid_overhead(plan)
-    first: dict[Operand, int] = {operand: first_tile_bits(plan, operand) for operand in _LOADED}
+    first: dict[Operand, int] = {operand: first_tile_bits(plan, operand) for operand in MOVED_INWARD}
     arrival_bits = dram.parameter_read_bits + first["weight"] + (0 if _may_be_all_padding(plan) else first["input"])
     start = latency + _ceil(arrival_bits, bandwidth) if arrival_bits else 0
     last_write = _ceil(last_write_bits(plan), bandwidth)

@@ -17,19 +17,22 @@ from simulator.values import LayerValues
 from simulator.walk_input import walk_input
 
 
-def value_passes(plan: Plan, values: LayerValues | None) -> PassTimes | None:
-    """Time of each pass where the processing element's steps depend on values, else None.
+def timed_walk_input(plan: Plan, values: LayerValues | None) -> tuple[kernel.WalkInput, PassTimes | None]:
+    """Lay a plan out for the kernel, with the time of each pass where the processing element's steps depend on values.
 
-    Raises ``ConfigurationError`` where values are needed and missing, or do not fit the layer.
+    The second is that time, else None. Raises ``ConfigurationError`` where values are needed and missing, or do not fit
+    the layer.
     """
-    element = plan.accelerator.processing_element
-    if not element.depends_on_values:
-        return None
+    laid_out = walk_input(plan)
+    if not plan.accelerator.processing_element.depends_on_values:
+        return laid_out, None
     if values is None:
         rule = "the time of its processing element depends on values, and none are given"
         raise ConfigurationError(Problem(rule, where=f"layer {plan.layer.name}", path=plan.accelerator.name))
     values.check(plan.layer, plan.precision)
-    return time_passes(plan, walk_input(plan), values)
+    passes = time_passes(plan, laid_out, values)
+    timed = laid_out._replace(pass_compute=passes.compute, pass_occupied=passes.occupied, pass_early=passes.early)
+    return timed, passes
 
 
 def simulate_fast(plan: Plan, values: LayerValues | None = None) -> LayerResult:
@@ -38,8 +41,8 @@ def simulate_fast(plan: Plan, values: LayerValues | None = None) -> LayerResult:
     ``values``: codes of the operands, for processing elements whose time depends on them; others ignore them.
     Raises ``ConfigurationError`` where they are needed and missing, or do not fit the layer.
     """
-    passes = value_passes(plan, values)
-    counts, stalls = walk(walk_input(plan, passes))
+    laid_out, passes = timed_walk_input(plan, values)
+    counts, stalls = walk(laid_out)
     dram = DramTraffic(
         weight_read_bits=int(counts[kernel.WEIGHT_READ]),
         input_read_bits=int(counts[kernel.INPUT_READ]),

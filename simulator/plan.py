@@ -159,6 +159,13 @@ class Plan:
 
         An operand that bypasses all buffers has its registers as its one place, on the level below the buffers.
         """
+        return self._places[operand]
+
+    @cached_property
+    def _places(self) -> dict[Operand, tuple[Place, ...]]:
+        return {operand: self._places_of(operand) for operand in OPERANDS}
+
+    def _places_of(self, operand: Operand) -> tuple[Place, ...]:
         found = tuple(
             Place(level, buffer, self.mapping.doubles(operand, level))
             for buffer in self.accelerator.buffers_of(operand)
@@ -226,7 +233,7 @@ class Plan:
         for dim, at in self.event_loops[: self.run_depth(operand, level)]:
             if dim not in RELEVANT_DIMS[operand]:
                 deepest[dim] = at
-        return math.prod(sum(self.tile_lengths(dim, at + 1).values()) for dim, at in deepest.items())
+        return math.prod(self.tile_count(dim, at + 1) for dim, at in deepest.items())
 
     def grid_multiplier(self, operand: Operand) -> int:
         """How often each fetched element of an operand passes between its buffer and the grid."""
@@ -234,7 +241,7 @@ class Plan:
         total = 1
         for dim in DIMS:
             if dim not in RELEVANT_DIMS[operand]:
-                in_tiles = sum(self.tile_lengths(dim, self.levels).values())
+                in_tiles = self.tile_count(dim, self.levels)
                 total *= in_tiles if dim in held else self.tiles_of(dim, self.grid_tile)
         return total
 
@@ -251,6 +258,10 @@ class Plan:
                         cut[part] = cut.get(part, 0) + times * count
             lengths = cut
         return lengths
+
+    def tile_count(self, dim: Dim, level: int) -> int:
+        """Tiles of a level along a dimension."""
+        return sum(self.tile_lengths(dim, level).values())
 
     def tiles_of(self, dim: Dim, inner: Counts) -> int:
         """Σ over the innermost buffer tiles of ⌈their extent / inner⌉ along a dimension."""
@@ -515,7 +526,7 @@ class Plan:
         event_loops = self.buffer_event_loops
         return math.prod(
             self.tiles_of(dim, self.grid_tile) if dim in event_loops
-            else sum(self.tile_lengths(dim, self.levels).values())
+            else self.tile_count(dim, self.levels)
             for dim in DIMS
         )
 

@@ -13,14 +13,13 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from simulator.fast import value_passes
+from simulator.fast import timed_walk_input
 from simulator.kernels import transfers as kernel
 from simulator.kernels import walk
 from simulator.layer import OPERANDS
 from simulator.plan import Plan
 from simulator.result import STALL_CAUSES
 from simulator.values import LayerValues
-from simulator.walk_input import walk_input
 
 Track = Literal["grid", "dram", "buffer", "held"]
 WAIT = "wait: "
@@ -92,7 +91,7 @@ class LayerTrace:
 
 def count_slices(plan: Plan, values: LayerValues | None = None) -> int:
     """Slices of a layer's whole timeline, without keeping them. ``values`` as in ``simulate_fast``."""
-    return _walk(walk_input(plan, value_passes(plan, values)), 0)[1]
+    return _walk(timed_walk_input(plan, values)[0], 0)[1]
 
 
 def trace_layer(plan: Plan, most: int, values: LayerValues | None = None) -> LayerTrace:
@@ -100,7 +99,7 @@ def trace_layer(plan: Plan, most: int, values: LayerValues | None = None) -> Lay
 
     ``values`` as in ``simulate_fast``.
     """
-    laid_out = walk_input(plan, value_passes(plan, values))
+    laid_out, _ = timed_walk_input(plan, values)
     # First counted, so that the limit costs no memory where the layer is small.
     kept = min(most, _walk(laid_out, 0)[1])
     rows, count, total = _walk(laid_out, kept)

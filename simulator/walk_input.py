@@ -13,15 +13,14 @@ from simulator.kernels.channels import SplitInput
 from simulator.kernels.dram_rows import RowInput
 from simulator.layer import DIMS, OPERANDS, RELEVANT_DIMS, Operand
 from simulator.plan import Place, Plan
-from simulator.value_timing import PassTimes
 
 Counts = npt.NDArray[np.int64]
 _RELEVANT = np.array([[dim in RELEVANT_DIMS[operand] for dim in DIMS] for operand in OPERANDS])
 _NO_PASSES = np.zeros(0, dtype=np.int64)
 
 
-def walk_input(plan: Plan, passes: PassTimes | None = None) -> kernel.WalkInput:
-    """Lay a plan out for the kernel. ``passes``: the time of each pass, where the operands' values decide it."""
+def walk_input(plan: Plan) -> kernel.WalkInput:
+    """Lay a plan out for the kernel, without the times of passes that values decide (``simulator.fast``)."""
     stationary = plan.timing.stationary
     streamed = np.array([stationary is not None and dim not in RELEVANT_DIMS[stationary] for dim in DIMS])
     places = [plan.places(operand) for operand in OPERANDS]
@@ -75,7 +74,7 @@ def walk_input(plan: Plan, passes: PassTimes | None = None) -> kernel.WalkInput:
         port_count=port_count,
         memory_count=len(numbers),
         grid_ports=bool(grid_ports),
-        held=np.array([[dim in plan.held_loops(operand) for dim in DIMS] for operand in OPERANDS]),
+        held=np.array([[dim in held for dim in DIMS] for held in map(plan.held_loops, OPERANDS)]),
         register_tiles=plan.trips[-1].copy(),
         prefix=prefix,
         prefix_start=prefix_start,
@@ -88,9 +87,9 @@ def walk_input(plan: Plan, passes: PassTimes | None = None) -> kernel.WalkInput:
         overlap=plan.timing.overlap,
         preload=plan.timing.preload,
         folds_on=stationary is not None,
-        pass_compute=_NO_PASSES if passes is None else passes.compute,
-        pass_occupied=_NO_PASSES if passes is None else passes.occupied,
-        pass_early=_NO_PASSES if passes is None else passes.early,
+        pass_compute=_NO_PASSES,
+        pass_occupied=_NO_PASSES,
+        pass_early=_NO_PASSES,
         bandwidth=dram.bandwidth_bits_per_cycle,
         latency=dram.latency_cycles,
         burst=dram.burst_bits,
