@@ -18,6 +18,7 @@ from typing import Literal
 
 from ortools.sat.python import cp_model
 
+from mapper.cp_solver import cp_solver
 from simulator.errors import BitmosaicError, Problem, closest
 
 Quantity = Literal["cost", "harm"]
@@ -188,10 +189,7 @@ class Search:
         self.model.minimize(self._sum(self.scaled[name].down))
         bound = 0
         for _ in range(REPAIRS):
-            solver = cp_model.CpSolver()
-            solver.parameters.num_workers = workers
-            solver.parameters.random_seed = 0
-            solver.parameters.max_time_in_seconds = max(0.01, deadline - time.perf_counter())
+            solver = cp_solver(num_workers=workers, random_seed=0, time_limit_seconds=deadline - time.perf_counter())
             self.model.clear_hints()  # type: ignore[no-untyped-call]
             if start is not None:
                 for row, pick in zip(self.variables, start, strict=True):

@@ -18,6 +18,7 @@ import numpy as np
 from ortools.sat.python import cp_model
 
 from mapper.cost_terms import Term
+from mapper.cp_solver import cp_solver
 from mapper.posynomial import Rows, Subproblem
 
 LOG_SCALE = 1 << 20  # units of a natural logarithm
@@ -132,10 +133,7 @@ class TilingModel:
         """Find the cheapest choice that costs less than ``below`` (at most what the model was built for)."""
         ceiling = min(COST_SCALE, math.ceil(below / self.unit) - 1)
         self.model.add(self.cost <= ceiling)
-        solver = cp_model.CpSolver()
-        solver.parameters.num_workers = 1
-        solver.parameters.random_seed = 1
-        solver.parameters.max_time_in_seconds = max(seconds, 0.05)
+        solver = cp_solver(num_workers=1, random_seed=1, time_limit_seconds=max(seconds, 0.05))
         solver.parameters.linearization_level = 2
         status = solver.solve(self.model)
         if status == cp_model.MODEL_INVALID:
