@@ -10,6 +10,7 @@ from benchmarks.bit_fusion_summary import figures as bit_fusion_summary
 from benchmarks.reference import (
     accelforge,
     accelforge_search,
+    bit_fusion_search,
     bit_fusion_simulator,
     bitmod,
     bitsim,
@@ -78,6 +79,7 @@ REFERENCE_SETS: tuple[ReferenceSet, ...] = (
     _rows("rtl_systolic_fold.csv", rtl.systolic_fold),
     _rows("bitfusion_simulator_mappings.csv", bit_fusion_simulator.mapping),
     _rows("bitfusion_simulator_grid.csv", bit_fusion_simulator.best_tiling),
+    ReferenceSet(bit_fusion_search.GRID, bit_fusion_search.run, what="search"),
     ReferenceSet("bitfusion_simulator_summary.csv", _summary),
     ReferenceSet("hawqv3_ilp_optima.csv", _hawqv3, also_reads=("hawqv3_ilp_inputs.csv",)),
     ReferenceSet("bitmod_per_layer.csv", _bitmod),
