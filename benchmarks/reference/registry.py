@@ -18,6 +18,7 @@ from benchmarks.reference import (
     rtl,
     scalesim,
     zigzag,
+    zigzag_search,
 )
 from benchmarks.reference.comparison import Answer, Comparison, Row, compare, read_rows
 
@@ -84,6 +85,7 @@ REFERENCE_SETS: tuple[ReferenceSet, ...] = (
     ReferenceSet("hawqv3_ilp_optima.csv", _hawqv3, also_reads=("hawqv3_ilp_inputs.csv",)),
     ReferenceSet("bitmod_per_layer.csv", _bitmod),
     ReferenceSet(zigzag.MAPPINGS, zigzag.run, also_reads=(f"{zigzag.INPUTS}/layers.yaml",)),
+    ReferenceSet(zigzag.MAPPINGS, zigzag_search.run, also_reads=(f"{zigzag.INPUTS}/layers.yaml",), what="search"),
     ReferenceSet(accelforge.FRONTS, accelforge.run, also_reads=(f"{accelforge.INPUTS}/arch_A.yaml",)),
     ReferenceSet(accelforge.FRONTS, accelforge_search.run, also_reads=(f"{accelforge.INPUTS}/arch_A.yaml",),
                  what="search"),
