@@ -35,6 +35,9 @@ class _Network:
 
 def run(folder: Path) -> Comparison:
     """Search every row in both spaces; equal rows once."""
+    # Have Numba compile the kernel, or load it, before a search is timed.
+    small = rules.Machine(1, 1, 8, 2, 64, rules.PAPER_BUFFER_BITS)
+    best_tiling(small, rules.Work(1, 1, 8, 8, False), dict.fromkeys(rules.LOOPS, 1), rules.PAPER_ENERGY)
     known: dict[tuple[str, ...], tuple[BestTiling, BestTiling]] = {}
     networks: dict[str, _Network] = {}
     better = 0

@@ -98,7 +98,9 @@ def best_tiling(given):
     total = np.int64(1)
     for loop in range(5):
         total *= given.lengths[loop]
-    for number in range(total):
+    number = np.int64(-1)
+    while number + 1 < total:
+        number += 1
         rest = number
         for loop in range(4, -1, -1):
             tile[loop] = given.sizes[loop, rest % given.lengths[loop]]
@@ -107,6 +109,8 @@ def best_tiling(given):
             continue
         _tile_bits(given, tile, bits)
         if bits[0] > given.half[0] or bits[1] > given.half[1] or bits[2] > given.half[2]:
+            # Nor does one with more output channels fit.
+            number += given.lengths[4] - 1 - number % given.lengths[4]
             continue
         fitting += 1
         tiles = np.int64(1)
