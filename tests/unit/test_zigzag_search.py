@@ -1,17 +1,12 @@
 """The search under ZigZag's rules against brute force: every order of prime loops, every place of every operand."""
 
 import itertools
-import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.reference.nest_machines import zigzag_machine
-from benchmarks.reference.zigzag import INPUTS, MAPPINGS, layers_of, nest_of
-from benchmarks.reference.zigzag import OPERANDS as LETTERS
 from mapper.zigzag_search import search
 from simulator.counting_rules import zigzag
 from simulator.counting_rules.loop_nest import FLOWS, READS, Loop, LoopNest, Machine, Memory, Port, Store
@@ -20,7 +15,6 @@ from simulator.formats import Format
 from simulator.layer import OPERANDS, Layer
 from simulator.precision import LayerPrecision
 
-FOLDER = Path(__file__).parents[2] / ".." / "shared" / "reference"
 PRECISION = LayerPrecision()
 
 
@@ -58,8 +52,9 @@ SPATIAL = st.sampled_from(({}, {"x": (Loop("K", 2),)}, {"x": (Loop("K", 2),), "y
 
 
 @st.composite
-def small_layers(draw, loops=3):
-    """A layer whose dimensions leave so many prime loops to time, with spatial loops and those loops."""
+def small_layers(draw):
+    """A layer whose dimensions leave two or three prime loops to time, its spatial loops, and those loops."""
+    loops = draw(st.sampled_from((2, 2, 3)))
     spatial = draw(SPATIAL)
     temporal = [Loop(draw(st.sampled_from("GNKCPQRS")), draw(st.sampled_from((2, 2, 3)))) for _ in range(loops)]
     dims = {}
@@ -94,7 +89,7 @@ def costs_of_all(layer, machine, spatial, temporal):
     return found
 
 
-@settings(max_examples=max(2, settings.default.max_examples // 30), deadline=None)
+@settings(max_examples=max(2, settings.default.max_examples // 25), deadline=None)
 @given(MACHINES, small_layers())
 def test_nothing_costs_less(machine, layer_and_loops):
     layer, spatial, temporal = layer_and_loops
@@ -200,19 +195,3 @@ def test_outputs_may_be_wider_than_a_byte():
             continue
         assert cost.energy_pj >= found["energy"].value * (1 - 1e-9)
         assert cost.latency_cycles >= found["latency"].lower_bound * (1 - 1e-9)
-
-
-@pytest.mark.skipif(not (FOLDER / MAPPINGS).is_file(), reason="the reference folder is not there")
-@pytest.mark.parametrize("accelerator", ["ref_ws", "ref_rf"])
-def test_annealed_mappings_are_met_or_beaten(accelerator):
-    layers = layers_of(FOLDER)
-    described = zigzag_machine(FOLDER / INPUTS / f"{accelerator}.yaml")
-    entries = json.loads((FOLDER / MAPPINGS).read_text(encoding="utf-8"))["entries"]
-    chosen = [entry for entry in entries if entry["accelerator"] == accelerator
-              and entry["layer"] in ("r18_fc", "mbv2_dw_s1") and entry["by"].startswith("annealing")]
-    assert len(chosen) == 4
-    for entry in chosen:
-        order = [LETTERS[letter] for letter in entry["temporal"]]
-        found = search(layers[entry["layer"]], PRECISION, described, nest_of(entry).spatial, entry["objective"], order)
-        assert found.status == "optimal"
-        assert found.value < entry[entry["objective"]]
