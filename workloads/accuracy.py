@@ -58,6 +58,7 @@ class AccuracyEvaluator:
         clipping: of weights.
         quantiser: of weights: ``rtn`` rounds to nearest; ``gptq``, ``gptq_act`` and ``dpq`` (for weights that are
             expanded, as in ``w4:fp8_e4m3``) look at the layers' inputs on the calibration data.
+        moments: of the layers' inputs, as another evaluator of the network has them; None: recorded where needed.
         threads: of onnxruntime; 0 lets it choose. Take 1 inside parallel sweeps.
 
     ``moments.missing`` names the layers that are rounded to nearest all the same, because their inputs cannot be
@@ -67,7 +68,8 @@ class AccuracyEvaluator:
 
     def __init__(
         self, network: Network, task: Task, *, scheme: Scheme = "affine", percentile: float = 100.0,
-        clipping: Clipping = MAX_ABS, quantiser: Quantiser = "rtn", threads: int = 0,
+        clipping: Clipping = MAX_ABS, quantiser: Quantiser = "rtn", moments: InputMoments | None = None,
+        threads: int = 0,
     ) -> None:
         check_quantiser(quantiser)
         self.network = network
@@ -79,7 +81,9 @@ class AccuracyEvaluator:
         self._one_by_one = bool(feeds) and not can_batch(network, feeds[0], threads)
         self._feeds = tuple(single for feed in feeds for single in batches(feed, 1)) if self._one_by_one else feeds
         ranges = calibrate(network, self._feeds, percentile=percentile, threads=threads)
-        self.moments = InputMoments() if quantiser == "rtn" else record_moments(network, self._feeds, threads)
+        if moments is None:
+            moments = InputMoments() if quantiser == "rtn" else record_moments(network, self._feeds, threads)
+        self.moments = moments
         self.calibrated = Calibrated(network, ranges, scheme, clipping, quantiser, self.moments.by_layer)
         self._session = QuantisedSession(self.calibrated, threads)
         self._results: dict[_Key, AccuracyResult] = {}

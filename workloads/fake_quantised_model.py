@@ -24,7 +24,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from simulator.errors import NetworkError, Problem, closest
+from simulator.errors import NetworkError, PrecisionError, Problem, closest
 from simulator.precision import LayerPrecision
 from workloads.calibration import (
     ActivationSite,
@@ -105,7 +105,7 @@ def fake_quantised_model(calibrated: Calibrated, assignment: Assignment) -> onnx
     ``PrecisionError`` for a format that operands cannot have.
     """
     network = calibrated.network
-    check_layers(network, assignment)
+    _check_assignment(network, assignment)
     arrays: Arrays = {**CONSTANTS}
     weights: list[str] = []
     modes: dict[ActivationSite, Mode] = {}
@@ -158,7 +158,7 @@ class QuantisedSession:
 
         Raises as ``fake_quantised_model`` does.
         """
-        check_layers(self.calibrated.network, assignment)
+        _check_assignment(self.calibrated.network, assignment)
         arrays: Arrays = {weight_name(layer): self._weight(layer, assignment) for layer in self._layers}
         for site in self._sites:
             arrays.update(_site_arrays(self.calibrated, site, assignment))
@@ -201,6 +201,18 @@ def check_layers(network: Network, names: Mapping[str, Any] | tuple[str, ...]) -
     ]
     if problems:
         raise NetworkError(problems)
+
+
+def _check_assignment(network: Network, assignment: Assignment) -> None:
+    """Raise for layers that the network does not have, and for those split by channel."""
+    check_layers(network, assignment)
+    problems = [
+        Problem("layers split by channel are measured by workloads.flexiq_model.FlexiqSession", where=network.name,
+                path=layer, value=precision.label)
+        for layer, precision in assignment.items() if precision.split is not None
+    ]
+    if problems:
+        raise PrecisionError(problems)
 
 
 def _untouched(site: ActivationSite) -> Arrays:

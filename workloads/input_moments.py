@@ -56,7 +56,7 @@ def record_moments(network: Network, feeds: Sequence[Feed], threads: int = 0) ->
     }
     sums: dict[str, Moments] = {}
     counts: dict[str, int] = {}
-    for values in _runs(network, feeds, tuple(dict.fromkeys(tensors.values())), threads):
+    for values in recorded_runs(network, feeds, tuple(dict.fromkeys(tensors.values())), threads):
         for name, tensor in list(tensors.items()):
             inputs = arrange(values[tensor], network.bindings[name].input_loops, layers[name], "input")
             if inputs is None or not np.issubdtype(inputs.dtype, np.floating):
@@ -108,8 +108,8 @@ def patches(layer: Layer, inputs: NDArray[Any]) -> Iterator[NDArray[np.float64]]
         yield part.transpose(0, 2, 3, 4, 1, 5, 6).reshape(extents["G"], width, -1)
 
 
-def _runs(
-    network: Network, feeds: Sequence[Feed], tensors: tuple[str, ...], threads: int
+def recorded_runs(
+    network: Network, feeds: Sequence[Feed], tensors: tuple[str, ...], threads: int = 0
 ) -> Iterator[dict[str, NDArray[Any]]]:
     """Tensors of the FP32 network on each example; a feed without a batch axis is one example."""
     model = with_free_batch(trained_model(network))
