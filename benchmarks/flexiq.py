@@ -1,7 +1,7 @@
 """FlexiQ's ratio of 4-bit channels against time, energy and accuracy, on the preset ``flexiq_like``.
 
     python -m benchmarks.flexiq [--shapes resnet18] [--trained digits_cnn] [--width N] [--seconds-per-layer S]
-                                [--generations N] [--examples N] [--plot FOLDER]
+                                [--generations N] [--examples N] [--accuracy-only] [--plot FOLDER]
 
 For a network of published shapes each layer has the same ratio. For trained networks the channels are selected,
 greedily and by evolution, with static and dynamic extraction of effective bits, and accuracy is measured. Every layer
@@ -34,6 +34,7 @@ from workloads.tasks import Task, find_task
 from workloads.tasks.task import Feed
 
 PAPER = (0.5, 0.4)
+_EXTRACTIONS: tuple[Extraction, ...] = ("static", "dynamic")
 WIDE, NARROW = LayerPrecision.parse("w8a8"), LayerPrecision.parse("w8a8/w4a4@1")
 
 
@@ -60,7 +61,7 @@ class Machine:
         solutions = map_many(jobs, self.accelerator, "latency", budget=self.budget, cache=MappingCache(), workers=1)
         by_layer = dict(zip(chosen, solutions, strict=True))
         result = simulate_network(network, self.accelerator, chosen, by_layer)
-        return Cost(result.total_cycles, result.energy_pj,
+        return Cost(result.total_cycles, result.total_energy_pj,
                     {name: solution.result.total_cycles for name, solution in by_layer.items()})
 
 
@@ -101,14 +102,12 @@ def show_trained(
 ) -> list[tuple[float, float]]:
     """Print selections with their measured accuracy. Returns greedy's points (ratio of channels, share of speed-up)."""
     network = open_network(name)
-    task = find_task(network)
-    if task is None:
-        raise NetworkError(Problem("has no data to measure an accuracy on", where=name))
+    task = _task(network)
     feeds = _first(task.calibration_feeds(), examples)
     wide = machine.cost(network, {})
     sessions: dict[Extraction, FlexiqSession] = {
         extraction: FlexiqSession(network, feeds, extraction=extraction)
-        for extraction in ("static", "dynamic")  # type: ignore[assignment]
+        for extraction in _EXTRACTIONS
     }
     static = sessions["static"]
     narrow = machine.cost(network, dict.fromkeys(static.lowerable, NARROW))
@@ -135,6 +134,34 @@ def show_trained(
                     points.append((float(channels), share_of_speed_up(cost, wide, narrow)))
     _show_reordering(network, task, static, width, gains)
     return points
+
+
+def show_accuracy(name: str, width: int) -> None:
+    """Print what greedy selections keep of a network; multiplications stand for time, and nothing is simulated."""
+    network = open_network(name)
+    task = _task(network)
+    for extraction in _EXTRACTIONS:
+        session = FlexiqSession(network, task.calibration_feeds(), extraction=extraction)
+        units = session.units(width)
+        if extraction == "static":
+            eight = task.evaluate(session.runner({}))
+            pinned = sum(unit.size for unit in units if unit.channel_class in session.classes.pinned)
+            total = sum(unit.size for unit in units)
+            print(f"{name}, selected channels, units of {width}: {total} input channels of {len(session.lowerable)} "
+                  f"layers (of {len(session.layers)}), {pinned} of them all or none; {task.metric}, output MSE to w8a8")
+            print(f"  {'w8a8':34} {100 * eight.value:6.2f} %  of {eight.count}", flush=True)
+        for ratio, mask in zip(RATIOS, greedy(units), strict=True):
+            lowered = session.lowered_channels(units, mask)
+            score = task.evaluate(session.runner(lowered))
+            print(f"  {f'greedy, {extraction}, {100 * ratio:.0f} %':34} {100 * score.value:6.2f} %  "
+                  f"{session.distance(lowered):9.3g}", flush=True)
+
+
+def _task(network: Network) -> Task:
+    task = find_task(network)
+    if task is None:
+        raise NetworkError(Problem("has no data to measure an accuracy on", where=network.name))
+    return task
 
 
 def _fitness(session: FlexiqSession, units: tuple[Unit, ...]):  # type: ignore[no-untyped-def]
@@ -189,6 +216,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--generations", type=int, default=DEFAULT_EVOLUTION.generations,
                         help="of evolution; 0: greedy alone (default: %(default)s)")
     parser.add_argument("--examples", type=int, default=0, help="calibration examples for the selection (default: all)")
+    parser.add_argument("--accuracy-only", action="store_true",
+                        help="trained networks: greedy selections and their accuracy, without mapping")
     parser.add_argument("--plot", type=Path, metavar="FOLDER", help="write flexiq.png and .svg here")
     options = parser.parse_args(arguments)
     machine = Machine("flexiq_like", SearchBudget(cpu_seconds=options.seconds_per_layer))
@@ -197,6 +226,9 @@ def main(arguments: list[str] | None = None) -> int:
         for name in filter(None, options.shapes.split(",")):
             curves[name] = show_shapes(name, machine, options.width or 128)
         for name in filter(None, options.trained.split(",")):
+            if options.accuracy_only:
+                show_accuracy(name, options.width or 8)
+                continue
             curves[f"{name}, greedy"] = show_trained(name, machine, options.width or 8,
                                                      Evolution(generations=options.generations), options.examples)
     except BitmosaicError as error:

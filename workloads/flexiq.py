@@ -13,7 +13,6 @@ are nested: what is lowered at a quarter stays so at a half, so that a channel o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -102,16 +101,24 @@ class Unit:
         channels: their numbers there.
         error: of lowering them, added over the layers that read them.
         gain: time that it saves there, in any unit, above 0.
+        readers: layers that read them.
     """
 
     channel_class: int
     channels: tuple[int, ...]
     error: float
     gain: float
+    readers: int = 1
+
+    @property
+    def size(self) -> int:
+        """Input channels of layers: what ratios count."""
+        return len(self.channels) * self.readers
 
 
 def units_of(
-    channel_class: int, errors: NDArray[np.float64], gain_per_channel: float, width: int, *, movable: bool = True
+    channel_class: int, errors: NDArray[np.float64], gain_per_channel: float, width: int, *, movable: bool = True,
+    readers: int = 1,
 ) -> tuple[Unit, ...]:
     """Cut a class's channels, those of least error first, into units of ``width``; the last may be narrower.
 
@@ -121,23 +128,23 @@ def units_of(
     order = np.argsort(errors, kind="stable") if movable else np.arange(len(errors))
     step = width if movable else len(order)
     return tuple(
-        Unit(channel_class, tuple(map(int, part)), float(errors[part].sum()), gain_per_channel * len(part))
+        Unit(channel_class, tuple(map(int, part)), float(errors[part].sum()), gain_per_channel * len(part), readers)
         for part in (order[begin : begin + step] for begin in range(0, len(order), step))
     )
 
 
 def greedy(units: Sequence[Unit], ratios: Sequence[float] = RATIOS) -> list[Mask]:
-    """Units lowered at each ratio of the gain of all, in ascending order of error for each gain: one mask a ratio.
+    """Units lowered at each ratio of the input channels of all layers, in ascending order of error for each gain.
 
-    A unit is taken while the sum of gains stays within the ratio, so that a mask may stay below it by up to the largest
-    unit; at ratio 1 all are lowered. Masks of higher ratios hold those of lower ones.
+    One mask a ratio. A unit is taken where it fits into the ratio, so that a mask stays below it by less than any unit
+    that is left out; at ratio 1 all are lowered. Masks of higher ratios hold those of lower ones.
     """
-    gains = np.array([unit.gain for unit in units])
+    sizes = np.array([unit.size for unit in units])
     order = np.argsort([unit.error / unit.gain for unit in units], kind="stable")
     masks: list[Mask] = []
     mask = np.zeros(len(units), bool)
     for ratio in _checked(ratios):
-        mask = _filled(mask, order, gains, ratio)
+        mask = _filled(mask, order, sizes, ratio)
         masks.append(mask)
     return masks
 
@@ -179,7 +186,7 @@ def evolutionary(
             Problem("must be at least 1 and less than population", path="evolution.elite", value=str(evolution.elite))
         )
     rng = np.random.default_rng(evolution.seed)
-    gains = np.array([unit.gain for unit in units])
+    sizes = np.array([unit.size for unit in units])
     order = np.argsort([unit.error / unit.gain for unit in units], kind="stable")
     classes = np.array([unit.channel_class for unit in units])
     known: dict[bytes, float] = {}
@@ -193,7 +200,7 @@ def evolutionary(
     masks: list[Mask] = []
     floor = np.zeros(len(units), bool)
     for ratio in _checked(ratios):
-        first = _filled(floor, order, gains, ratio)
+        first = _filled(floor, order, sizes, ratio)
         if first.all() or (first == floor).all():
             floor = first
             masks.append(first)
@@ -205,7 +212,7 @@ def evolutionary(
             mixed = np.where(taken[classes], one, other)
             for _ in range(evolution.mutations):
                 _exchange(mixed, floor, classes, rng)
-            return _mended(mixed | floor, floor, order, gains, ratio)
+            return _mended(mixed | floor, floor, order, sizes, ratio)
 
         living = [first]
         while len(living) < evolution.population:
@@ -254,29 +261,33 @@ def _checked(ratios: Sequence[float]) -> Sequence[float]:
     return ratios
 
 
-def _filled(mask: Mask, order: NDArray[np.intp], gains: NDArray[np.float64], ratio: float) -> Mask:
-    """Add units in an order while they fit."""
+def _filled(mask: Mask, order: NDArray[np.intp], sizes: NDArray[np.int64], ratio: float) -> Mask:
+    """Add units in an order where they fit."""
     filled = mask.copy()
-    # Sums in another order may miss the total by rounding.
-    limit = ratio * math.fsum(gains) * (1 + 1e-9)
-    used = math.fsum(gains[filled])
+    left = _limit(sizes, ratio) - int(sizes[filled].sum())
     for place in order:
-        if not filled[place] and used + gains[place] <= limit:
+        if not filled[place] and sizes[place] <= left:
             filled[place] = True
-            used += float(gains[place])
+            left -= int(sizes[place])
     return filled
 
 
-def _mended(mask: Mask, floor: Mask, order: NDArray[np.intp], gains: NDArray[np.float64], ratio: float) -> Mask:
+def _mended(mask: Mask, floor: Mask, order: NDArray[np.intp], sizes: NDArray[np.int64], ratio: float) -> Mask:
     """Take out the last units in an order while there are too many, then add what fits."""
     mended = mask.copy()
-    limit = ratio * math.fsum(gains) * (1 + 1e-9)
+    over = int(sizes[mended].sum()) - _limit(sizes, ratio)
     for place in order[::-1]:
-        if math.fsum(gains[mended]) <= limit:
+        if over <= 0:
             break
         if mended[place] and not floor[place]:
             mended[place] = False
-    return _filled(mended, order, gains, ratio)
+            over -= int(sizes[place])
+    return _filled(mended, order, sizes, ratio)
+
+
+def _limit(sizes: NDArray[np.int64], ratio: float) -> int:
+    """Channels that a ratio allows, rounded to the nearest."""
+    return round(ratio * int(sizes.sum()))
 
 
 def _exchange(mask: Mask, floor: Mask, classes: NDArray[np.int64], rng: np.random.Generator) -> None:

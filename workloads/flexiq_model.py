@@ -211,7 +211,7 @@ class FlexiqSession:
             errors = np.sum([self.errors(name, relative=relative) for name in names], axis=0)
             gain = sum(self._gain(name) if gains is None else gains[name] for name in names)
             found += units_of(index, errors, max(gain, np.finfo(np.float64).tiny) / len(errors), width,
-                              movable=index not in self.classes.pinned)
+                              movable=index not in self.classes.pinned, readers=len(names))
         return tuple(found)
 
     def _gain(self, name: str) -> float:
