@@ -34,8 +34,7 @@ class AccuracyResult:
         metric: what ``value`` is, e.g. ``accuracy``.
         value: 0 … 1, higher is better.
         count: examples.
-        cpu_seconds: processor time of the measurement (all threads); of the first one, where it was
-            remembered.
+        cpu_seconds: processor time of the measurement (all threads); of the first one, where it was remembered.
         extra: further figures of the task.
     """
 
@@ -70,6 +69,7 @@ class AccuracyEvaluator:
         shapes = input_shapes(with_free_batch(trained_model(network)))
         for feed in feeds:
             check_feed(feed, shapes, f"{network.name}: calibration data of {task.name!r}")
+        self.threads = threads
         self._one_by_one = bool(feeds) and not can_batch(network, feeds[0], threads)
         self._feeds = tuple(single for feed in feeds for single in batches(feed, 1)) if self._one_by_one else feeds
         ranges = calibrate(network, self._feeds, percentile=percentile, threads=threads)
@@ -79,11 +79,20 @@ class AccuracyEvaluator:
         self._errors: dict[_Key, float] = {}
         self._reference: list[list[NDArray[Any]]] | None = None
 
+    @property
+    def calibration_feeds(self) -> tuple[Feed, ...]:
+        """The calibration data, in feeds that the network can run: single examples where it cannot batch."""
+        return self._feeds
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether examples must run one at a time."""
+        return self._one_by_one
+
     def measure(self, assignment: Assignment) -> AccuracyResult:
         """Score the network under an assignment (layer name → precision; layers left out run in FP32).
 
-        Raises ``NetworkError`` for an unknown layer, ``PrecisionError`` for a format that operands cannot
-        have.
+        Raises ``NetworkError`` for an unknown layer, ``PrecisionError`` for a format that operands cannot have.
         """
         key = _key(assignment)
         if key not in self._results:
