@@ -18,6 +18,7 @@ from simulator.errors import NetworkError, PrecisionError, Problem, closest
 from simulator.formats import Format
 from simulator.precision import LayerPrecision
 from workloads.accuracy import AccuracyEvaluator
+from workloads.entropy import Kind, layer_entropies
 from workloads.fake_quantised_model import quantised_weight, trained_weight
 from workloads.network import Network
 from workloads.reverse_pass import gradient_problems
@@ -35,7 +36,7 @@ class Request:
         evaluator: measures on calibration data; None where the caller has none (methods on weights need none).
         layers: names of the layers to rate: those with trained weights.
         menu: precisions to rate each layer in.
-        progress: called with (done, total) after each entry of the table.
+        progress: called with (done, total): after each entry of the table, or each set of examples of ``AT_ONCE``.
     """
 
     network: Network
@@ -44,13 +45,16 @@ class Request:
     menu: tuple[LayerPrecision, ...]
     progress: Progress
 
-    def table(self, harm: Callable[[str, LayerPrecision], float]) -> NDArray[np.float64]:
-        """Fill the table layers × menu entry by entry, reporting progress."""
+    def table(
+        self, harm: Callable[[str, LayerPrecision], float], *, report: bool = True
+    ) -> NDArray[np.float64]:
+        """Fill the table layers × menu entry by entry, reporting progress if asked to."""
         table = np.zeros((len(self.layers), len(self.menu)))
         for row, layer in enumerate(self.layers):
             for column, precision in enumerate(self.menu):
                 table[row, column] = harm(layer, precision)
-                self.progress(row * len(self.menu) + column + 1, table.size)
+                if report:
+                    self.progress(row * len(self.menu) + column + 1, table.size)
         return table
 
 
@@ -120,7 +124,8 @@ def taylor(request: Request) -> NDArray[np.float64]:
     gradients = _gradients(request, "taylor", [precision.input for precision in request.menu])
     return request.table(
         lambda layer, precision: gradients.weight_harm(layer, _quantised(request, layer, precision))
-        + gradients.input.get((layer, precision.input), 0.0)
+        + gradients.input.get((layer, precision.input), 0.0),
+        report=False,
     )
 
 
@@ -132,15 +137,29 @@ def hessian_trace(request: Request) -> NDArray[np.float64]:
     """
     gradients = _gradients(request, "hessian_trace", [])
     return request.table(
-        lambda layer, precision: gradients.trace_harm(layer, _quantised(request, layer, precision))
+        lambda layer, precision: gradients.trace_harm(layer, _quantised(request, layer, precision)), report=False
     )
+
+
+def bit_entropy(request: Request) -> NDArray[np.float64]:
+    """Bits of information lost, of 8-bit codes' bit-plane entropy (SEADA as read in ``workloads.entropy``).
+
+    Of weights and of the input of one example; of weights alone without an evaluator.
+    """
+    return _lost_bits(request, "bit")
+
+
+def value_entropy(request: Request) -> NDArray[np.float64]:
+    """Bits of information lost, of 8-bit codes' entropy (EAGL's, arXiv 2301.13330); as ``bit_entropy`` otherwise."""
+    return _lost_bits(request, "value")
 
 
 METHODS: dict[str, Method] = {
     "taylor": taylor, "perturbation": perturbation, "weight_error": weight_error, "hessian_trace": hessian_trace,
+    "bit_entropy": bit_entropy, "value_entropy": value_entropy,
 }
-# A whole table costs them hardly more than one entry.
-AT_ONCE = frozenset(("taylor", "hessian_trace"))
+# A whole table costs them hardly more than one entry: gradients or recorded activations are the work.
+AT_ONCE = frozenset(("taylor", "hessian_trace", "bit_entropy", "value_entropy"))
 
 
 def default_method(network: Network) -> tuple[str, str]:
@@ -164,7 +183,7 @@ def estimate(
 ) -> Sensitivity:
     """Rate every layer with trained weights in every precision of the menu.
 
-    ``method`` None takes ``default_method``. ``progress`` is called with (done, total) as entries are finished.
+    ``method`` None takes ``default_method``. ``progress`` is as in ``Request``.
     Raises ``NetworkError`` for an unknown method, or one that needs an evaluator where there is none, and
     ``PrecisionError`` for an empty menu.
     """
@@ -215,16 +234,22 @@ def _quantised(request: Request, layer: str, precision: LayerPrecision) -> NDArr
 
 def _gradients(request: Request, method: str, input_formats: Sequence[Format]) -> SquaredGradients:
     evaluator = _evaluator(request, method)
-
-    def progress(done: int, sets: int) -> None:
-        # The table itself is filled in no time: all of the work is here.
-        size = len(request.layers) * len(request.menu)
-        request.progress(done * size // (sets + 1), size)
-
     return squared_gradients(
         evaluator.calibrated, evaluator.calibration_feeds, request.layers, input_formats,
-        one_by_one=evaluator.one_by_one, threads=evaluator.threads, progress=progress,
+        one_by_one=evaluator.one_by_one, threads=evaluator.threads, progress=request.progress,
     )
+
+
+def _lost_bits(request: Request, kind: Kind) -> NDArray[np.float64]:
+    evaluator = request.evaluator
+    if evaluator is None:
+        entropies = layer_entropies(request.network, request.layers)
+    else:
+        entropies = layer_entropies(
+            request.network, request.layers, evaluator.calibrated, evaluator.calibration_feeds,
+            threads=evaluator.threads,
+        )
+    return request.table(lambda layer, precision: entropies[layer].lost_bits(kind, precision))
 
 
 def _mean_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
