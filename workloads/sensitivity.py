@@ -15,14 +15,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from simulator.errors import NetworkError, PrecisionError, Problem, closest
-from simulator.formats import Format
 from simulator.precision import LayerPrecision
 from workloads.accuracy import AccuracyEvaluator
 from workloads.entropy import Kind, layer_entropies
 from workloads.fake_quantised_model import quantised_weight, trained_weight
 from workloads.network import Network
 from workloads.reverse_pass import gradient_problems
-from workloads.taylor import SquaredGradients, squared_gradients
 
 Progress = Callable[[int, int], None]
 
@@ -121,7 +119,9 @@ def taylor(request: Request) -> NDArray[np.float64]:
 
     Unit: square of the network's output, as ``perturbation``. ``workloads.taylor`` has the formula and what it assumes.
     """
-    gradients = _gradients(request, "taylor", [precision.input for precision in request.menu])
+    gradients = _evaluator(request, "taylor").squared_gradients(
+        request.layers, [precision.input for precision in request.menu], request.progress
+    )
     return request.table(
         lambda layer, precision: gradients.weight_harm(layer, _quantised(request, layer, precision))
         + gradients.input.get((layer, precision.input), 0.0),
@@ -135,7 +135,7 @@ def hessian_trace(request: Request) -> NDArray[np.float64]:
     The loss is the mean squared difference of the outputs to FP32. In FP32 its residual is zero, so that its Hessian is
     exactly 2·JᵀJ / elements, whose diagonal the projections of ``taylor`` estimate. Unit: as ``perturbation``.
     """
-    gradients = _gradients(request, "hessian_trace", [])
+    gradients = _evaluator(request, "hessian_trace").squared_gradients(request.layers, [], request.progress)
     return request.table(
         lambda layer, precision: gradients.trace_harm(layer, _quantised(request, layer, precision)), report=False
     )
@@ -230,14 +230,6 @@ def _quantised(request: Request, layer: str, precision: LayerPrecision) -> NDArr
     quantised = quantised_weight(request.network, layer, precision, *clipping)
     assert quantised is not None  # only layers with trained weights are rated
     return quantised.values
-
-
-def _gradients(request: Request, method: str, input_formats: Sequence[Format]) -> SquaredGradients:
-    evaluator = _evaluator(request, method)
-    return squared_gradients(
-        evaluator.calibrated, evaluator.calibration_feeds, request.layers, input_formats,
-        one_by_one=evaluator.one_by_one, threads=evaluator.threads, progress=request.progress,
-    )
 
 
 def _lost_bits(request: Request, kind: Kind) -> NDArray[np.float64]:

@@ -101,13 +101,23 @@ def test_predicts_the_measured_harm(digits, evaluator):
     assert 0.8 < np.median(ratio) < 1.25 and (ratio > 0.5).all() and (ratio < 2).all()
 
 
-def test_the_same_every_time(digits, evaluator):
-    calls = []
-    tables = [
-        estimate(digits, evaluator, MENU, progress=lambda done, total: calls.append((done, total))) for _ in range(2)
-    ]
-    np.testing.assert_array_equal(tables[0].harm, tables[1].harm)
-    assert calls == [(done, 32) for done in range(1, 33)] * 2  # 128 examples, four at once
+def test_gradients_are_remembered_and_the_same_every_time(digits, evaluator):
+    tables = []
+    for source in (evaluator, AccuracyEvaluator(digits, find_task(digits), threads=1)):
+        calls = []
+
+        def progress(done, total, calls=calls):
+            calls.append((done, total))
+
+        for method in ("taylor", "taylor", "hessian_trace"):
+            tables.append(estimate(digits, source, MENU, method=method, progress=progress))
+        # 128 examples, four at once; the first evaluator has run them before.
+        assert calls == ([] if source is evaluator else [(done, 32) for done in range(1, 33)])
+    np.testing.assert_array_equal(tables[0].harm, tables[3].harm)
+    np.testing.assert_array_equal(tables[1].harm, tables[4].harm)
+    np.testing.assert_array_equal(tables[2].harm, tables[5].harm)
+    narrow = (LayerPrecision.parse("w4a5"),)
+    assert (estimate(digits, evaluator, narrow).harm > 0).all()  # another input format is another run
 
 
 def test_an_operator_without_a_rule_is_named():
