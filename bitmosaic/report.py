@@ -241,7 +241,7 @@ def harm_note(exploration: Exploration) -> str:
         return note
     correlation = spearman(*zip(*finite, strict=True))
     if math.isnan(correlation):
-        return f"{note} All points are equally accurate: how well their sums rank them cannot be told."
+        return f"{note} All points are alike in harm or in accuracy: how well harms rank them cannot be told."
     return f"{note} Rank correlation of their sums with the loss of accuracy, {len(finite)} points: {correlation:.2f}."
 
 
