@@ -89,8 +89,10 @@ _WORKERS = click.option(
 @click.option("--menu", metavar="W8A8,W4A8,…",
               help="Precisions to choose from, weight and activation bits each; by default a set for the machine.")
 @_OBJECTIVE
-@click.option("--sensitivity", type=click.Choice(["perturbation", "weight_error"]), default="perturbation",
-              show_default=True, help="How the harm of a precision to a layer is rated before assignment.")
+@click.option("--sensitivity", default="auto", show_default=True, type=click.Choice([
+    "auto", "taylor", "perturbation", "weight_error", "hessian_trace", "bit_entropy", "value_entropy",
+]), help="How the harm of a precision to a layer is rated before assignment; auto: taylor where gradients exist, "
+         "else perturbation.")
 @click.option("--points", type=click.IntRange(min=2), default=10, show_default=True, metavar="N",
               help="Budgets for which an assignment is sought, on each of the two fronts.")
 @_SHAPE
