@@ -23,7 +23,7 @@ from hw_configs.tile_presets import fill_in
 from hw_configs.yaml_reader import Place, read_document, value_text
 from simulator.accelerator import Accelerator
 from simulator.errors import ConfigurationError, Problem, closest
-from simulator.tiled import Machine, TiledAccelerator
+from simulator.tiled import Machine, TiledAccelerator, single_tile
 
 SCHEMA_VERSION = 1
 VERSION_FIELD = "bitmosaic_version"
@@ -46,25 +46,30 @@ def list_presets() -> tuple[PresetInfo, ...]:
     """Return the presets that come with Bitmosaic, by name."""
     found = []
     for name in _names():
-        machine = load_accelerator(PRESETS / f"{name}.yaml")
+        machine = load_machine(PRESETS / f"{name}.yaml")
         tiles = machine.tile_names if isinstance(machine, TiledAccelerator) else ()
         found.append(PresetInfo(name, machine.description, tiles))
     return tuple(found)
 
 
-def open_accelerator(name_or_path: str | Path) -> Machine:
-    """Load a preset by its name, or a YAML file by its path: an ``Accelerator``, or one of several tiles.
+def open_accelerator(name_or_path: str | Path) -> Accelerator:
+    """``open_machine`` for machines of one tile. Raises ``ConfigurationError`` for others too."""
+    return single_tile(open_machine(name_or_path), "open_accelerator")
+
+
+def open_machine(name_or_path: str | Path) -> Machine:
+    """Load a preset by its name, or a YAML file by its path: an ``Accelerator``, or a ``TiledAccelerator``.
 
     Raises ``ConfigurationError`` where there is neither, or the file is wrong.
     """
     text = str(name_or_path)
     names = _names()
     if text in names:
-        return load_accelerator(PRESETS / f"{text}.yaml")
+        return load_machine(PRESETS / f"{text}.yaml")
     path = Path(text)
     looks_like_path = isinstance(name_or_path, Path) or len(path.parts) > 1 or path.suffix in (".yaml", ".yml")
     if looks_like_path or path.exists():
-        return load_accelerator(path)
+        return load_machine(path)
     raise ConfigurationError(
         Problem("no such preset", path="accelerator", value=value_text(text),
                 allowed=(*names, "or a path to a YAML file"),
@@ -72,7 +77,12 @@ def open_accelerator(name_or_path: str | Path) -> Machine:
     )
 
 
-def load_accelerator(path: str | Path) -> Machine:
+def load_accelerator(path: str | Path) -> Accelerator:
+    """``load_machine`` for machines of one tile. Raises ``ConfigurationError`` for others too."""
+    return single_tile(load_machine(path), "load_accelerator")
+
+
+def load_machine(path: str | Path) -> Machine:
     """Load an accelerator from a YAML file, of one tile or of several.
 
     Raises ``ConfigurationError`` with every mistake in the file, in the order of its lines.
@@ -153,6 +163,4 @@ def _names_of_one_tile() -> tuple[str, ...]:
 
 @cache
 def _open_preset(name: str) -> Accelerator:
-    machine = load_accelerator(PRESETS / f"{name}.yaml")
-    assert isinstance(machine, Accelerator)
-    return machine
+    return load_accelerator(PRESETS / f"{name}.yaml")

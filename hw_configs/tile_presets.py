@@ -2,13 +2,14 @@
 
 ``preset: bit_fusion`` stands for the preset's memories (without its DRAM), grid, processing element, vector unit and
 output stage. A field given beside it takes the place of the preset's; groups are merged field by field, lists of named
-entries by their names. The preset's sources come along. A number that the file gives anew has the source that the file
-states; where it states none, it is assumed, and never the preset's.
+entries by their names, and a part of another ``kind`` replaces the preset's whole. The preset's sources come along. A
+number that the file gives anew has the source that the file states; where that states none, it is assumed, and never
+the preset's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hw_configs.yaml_reader import Document, Place, path_text, value_text
@@ -90,6 +91,19 @@ def _merged(base: Any, over: Any, place: Place, moved: list[tuple[Place, Place]]
     return over
 
 
+def _other_kinds(base: Any, over: Any, path: str) -> Iterator[str]:
+    """Places where a file has another kind of part than the preset."""
+    if _is_named(base) and _is_named(over):
+        base, over = ({entry["name"]: entry for entry in entries} for entries in (base, over))
+    if not isinstance(base, dict) or not isinstance(over, dict):
+        return
+    if over.get("kind", base.get("kind")) != base.get("kind"):
+        yield path
+        return
+    for key in over.keys() & base.keys():
+        yield from _other_kinds(base[key], over[key], f"{path}.{key}" if path else key)
+
+
 def _is_named(value: Any) -> bool:
     items = value if isinstance(value, list) else [None]
     return all(isinstance(item, dict) and isinstance(item.get("name"), str) for item in items)
@@ -118,11 +132,15 @@ def _fill_in_sources(
     sources = document.data.setdefault("sources", {})
     if not isinstance(sources, dict):
         return
+    is_there = dict(places(tile))
+    other_kinds = list(_other_kinds(preset.model_dump(mode="json", include=set(_SECTIONS)), own, ""))
     stated = {key: source for key, source in sources.items() if key.startswith(f"tiles.{name}.")}
     for key, source in preset.sources.items():
         section = key.partition(".")[0]
-        if section in own and unknown_sources(tile, [key]):
-            continue  # the file has another kind of part there
+        if section in own and (unknown_sources(tile, [key]) or is_there.get(key, 0) is None):
+            continue  # the file says that this is not modelled
+        if any(covers(other, key) for other in other_kinds):
+            continue
         if section in _SECTIONS and not covers(f"memories.{preset.dram.name}", key):
             sources.setdefault(f"tiles.{name}.{key}", source.model_dump(mode="json", exclude_unset=True))
         elif key == EVERYTHING:
@@ -134,6 +152,6 @@ def _fill_in_sources(
             continue
         path = f"tiles.{name}.{path}"
         longest = max((key for key in sources if key != EVERYTHING and covers(key, path)), key=len, default="")
-        if longest not in stated:
+        if longest and longest not in stated:
             covering = [key for key in stated if covers(key, path)]
             sources[path] = stated[max(covering, key=len)] if covering else assumed

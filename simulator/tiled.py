@@ -216,8 +216,8 @@ def single_tile(machine: Machine, what: str) -> Accelerator:
     if isinstance(machine, Accelerator):
         return machine
     raise ConfigurationError(
-        Problem(f"{what} takes machines of one tile; simulate takes this one", where=f"accelerator {machine.name}",
-                path="tiles", value=", ".join(machine.tile_names))
+        Problem(f"{what} takes machines of one tile; open_machine, map_network and `bitmosaic simulate` take this one",
+                where=f"accelerator {machine.name}", path="tiles", value=", ".join(machine.tile_names))
     )
 
 
