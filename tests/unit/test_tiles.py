@@ -439,18 +439,18 @@ def test_the_command_line_shows_tiles(tmp_path: Path, monkeypatch: pytest.Monkey
     assert shown.exit_code == 0 and "fusion.buffer" in shown.stdout and "one at work at a time" in shown.stdout
     assert runner.invoke(main, ["validate", "chip.yaml"]).output == "chip.yaml: valid\n"
     arguments = ["simulate", "digits_cnn", "--hardware", "chip.yaml", "--precision", "w4a4", "--layer-precision",
-                 "fc=bf16", "--objective", "latency", "--gap", "0.5", "--seconds-per-layer", "0.1", "--workers", "1",
-                 "--trace", "trace.json", "--plots", "plots"]
+                 "linear2=bf16", "--objective", "latency", "--gap", "0.5", "--seconds-per-layer", "0.1", "--workers",
+                 "1", "--trace", "trace.json", "--plots", "plots"]
     result = runner.invoke(main, arguments)
     assert result.exit_code == 0, result.output
     assert "One tile works at a time" in result.stdout and "idle leakage" in result.stdout
-    rows = [line.split() for line in result.stdout.splitlines() if line.startswith("fc")]
+    rows = [line.split() for line in result.stdout.splitlines() if line.startswith(" linear2 ")]
     assert rows and all(row[1] == "bf16" for row in rows) and rows[0][2] == "float"
     assert Path("plots/utilization_float.png").exists() and '"tile":"float"' in Path("trace.json").read_text()
     wrong = runner.invoke(main, ["simulate", "digits_cnn", "--hardware", "chip.yaml", "--precision", "fp8_e4m3"])
     assert wrong.exit_code == 2 and "error: layer conv1" in wrong.stderr and "tile plain" in wrong.stderr
-    unknown = runner.invoke(main, [*arguments[:6], "--layer-precision", "fd=bf16"])
-    assert unknown.exit_code == 2 and "fits no layer" in unknown.stderr
+    unknown = runner.invoke(main, [*arguments[:6], "--layer-precision", "linear3=bf16"])
+    assert unknown.exit_code == 2 and "fits no layer (did you mean 'linear1'?)" in unknown.stderr
 
 
 def test_frames_name_the_tiles(solutions: dict[str, MappingSolution]) -> None:
