@@ -257,6 +257,13 @@ def test_the_example_is_valid_and_runs(tmp_path: Path, monkeypatch: pytest.Monke
     assert narrow.cost < wide.cost, "weights arrive bit by bit"
 
 
+def test_the_example_of_tiles_is_valid(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```yaml\n(name: duo.*?)```", HARDWARE, re.DOTALL)
+    (tmp_path / "duo.yaml").write_text(example, encoding="utf-8")
+    found = bitmosaic.open_machine(tmp_path / "duo.yaml")
+    assert [tile.name for tile in found.tiles] == ["integer", "float"]
+
+
 def test_the_messages_shown_are_those_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     text = _example()
