@@ -450,7 +450,7 @@ def test_the_command_line_shows_tiles(tmp_path: Path, monkeypatch: pytest.Monkey
     wrong = runner.invoke(main, ["simulate", "digits_cnn", "--hardware", "chip.yaml", "--precision", "fp8_e4m3"])
     assert wrong.exit_code == 2 and "error: layer conv1" in wrong.stderr and "tile plain" in wrong.stderr
     unknown = runner.invoke(main, [*arguments[:6], "--layer-precision", "linear3=bf16"])
-    assert unknown.exit_code == 2 and "fits no layer (did you mean 'linear1'?)" in unknown.stderr
+    assert unknown.exit_code == 2 and "fits no layer (did you mean 'linear2'?)" in unknown.stderr
 
 
 def test_frames_name_the_tiles(solutions: dict[str, MappingSolution]) -> None:
