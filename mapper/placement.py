@@ -9,6 +9,7 @@ the bound of the choice. It is optimal where the two meet: where no tile's bound
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from mapper.cache import MappingCache
 from mapper.incumbent import PROOF_TOLERANCE
@@ -17,6 +18,7 @@ from mapper.search import machine_problems
 from mapper.solution import MappingSolution, Objective, SearchBudget, TileOffer
 from simulator.accelerator import Accelerator
 from simulator.errors import InfeasibleError, PrecisionError, Problem
+from simulator.formats import shortened
 from simulator.precision import LayerPrecision
 from simulator.tiled import Machine, TiledAccelerator
 from workloads.network import Network
@@ -140,7 +142,7 @@ def _refusals(tiles: Mapping[str, Accelerator], precision: LayerPrecision) -> di
     for name, tile in tiles.items():
         problems = [*tile.processing_element.all_problems(precision), *machine_problems(tile)]
         if problems:
-            found[name] = "; ".join(str(problem) for problem in problems)
+            found[name] = "; ".join(str(replace(problem, allowed=shortened(problem.allowed))) for problem in problems)
     return found
 
 
