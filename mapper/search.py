@@ -72,6 +72,16 @@ def prove(models: list[CostModel], incumbent: Incumbent, budget: SearchBudget) -
     return bound
 
 
+def machine_problems(accelerator: Accelerator) -> list[Problem]:
+    """Why no layer can be mapped on a machine; empty where layers can."""
+    if accelerator.buffer_levels == 1:
+        return []
+    return [
+        Problem("the mapper searches machines with one level of buffers; simulate takes a mapping for deeper ones",
+                where=accelerator.name, path="memories", value=f"{accelerator.buffer_levels} levels of buffers")
+    ]
+
+
 def map_layer(
     layer: Layer,
     precision: LayerPrecision,
@@ -94,11 +104,9 @@ def map_layer(
     """
     budget = budget or SearchBudget()
     accelerator.processing_element.check(precision)
-    if accelerator.buffer_levels > 1:
-        raise ConfigurationError([
-            Problem("the mapper searches machines with one level of buffers; simulate takes a mapping for deeper ones",
-                    where=accelerator.name, path="memories", value=f"{accelerator.buffer_levels} levels of buffers")
-        ])
+    problems = machine_problems(accelerator)
+    if problems:
+        raise ConfigurationError(problems)
     if precision.split is not None:
         return map_split_layer(layer, precision, accelerator, objective, budget, search=map_layer)
     accelerator = planned_machine(accelerator, precision)
