@@ -56,6 +56,8 @@ if TYPE_CHECKING:
     )
     from bitmosaic.hardware_report import parts_frame, sources_frame
     from bitmosaic.layer_plots import grid_frame, plot_roofline, plot_utilization, roofline_frame, write_plots
+    from bitmosaic.layer_spec import parse_layer
+    from bitmosaic.mapping_files import check_mapping, dump_layer, dump_mapping, load_layer, load_mapping
     from bitmosaic.menu import default_menu
     from bitmosaic.plots import plot_breakdown, plot_costs, plot_front, plot_layers, save_figure
     from bitmosaic.progress import PlainProgress, Progress
@@ -84,6 +86,7 @@ if TYPE_CHECKING:
     from simulator.functional import compute_layer
     from simulator.layer import Layer, VectorOp
     from simulator.mapping import Mapping, MappingLevel
+    from simulator.nest_text import nest_text
     from simulator.precision import LayerPrecision
     from simulator.provenance import Source, energy_confidence, not_modelled
     from simulator.result import LayerResult, NetworkResult, VectorResult
@@ -104,6 +107,8 @@ _HOME = {
     ),
     "bitmosaic.hardware_report": ("parts_frame", "sources_frame"),
     "bitmosaic.layer_plots": ("grid_frame", "plot_roofline", "plot_utilization", "roofline_frame", "write_plots"),
+    "bitmosaic.layer_spec": ("parse_layer",),
+    "bitmosaic.mapping_files": ("check_mapping", "dump_layer", "dump_mapping", "load_layer", "load_mapping"),
     "bitmosaic.menu": ("default_menu",),
     "bitmosaic.plots": ("plot_breakdown", "plot_costs", "plot_front", "plot_layers", "save_figure"),
     "bitmosaic.progress": ("PlainProgress", "Progress"),
@@ -128,6 +133,7 @@ _HOME = {
     "simulator.functional": ("compute_layer",),
     "simulator.layer": ("Layer", "VectorOp"),
     "simulator.mapping": ("Mapping", "MappingLevel"),
+    "simulator.nest_text": ("nest_text",),
     "simulator.precision": ("LayerPrecision",),
     "simulator.provenance": ("Source", "energy_confidence", "not_modelled"),
     "simulator.result": ("LayerResult", "NetworkResult", "VectorResult"),
@@ -148,11 +154,12 @@ __all__ = [
     "MappingBatch", "MappingError", "MappingLevel", "MappingSolution", "MissingPackageError", "Network",
     "NetworkError", "NetworkResult", "PlainProgress", "Point", "PrecisionError", "Progress", "SearchBudget",
     "Sensitivity", "Source", "TraceSummary", "UniformRun", "ValueRecorder", "VectorOp", "VectorResult", "__version__",
-    "assign", "assignment_front", "bound_batch", "compute_layer", "cycles_frame", "default_menu", "dump_accelerator",
-    "energy_confidence", "energy_frame", "energy_table", "estimate", "explore", "find_task", "front_frame",
-    "grid_frame", "layers_frame", "layers_table", "list_networks", "list_presets", "load_exploration", "map_layer",
-    "mappings_table", "memories_frame", "network_precisions", "not_modelled", "open_accelerator", "open_network",
-    "operations_frame", "parts_frame", "plot_breakdown", "plot_costs", "plot_front", "plot_layers", "plot_roofline",
+    "assign", "assignment_front", "bound_batch", "check_mapping", "compute_layer", "cycles_frame", "default_menu",
+    "dump_accelerator", "dump_layer", "dump_mapping", "energy_confidence", "energy_frame", "energy_table", "estimate",
+    "explore", "find_task", "front_frame", "grid_frame", "layers_frame", "layers_table", "list_networks",
+    "list_presets", "load_exploration", "load_layer", "load_mapping", "map_layer", "mappings_table", "memories_frame",
+    "nest_text", "network_precisions", "not_modelled", "open_accelerator", "open_network", "operations_frame",
+    "parse_layer", "parts_frame", "plot_breakdown", "plot_costs", "plot_front", "plot_layers", "plot_roofline",
     "plot_utilization", "point_frame", "points_frame", "points_table", "rates_frame", "roofline_frame", "save_figure",
     "simulate", "simulate_batch", "simulate_network", "solutions_frame", "sources_frame", "statistical_values",
     "summary_frame", "uniform_cost", "uniform_run", "validate_file", "write_outputs", "write_plots", "write_trace",
