@@ -99,7 +99,7 @@ def _layer(text: str, name: str, numbers: Mapping[str, tuple[int, ...]], switche
 def find_layers(
     text: str, input_shapes: Mapping[str, tuple[int, ...]] | None = None
 ) -> tuple[Network | None, tuple[Layer, ...]]:
-    """The layers that a text means, and their network where all of it is meant.
+    """The layers that a text means, and the network that they are of, if any.
 
     Raises ``NetworkError`` where there is no such network, layer or file, ``ConfigurationError`` where a file is wrong.
     """
@@ -129,4 +129,4 @@ def find_layers(
             Problem("the network has no such layer", where=name, path="layer", value=repr(wanted), allowed=names,
                     did_you_mean=closest(wanted, names))
         )
-    return None, (found[0],)
+    return network, (found[0],)

@@ -1,4 +1,4 @@
-"""Mappings and layers as YAML files: written, edited by hand, read back, and refused with the line that is wrong.
+"""Mappings, layers and constraints as YAML files: edited by hand, read back, refused with the line that is wrong.
 
 A mapping's file holds the mapping alone; layer, precision and machine are given beside it. What a file says is checked
 twice: by itself when it is read, and against the layer and the machine by ``check_mapping`` (``simulator.plan``).
@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from hw_configs.model_reader import Schema, read_model
 from hw_configs.yaml_reader import Document, Place, path_text, read_document
 from hw_configs.yaml_writer import yaml_text
+from mapper.constraints import MappingConstraints
 from simulator.accelerator import Accelerator
 from simulator.errors import ConfigurationError, MappingError, Problem
 from simulator.layer import Layer
@@ -23,6 +24,7 @@ from simulator.precision import LayerPrecision
 
 MAPPING_SCHEMA = Schema(Mapping, "mapping_version", 1)
 LAYER_SCHEMA = Schema(Layer, "layer_version", 1)
+CONSTRAINTS_SCHEMA = Schema(MappingConstraints, "constraints_version", 1)
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -44,6 +46,11 @@ def load_layer(path: str | Path) -> Layer:
 def dump_layer(layer: Layer, comment: str = "") -> str:
     """Write a layer as YAML that loads back to an equal one; ``comment`` stands above it."""
     return _dump(layer, LAYER_SCHEMA, comment)
+
+
+def load_constraints(path: str | Path) -> MappingConstraints:
+    """Read constraints. Raises ``ConfigurationError`` with every mistake in the file, in the order of its lines."""
+    return _load(Path(path), CONSTRAINTS_SCHEMA, MappingConstraints)
 
 
 def check_mapping(

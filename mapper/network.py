@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 
 from mapper.cache import MappingCache, problem_key
+from mapper.constraints import NO_WISHES, Wishes
 from mapper.search import map_layer
 from mapper.solution import MappingSolution, Objective, SearchBudget
 from simulator.accelerator import Accelerator
@@ -35,12 +36,15 @@ class MappingJob:
 
 
 def _solve(
-    job: MappingJob, accelerator: Accelerator, objective: Objective, budget: SearchBudget
+    job: MappingJob, accelerator: Accelerator, objective: Objective, budget: SearchBudget, wishes: Wishes
 ) -> MappingSolution:
-    return map_layer(job.layer, job.precision, accelerator, objective, budget=budget)
+    return map_layer(
+        job.layer, job.precision, accelerator, objective, budget=budget, constraints=wishes.constraints,
+        latency_limit_cycles=wishes.latency_limit_cycles, energy_limit_pj=wishes.energy_limit_pj,
+    )
 
 
-def _renamed(solution: MappingSolution, layer: Layer) -> MappingSolution:
+def renamed(solution: MappingSolution, layer: Layer) -> MappingSolution:
     """The same solution for an equal layer of another name."""
     if solution.layer == layer:
         return solution
@@ -67,6 +71,7 @@ def map_many(
     objective: Objective = "latency",
     *,
     budget: SearchBudget | None = None,
+    wishes: Wishes = NO_WISHES,
     cache: MappingCache | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
@@ -75,10 +80,10 @@ def map_many(
 
     ``workers`` processes share the work (None: the cores there are). ``progress(done, total)`` counts distinct
     problems. What is solved is in the cache at once, so an interrupted call loses only what was in flight.
-    Raises what ``map_layer`` raises.
+    ``wishes`` hold for every job. Raises what ``map_layer`` raises, ``SearchInterrupted`` only where one process works.
     """
     budget = budget or SearchBudget()
-    keys = [problem_key(job.layer, job.precision, accelerator, objective, budget) for job in jobs]
+    keys = [problem_key(job.layer, job.precision, accelerator, objective, budget, wishes) for job in jobs]
     solved: dict[str, MappingSolution] = {}
     pending: dict[str, MappingJob] = {}
     for key, job in zip(keys, jobs, strict=True):
@@ -103,14 +108,15 @@ def map_many(
     count = min(workers or os.cpu_count() or 1, len(pending))
     if count <= 1:
         for key, job in pending.items():
-            finish(key, _solve(job, accelerator, objective, budget))
+            finish(key, _solve(job, accelerator, objective, budget, wishes))
     else:
         # Spawned, not forked: the parent may run threads (onnxruntime, CP-SAT) that do not survive a fork.
         pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"))
         try:
             with _ctrl_c_held_back():
                 futures: dict[Future[MappingSolution], str] = {
-                    pool.submit(_solve, job, accelerator, objective, budget): key for key, job in pending.items()
+                    pool.submit(_solve, job, accelerator, objective, budget, wishes): key
+                    for key, job in pending.items()
                 }
             waiting = set(futures)
             while waiting:
@@ -119,7 +125,7 @@ def map_many(
                     finish(futures[future], future.result())
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-    return [_renamed(solved[key], job.layer) for key, job in zip(keys, jobs, strict=True)]
+    return [renamed(solved[key], job.layer) for key, job in zip(keys, jobs, strict=True)]
 
 
 def network_precisions(
@@ -173,7 +179,7 @@ def simulate_network(
             solution = solutions[operation.name]
             precision = assignment[operation.name]
             if solution.precision == precision and not by_value:
-                operations.append(_renamed(solution, operation).result)
+                operations.append(renamed(solution, operation).result)
                 continue
             key = operation.model_copy(update={"name": ""}), precision, solution.mapping.model_dump_json()
             if key not in known:

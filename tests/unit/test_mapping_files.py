@@ -179,7 +179,8 @@ def test_layers_in_one_word() -> None:
 def test_layers_are_found_in_networks_and_files(tmp_path: Path) -> None:
     network, layers = find_layers("digits_cnn")
     assert network is not None and layers == network.layers
-    assert find_layers("digits_cnn:conv2") == (None, (network.layers[1],))
+    its_network, (second,) = find_layers("digits_cnn:conv2")
+    assert its_network is not None and its_network.layers == network.layers and second == network.layers[1]
     path = tmp_path / "layer.yaml"
     path.write_text(dump_layer(LAYER), encoding="utf-8")
     assert find_layers(str(path)) == (None, (LAYER,))
