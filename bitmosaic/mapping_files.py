@@ -17,7 +17,7 @@ from hw_configs.yaml_writer import yaml_text
 from mapper.constraints import MappingConstraints
 from simulator.accelerator import Accelerator
 from simulator.errors import ConfigurationError, MappingError, Problem
-from simulator.layer import Layer
+from simulator.layer import DIMS, Layer
 from simulator.mapping import Mapping
 from simulator.plan import Plan
 from simulator.precision import LayerPrecision
@@ -35,7 +35,11 @@ def load_mapping(path: str | Path) -> Mapping:
 
 def dump_mapping(mapping: Mapping, comment: str = "") -> str:
     """Write a mapping as YAML that loads back to an equal one; ``comment`` stands above it."""
-    return _dump(mapping, MAPPING_SCHEMA, comment)
+    levels = tuple(
+        level.model_copy(update={"tile": {dim: level.tile[dim] for dim in DIMS if dim in level.tile}})
+        for level in mapping.levels
+    )
+    return _dump(mapping.model_copy(update={"levels": levels}), MAPPING_SCHEMA, comment)
 
 
 def load_layer(path: str | Path) -> Layer:

@@ -226,7 +226,7 @@ def show_front(request: MappingRequest, show_one: Show) -> bool:
     for number, point in enumerate(front.points, start=1):
         table.add_row(
             str(number), f"{point.latency_cycles:,}", f"{point.latency_lower_bound_cycles:,.0f}",
-            f"{point.energy_pj:,.6g}", f"{point.energy_lower_bound_pj:,.6g}", f"{100 * point.gap:.4g}",
+            f"{point.energy_pj:,.1f}", f"{point.energy_lower_bound_pj:,.1f}", f"{100 * point.gap:.2f}",
             point.mapping.describe(),
         )
     show_one(table)
