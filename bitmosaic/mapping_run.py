@@ -21,7 +21,7 @@ from mapper.cache import MappingCache, problem_key
 from mapper.constraints import MappingConstraints, Wishes
 from mapper.front import FrontInterrupted, MappingFront, map_front
 from mapper.network import MappingJob, map_many, network_precisions, renamed
-from mapper.planned_steps import planned_machine
+from mapper.planned_steps import planned_machine, planned_step_cycles
 from mapper.solution import MappingSolution, Objective, SearchBudget, SearchInterrupted, objective_cost
 from simulator.accelerator import Accelerator
 from simulator.engine import simulate
@@ -161,6 +161,9 @@ def simulate_file(request: MappingRequest, path: Path, show: Show) -> LayerResul
     Raises ``ConfigurationError`` where the file is wrong, ``MappingError`` where its mapping does not fit.
     """
     layer = request.only_layer("--from")
+    if request.out is not None:
+        raise ConfigurationError(Problem("nothing is searched for, so there is nothing to write", path="--out",
+                                         value=repr(str(request.out))))
     precision = request.precisions[layer.name]
     machine = planned_machine(request.accelerator, precision)
     mapping = load_mapping(path)
@@ -169,9 +172,9 @@ def simulate_file(request: MappingRequest, path: Path, show: Show) -> LayerResul
     show(Text(nest_text(layer, precision, machine, mapping)))
     show(Text(f"\n{_cost_line(result)}\n{cost_text(objective_cost(result, request.objective), request.objective)}, "
               "simulated; nothing was searched for"))
-    if request.out is not None:
-        raise ConfigurationError(Problem("nothing is searched for, so there is nothing to write", path="--out",
-                                         value=repr(str(request.out))))
+    if machine != request.accelerator:
+        show(Text(f"Time depends on values here: every step is taken at {planned_step_cycles(machine, precision)} cycles, "
+                  "as in a search"))
     return result
 
 

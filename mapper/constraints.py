@@ -58,10 +58,10 @@ class Range(Frozen):
 
     def __str__(self) -> str:
         if self.exactly is not None:
-            return f"= {self.exactly}"
+            return str(self.exactly)
         if self.at_least is not None and self.at_most is not None:
-            return f"from {self.at_least} to {self.at_most}"
-        return f"≥ {self.at_least}" if self.at_least is not None else f"≤ {self.at_most}"
+            return f"{self.at_least} to {self.at_most}"
+        return f"at least {self.at_least}" if self.at_least is not None else f"at most {self.at_most}"
 
 
 class MappingConstraints(Frozen):
@@ -106,11 +106,11 @@ class MappingConstraints(Frozen):
             value: Any = self
             for part in path:
                 value = value[part] if isinstance(value, dict) else getattr(value, part)
-            yield ".".join(path), _said(value), MappingConstraints.model_validate_json(json.dumps(rest))
+            yield ".".join(path), said(value), MappingConstraints.model_validate_json(json.dumps(rest))
 
     def describe(self) -> str:
         """All constraints in one line."""
-        return "; ".join(f"{path} {said}" for path, said, _ in self.parts())
+        return "; ".join(f"{path}={value}" for path, value, _ in self.parts())
 
     def space(self, unconstrained: str) -> str:
         """The space of a search: what it is without constraints, and these."""
@@ -130,12 +130,11 @@ class Wishes(NamedTuple):
 NO_WISHES = Wishes()
 
 
-def _said(value: Any) -> str:
-    if isinstance(value, Range):
-        return str(value)
+def said(value: Any) -> str:
+    """A constraint's value in words."""
     if isinstance(value, tuple):
-        return "= " + " ".join(value)
-    return f"= {str(value).lower() if isinstance(value, bool) else value}"
+        return " ".join(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _paths(content: dict[str, Any], before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

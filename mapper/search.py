@@ -109,7 +109,8 @@ def map_layer(
 
     ``constraints`` narrow the space (``constraints.py``); the proof then holds within them. ``latency_limit_cycles`` is
     for the objectives energy and edp, ``energy_limit_pj`` (leakage included) for latency and edp, one of them at a
-    time: only mappings whose simulated cost keeps it count.
+    time: only mappings whose simulated cost keeps it count. Where descents find none that does, the least of what is
+    limited is searched for first, with a budget of its own.
 
     At Ctrl-C ``SearchInterrupted`` is raised, a ``KeyboardInterrupt`` with the best mapping so far in ``solution``.
 

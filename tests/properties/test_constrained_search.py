@@ -27,10 +27,10 @@ from simulator.mapping import Mapping
 from simulator.result import LayerResult
 from tests.properties.strategies import Case, cases
 
-MOST_MAPPINGS = 4000
+MOST_MAPPINGS = 1000
 BUDGET = SearchBudget(cpu_seconds=20, prover="enumeration")
 few_examples = settings(
-    max_examples=max(5, settings().max_examples // 8),
+    max_examples=max(5, settings().max_examples // 12),
     suppress_health_check=[*settings().suppress_health_check, HealthCheck.filter_too_much],
 )
 

@@ -53,7 +53,7 @@ def test_a_mapping_keeps_what_was_asked_for_and_the_proof_says_so() -> None:
     assert "input" not in mapping.double_buffer
     loops = [dim for dim in mapping.level("dram").order if -(-LAYER.extent(dim) // tile[dim]) > 1]
     assert [dim for dim in loops if dim in "QP"] == (["Q", "P"] if tile["P"] < 8 else ["Q"])
-    assert "spatial.columns.K = 11" in found.space and "double_buffer.input = false" in found.space
+    assert "spatial.columns.K=11" in found.space and "double_buffer.input=false" in found.space
     assert simulate(LAYER, W8A8, machine, mapping) == found.result
 
 
@@ -94,7 +94,7 @@ def test_constraints_that_leave_nothing_are_named_with_demand_and_capacity() -> 
         map_layer(LAYER, W8A8, small, constraints=wanted)
     problems = {problem.path: problem for problem in caught.value.problems}
     assert set(problems) == {"tile.K", "tile.C", "trips.R", "weight_buffer.size_bits"}
-    assert "without it there are some" in problems["tile.K"].rule and problems["tile.K"].value == "= 24"
+    assert "without it there are some" in problems["tile.K"].rule and problems["tile.K"].value == "24"
     # 24 · 16 · 3 · 1 weights of 8 bits.
     assert "needs 9216 bits (weight 9216); 9216 bits or more would hold it" in problems["weight_buffer.size_bits"].rule
     with pytest.raises(InfeasibleError, match=r"tile\.K.*and the others"):

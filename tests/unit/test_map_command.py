@@ -71,7 +71,7 @@ def test_constraints_limits_and_fronts(tmp_path: Path) -> None:
     path.write_text("constraints_version: 1\nspatial:\n  columns: {K: 13}\n", encoding="utf-8")
     result = _run(LAYER, "--constraints", path, "--objective", "energy")
     assert result.exit_code == 0 and "along columns: K13" in result.stdout
-    assert "within the constraints spatial.columns.K = 13" in re.sub(r"\s+", " ", result.stdout)
+    assert "within the constraints spatial.columns.K=13" in re.sub(r"\s+", " ", result.stdout)
     path.write_text("constraints_version: 1\nspatial:\n  columns: {K: 64}\n", encoding="utf-8")
     refused = _run(LAYER, "--constraints", path)
     assert refused.exit_code == 2 and "needs 64 along the axis, which has 32" in refused.stderr

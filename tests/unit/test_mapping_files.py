@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given, settings
 
 from bitmosaic.layer_spec import find_layers, parse_layer
-from bitmosaic.mapping_files import check_mapping, dump_layer, dump_mapping, load_layer, load_mapping
+from bitmosaic.mapping_files import (
+    check_mapping,
+    dump_layer,
+    dump_mapping,
+    load_constraints,
+    load_layer,
+    load_mapping,
+)
 from hw_configs import open_accelerator
 from simulator.engine import simulate
 from simulator.errors import ConfigurationError, MappingError, NetworkError
@@ -55,7 +62,8 @@ dram
       along columns: K32 (32 of 32)
       along lanes: nothing (1 of 1)
       weight_register of a PE: weight 8 bits; 8 of 32 bits
-      read anew for every step: input, output"""
+      accumulator of a PE: output 32 bits; 32 of 32 bits
+      read anew for every step: input"""
 
 
 @few_examples
@@ -89,6 +97,21 @@ def test_files_hold_what_was_written(case: Case) -> None:
         check_mapping(path, read, case.layer, case.precision, case.accelerator)
         path.write_text(dump_layer(case.layer), encoding="utf-8")
         assert load_layer(path) == case.layer
+
+
+def test_the_documentations_files_are_what_it_says(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/mapper.md").read_text(encoding="utf-8")
+    mapping_yaml, constraints_yaml = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    nest = re.findall(r"```\n(conv \(.*?)\n```", page, re.DOTALL)[0]
+    path = tmp_path / "mapping.yaml"
+    path.write_text(mapping_yaml, encoding="utf-8")
+    layer = parse_layer(re.findall(r"bitmosaic map (conv:\S+) --from", page)[0])
+    assert nest_text(layer, W8A8, open_accelerator("bit_fusion"), load_mapping(path)) == nest
+    path.write_text(constraints_yaml, encoding="utf-8")
+    assert load_constraints(path).describe() == (
+        "spatial.columns.K=13; spatial.rows.C=at most 8; tile.Q=5; tile.P=2 to 4; register_tile.K=2; trips.C=1; "
+        "order.dram=K P; stationary.buffer=output; bypass.weight=false; double_buffer.input=true"
+    )
 
 
 def edited(tmp_path: Path, *changes: tuple[str, str]) -> Path:
