@@ -29,11 +29,13 @@ Assignment = Mapping[str, LayerPrecision]
 def measured_formats(assignment: Assignment) -> Json:
     """What of an assignment can change an accuracy: formats of weight and input, and the scales' granularity; where
     weights have zero points or are expanded, that too."""
-    return {
-        layer: [str(precision.weight), precision.weight_group, str(precision.input)]
-        + ([weight_key(precision)] if precision.zero_bits or precision.expanded_weight else [])
-        for layer, precision in assignment.items()
-    }
+    found: dict[str, Json] = {}
+    for layer, precision in assignment.items():
+        formats: list[Json] = [str(precision.weight), precision.weight_group, str(precision.input)]
+        if precision.zero_bits or precision.expanded_weight is not None:
+            formats.append(weight_key(precision))
+        found[layer] = formats
+    return found
 
 
 class AccuracyBook:
