@@ -8,13 +8,14 @@ modelled is post-training quantisation, by any of ``QUANTISERS``, without fine-t
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.formats import Format
 from simulator.precision import LayerPrecision
 from workloads.calibration import calibrate, can_batch, input_shapes, trained_model, with_free_batch
 from workloads.fake_quantised_model import Assignment, Calibrated, QuantisedSession, weight_key
@@ -22,6 +23,7 @@ from workloads.input_moments import InputMoments, record_moments
 from workloads.network import Network
 from workloads.quantisation import MAX_ABS, Clipping, Scheme
 from workloads.tasks.task import Feed, Run, Task, batches, check_feed
+from workloads.taylor import SquaredGradients, squared_gradients
 from workloads.weight_quantisers import Quantiser, check_quantiser
 
 # What of an assignment can change an output: layer, what the weights are quantised to, input format.
@@ -78,6 +80,7 @@ class AccuracyEvaluator:
         shapes = input_shapes(with_free_batch(trained_model(network)))
         for feed in feeds:
             check_feed(feed, shapes, f"{network.name}: calibration data of {task.name!r}")
+        self.threads = threads
         self._one_by_one = bool(feeds) and not can_batch(network, feeds[0], threads)
         self._feeds = tuple(single for feed in feeds for single in batches(feed, 1)) if self._one_by_one else feeds
         ranges = calibrate(network, self._feeds, percentile=percentile, threads=threads)
@@ -88,7 +91,14 @@ class AccuracyEvaluator:
         self._session = QuantisedSession(self.calibrated, threads)
         self._results: dict[_Key, AccuracyResult] = {}
         self._errors: dict[_Key, float] = {}
+        self._gradients: SquaredGradients | None = None
+        self._gradient_pairs: set[tuple[str, Format]] = set()
         self._reference: list[list[NDArray[Any]]] | None = None
+
+    @property
+    def calibration_feeds(self) -> tuple[Feed, ...]:
+        """The calibration data, in feeds that the network can run: single examples where it cannot batch."""
+        return self._feeds
 
     def measure(self, assignment: Assignment) -> AccuracyResult:
         """Score the network under an assignment (layer name → precision; layers left out run in FP32).
@@ -146,6 +156,24 @@ class AccuracyEvaluator:
             error = total / max(count, 1)
             self._errors[key] = error if np.isfinite(error) else float("inf")
         return self._errors[key]
+
+    def squared_gradients(
+        self, layers: Sequence[str], input_formats: Sequence[Format],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> SquaredGradients:
+        """Mean squared gradients of the outputs on the calibration data, with the layers' input errors in each format.
+
+        The last ones are remembered, for all that they hold. Raises ``NetworkError`` where an operator has no gradient.
+        """
+        known = self._gradients
+        pairs = {(layer, format) for layer in layers for format in input_formats}
+        if known is None or not (known.weight.keys() >= set(layers) and self._gradient_pairs >= pairs):
+            known = squared_gradients(
+                self.calibrated, self._feeds, layers, input_formats, one_by_one=self._one_by_one,
+                threads=self.threads, progress=progress,
+            )
+            self._gradients, self._gradient_pairs = known, pairs
+        return known
 
 
 def uniform(network: Network, precision: LayerPrecision) -> dict[str, LayerPrecision]:
