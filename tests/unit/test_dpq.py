@@ -13,8 +13,11 @@ from simulator.errors import PrecisionError
 from simulator.floating import decode
 from simulator.formats import Format
 from simulator.precision import LayerPrecision
+from workloads.accuracy import AccuracyEvaluator, uniform
 from workloads.dpq import dpq, group_aware_order, protective_range, tensor_scale
 from workloads.error_compensation import weighted_error
+from workloads.library import open_network
+from workloads.tasks import find_task
 from workloads.weight_quantisers import quantise_weight
 
 TYPES = {"fp8_e4m3": (ml_dtypes.float8_e4m3fn, 448.0), "fp8_e4m3_ieee": (ml_dtypes.float8_e4m3, 240.0)}
@@ -142,6 +145,22 @@ def test_dpq_beats_rounding_and_then_expanding(wide):
         ratios.append((errors["dpq"] / errors["rtn"], errors["dpq"] / errors["gptq"]))
     assert np.mean(ratios, axis=0)[0] < 0.7
     assert np.mean(ratios, axis=0)[1] < 1
+
+
+@pytest.mark.parametrize("wide", TYPES)
+def test_a_network_in_w4a8(wide):
+    network = open_network("digits_cnn")
+    assignment = uniform(network, W4A8[wide])
+    errors = {}
+    for quantiser in ("rtn", "dpq"):
+        evaluator = AccuracyEvaluator(network, find_task(network), quantiser=quantiser)
+        assert evaluator.measure(assignment).value > 0.95
+        errors[quantiser] = evaluator.output_mse(assignment)
+        # What is stored alike and expanded otherwise is measured apart.
+        plain = {layer: precision.model_copy(update={"expanded_weight": None}) for layer, precision in
+                 assignment.items()} if quantiser == "rtn" else {}
+        assert evaluator.output_mse(plain) != errors[quantiser]
+    assert errors["dpq"] < 0.8 * errors["rtn"]
 
 
 def test_ranges_and_scales():
