@@ -16,7 +16,7 @@ from simulator.provenance import Confidence
 from simulator.result import LayerResult, NetworkResult, StallCause, VectorResult
 from simulator.values import ValueSource
 
-Origin = Literal["uniform", "latency", "energy"]
+Origin = Literal["uniform", "latency", "energy", "given"]
 SensitivityMethod = Literal["perturbation", "weight_error"]
 SENSITIVITY_METHODS: tuple[SensitivityMethod, ...] = ("perturbation", "weight_error")
 
@@ -121,7 +121,7 @@ class PointRecord(Record):
 
     Attributes:
         context: key of network, accelerator, task, objective and search budget; points of one context compare.
-        origin: a uniform baseline, or the front that proposed the assignment.
+        origin: a uniform baseline, the front that proposed the assignment, or the user, who gave it.
         uniform: the baseline's precision, else None.
         assignment: layer → precision (``w4a8``).
         accuracy: measured; None where the network has no weights or no task.
