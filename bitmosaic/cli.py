@@ -1,4 +1,4 @@
-"""The command line: ``bitmosaic explore``, ``validate``, ``hardware``, ``networks``, ``simulate``, ``redraw``.
+"""The command line: ``bitmosaic explore``, ``map``, ``simulate``, ``validate``, ``hardware``, ``networks``, ``redraw``.
 
 Whatever a user gets wrong is one message on standard error and exit code 2, never a traceback; Ctrl-C is exit code
 130. Commands import what they need when they run, so that help is instant.
@@ -89,8 +89,10 @@ _WORKERS = click.option(
 @click.option("--menu", metavar="W8A8,W4A8,…",
               help="Precisions to choose from, weight and activation bits each; by default a set for the machine.")
 @_OBJECTIVE
-@click.option("--sensitivity", type=click.Choice(["perturbation", "weight_error"]), default="perturbation",
-              show_default=True, help="How the harm of a precision to a layer is rated before assignment.")
+@click.option("--sensitivity", default="auto", show_default=True, type=click.Choice([
+    "auto", "taylor", "perturbation", "weight_error", "hessian_trace", "bit_entropy", "value_entropy",
+]), help="How the harm of a precision to a layer is rated before assignment; auto: taylor where gradients exist, "
+         "else perturbation.")
 @click.option("--points", type=click.IntRange(min=2), default=10, show_default=True, metavar="N",
               help="Budgets for which an assignment is sought, on each of the two fronts.")
 @_SHAPE
@@ -252,6 +254,61 @@ def _write_trace(run: UniformRun, path: Path, most: int, layers: tuple[str, ...]
         )
 
 
+@main.command("map", short_help="Map a layer or a network, with proofs, and show the loop nests.")
+@click.argument("subject", metavar="LAYER|NETWORK")
+@_HARDWARE
+@click.option("--precision", default="w8a8", show_default=True, metavar="W8A8",
+              help="The precision of every layer, as of `bitmosaic simulate`.")
+@_OBJECTIVE
+@click.option("--constraints", type=click.Path(path_type=Path), metavar="FILE",
+              help="Constraints on the mappings, in YAML: factors, tiles, orders, what is held, what bypasses.")
+@click.option("--latency-limit", type=click.IntRange(min=1), metavar="CYCLES",
+              help="Of the objectives energy and edp: the most cycles that the layer may take.")
+@click.option("--energy-limit", type=click.FloatRange(min=0, min_open=True), metavar="PJ",
+              help="Of the objectives latency and edp: the most energy that the layer may take, leakage included.")
+@click.option("--front", is_flag=True, help="Find every mapping that none beats in latency and energy both.")
+@click.option("--from", "mapping_file", type=click.Path(path_type=Path), metavar="FILE",
+              help="Search for nothing: check the mapping in this file against layer and machine, and simulate it.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
+              help="Write each mapping as YAML, to be edited and read back with --from.")
+@_SHAPE
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
+              help="CPU time after which a search stops; its gap is then reported.")
+@_GAP
+@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+              help="Processes that search. With one, Ctrl-C shows the best mapping of the search under way too.")
+def map_(
+    subject: str, hardware: str, precision: str, objective: str, constraints: Path | None, latency_limit: int | None,
+    energy_limit: float | None, front: bool, mapping_file: Path | None, out: Path | None, shapes: tuple[str, ...],
+    seconds: float | None, gap: float | None, workers: int,
+) -> None:
+    """Find the best mapping of a layer, or of each layer of a network, and say how much better any other could be.
+
+    A layer is NAME:K=64,C=64,P=56,Q=56,R=3,S=3 (loops left out are 1; also stride=2, dilation=, padding=, input=56x56,
+    bias), NETWORK:LAYER, or a YAML file. A network is one of `bitmosaic networks` or an ONNX file.
+    """
+    from bitmosaic import mapping_run as job
+    from mapper.solution import SearchBudget
+
+    request = job.open_request(
+        subject, hardware, precision, objective, _shapes(shapes), constraints,  # type: ignore[arg-type]
+        latency_limit, energy_limit, _budget(SearchBudget(), seconds, gap), out,
+    )
+    interrupted = False
+    if mapping_file is not None:
+        job.simulate_file(request, mapping_file, _print)
+    elif front:
+        interrupted = job.show_front(request, _print)
+    else:
+        with _progress() as progress:
+            found = job.search(request, workers, progress)
+        interrupted = found.interrupted
+        job.show(request, found, _print)
+    if interrupted:
+        click.echo("Interrupted: bounds and gaps are those that were reached.", err=True)
+        click.get_current_context().exit(INTERRUPTED)
+
+
 @main.command(short_help="Check hardware descriptions in YAML.")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 def validate(files: tuple[Path, ...]) -> None:
@@ -330,6 +387,11 @@ def _words(text: str) -> list[str]:
 def _open(network: str, shapes: tuple[str, ...]) -> Network:
     from workloads import open_network
 
+    return open_network(network, input_shapes=_shapes(shapes))
+
+
+def _shapes(shapes: tuple[str, ...]) -> dict[str, tuple[int, ...]] | None:
+    """Input name → shape, from texts; None where there are none."""
     wanted: dict[str, tuple[int, ...]] = {}
     for shape in shapes:
         name, _, dims = shape.partition("=")
@@ -340,7 +402,7 @@ def _open(network: str, shapes: tuple[str, ...]) -> Network:
         if not name:
             rule = "must be NAME=DIMS with whole numbers, e.g. x=1,3,48,320"
             raise ConfigurationError(Problem(rule, path="--shape", value=repr(shape)))
-    return open_network(network, input_shapes=wanted or None)
+    return wanted or None
 
 
 def _budget(default: Any, seconds: float | None, gap: float | None) -> Any:

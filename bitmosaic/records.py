@@ -5,7 +5,7 @@ Each record is complete in itself: tables and plots are drawn from these alone.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field
 
@@ -17,8 +17,8 @@ from simulator.result import LayerResult, NetworkResult, StallCause, VectorResul
 from simulator.values import ValueSource
 
 Origin = Literal["uniform", "latency", "energy", "given"]
-SensitivityMethod = Literal["perturbation", "weight_error"]
-SENSITIVITY_METHODS: tuple[SensitivityMethod, ...] = ("perturbation", "weight_error")
+SensitivityMethod = Literal["taylor", "perturbation", "weight_error", "hessian_trace", "bit_entropy", "value_entropy"]
+SENSITIVITY_METHODS: tuple[SensitivityMethod, ...] = get_args(SensitivityMethod)
 
 
 class MappingRecord(Record):
@@ -30,8 +30,9 @@ class MappingRecord(Record):
 class HarmRecord(Record):
     """Harm of one layer in one precision, all other layers in FP32.
 
-    ``subject`` is the key of network and task. ``harm`` is in the method's unit (perturbation: squared network
-    output; weight error: squared weight), and None where the network's outputs were not finite.
+    ``subject`` is the key of network and task. ``harm`` is in the method's unit (taylor, perturbation, Hessian trace:
+    squared network output; weight error: squared weight; entropies: bits), and None where the network's outputs were
+    not finite.
     """
 
     subject: str
@@ -161,7 +162,8 @@ class PointRecord(Record):
 class Settings(Frozen):
     """What a run was asked for, and the versions that ran it.
 
-    ``context`` as in ``PointRecord``, ``subject`` as in ``HarmRecord``; ``fp32_key`` is the key of FP32's accuracy.
+    ``sensitivity_note``: why it is another method than the default one, where none was asked for. ``context`` as in
+    ``PointRecord``, ``subject`` as in ``HarmRecord``; ``fp32_key`` is the key of FP32's accuracy.
     """
 
     network: str
@@ -172,6 +174,7 @@ class Settings(Frozen):
     menu: tuple[str, ...]
     objective: Objective
     sensitivity: SensitivityMethod
+    sensitivity_note: str = ""
     points: int
     cpu_seconds_per_layer: float
     target_gap: float

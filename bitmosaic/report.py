@@ -20,6 +20,7 @@ from mapper.solution import Objective
 from simulator.provenance import UNSTATED, weakest
 
 REPORT_WIDTH = 150
+_FEWEST_RANKED = 4  # points that a rank correlation is worth telling of
 _NAME_WIDTH = 14  # to which names of layers and mappings may shrink
 OBJECTIVE_UNIT: dict[Objective, str] = {"latency": "cycles", "energy": "pJ", "edp": "pJ·cycles"}
 # Unit, factor from pJ, and the total in pJ from which the next one is used.
@@ -266,12 +267,35 @@ def summary(exploration: Exploration, point: Point | None = None) -> RenderableT
     assert shown is not None
     if point is None and exploration.has_accuracy:
         notes.append(Text(choice_note(exploration, shown)))
+    if exploration.harms:
+        notes.append(Text(harm_note(exploration)))
     objective = exploration.settings.objective
     return Group(
         points_table(exploration), *notes, layers_table(shown, objective), energy_table(shown),
         *([Text(energy_note(shown))] if energy_note(shown) else []), mappings_table(shown),
         Text("Gap: the proven limit of what a better mapping could save, as a share of the simulated cost."),
     )
+
+
+def harm_note(exploration: Exploration) -> str:
+    """How layers were rated, why so, and how well the sums of harms order what was measured."""
+    from workloads.sensitivity import spearman  # onnxruntime takes long to load, and not every table needs it
+
+    settings = exploration.settings
+    note = f"Harms of layers: {settings.sensitivity}."
+    if settings.sensitivity_note:
+        note = f"Harms of layers: {settings.sensitivity}, since {settings.sensitivity_note}."
+    pairs = [
+        (exploration.predicted_harm(point), -point.record.accuracy.value)
+        for point in exploration.points if point.record.accuracy is not None
+    ]
+    finite = [pair for pair in pairs if math.isfinite(pair[0])]
+    if len(finite) < _FEWEST_RANKED:
+        return note
+    correlation = spearman(*zip(*finite, strict=True))
+    if math.isnan(correlation):
+        return f"{note} All points are alike in harm or in accuracy: how well harms rank them cannot be told."
+    return f"{note} Rank correlation of their sums with the loss of accuracy, {len(finite)} points: {correlation:.2f}."
 
 
 def choice_note(exploration: Exploration, chosen: Point) -> str:

@@ -8,19 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from io import StringIO
 from pathlib import Path
-from typing import Any
-
-from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedSeq
-from ruamel.yaml.nodes import ScalarNode
-from ruamel.yaml.representer import RoundTripRepresenter
 
 from hw_configs.model_reader import Schema, model_of
 from hw_configs.technology_tables import table_problems
 from hw_configs.tile_presets import fill_in
 from hw_configs.yaml_reader import Place, read_document, value_text
+from hw_configs.yaml_writer import yaml_text
 from simulator.accelerator import Accelerator
 from simulator.errors import ConfigurationError, Problem, closest
 from simulator.tiled import Machine, TiledAccelerator, single_tile
@@ -103,41 +97,11 @@ def validate_file(path: str | Path) -> list[Problem]:
 
 def dump_accelerator(accelerator: Machine) -> str:
     """Write an accelerator as YAML that loads back to an equal one, defaults included."""
-    data = {VERSION_FIELD: SCHEMA_VERSION, **accelerator.model_dump(mode="json")}
-    yaml = YAML(typ="rt", pure=True)
-    yaml.Representer = _Representer
-    yaml.allow_unicode = True
-    # Long texts stay on one line: folding would have to preserve every blank.
-    yaml.width = 1 << 20
-    stream = StringIO()
-    yaml.dump(_in_flow_style(data), stream)
-    return stream.getvalue()
-
-
-class _Representer(RoundTripRepresenter):
-    """Writes ``null`` as a word: an empty value looks forgotten."""
-
-    def represent_null(self, data: None) -> ScalarNode:
-        return self.represent_scalar("tag:yaml.org,2002:null", "null")
-
-
-_Representer.add_representer(type(None), _Representer.represent_null)
+    return yaml_text({VERSION_FIELD: SCHEMA_VERSION, **accelerator.model_dump(mode="json")})
 
 
 def _names() -> list[str]:
     return sorted(file.stem for file in PRESETS.glob("*.yaml"))
-
-
-def _in_flow_style(value: Any) -> Any:
-    """Lists of plain values in brackets on one line; the rest in blocks."""
-    if isinstance(value, dict):
-        return {key: _in_flow_style(item) for key, item in value.items()}
-    if isinstance(value, list):
-        items = CommentedSeq([_in_flow_style(item) for item in value])
-        if not any(isinstance(item, dict | list) for item in value):
-            items.fa.set_flow_style()
-        return items
-    return value
 
 
 def _read(path: Path) -> tuple[Machine | None, list[Problem]]:

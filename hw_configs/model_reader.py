@@ -20,6 +20,7 @@ from simulator.errors import Problem, closest
 from simulator.provenance import UnknownSources
 
 _DISCRIMINATOR = "kind"
+_KEY = "[key]"  # how Pydantic ends the place of a key that is wrong
 _COMPARISONS = {
     "greater_than_equal": ("at least", "ge"),
     "greater_than": ("greater than", "gt"),
@@ -135,7 +136,11 @@ def _locate(location: tuple[str | int, ...], schema: Schema) -> _Spot:
     place: Place = ()
     wanted: Any = schema.model
     owner: type[BaseModel] | None = None
+    keys: Any = None
     for part in location:
+        if part == _KEY:
+            wanted = keys
+            continue
         members = _members(wanted)
         if part in members:
             wanted = members[str(part)]
@@ -148,6 +153,7 @@ def _locate(location: tuple[str | int, ...], schema: Schema) -> _Spot:
         else:
             owner = None
             arguments = get_args(wanted)
+            keys = arguments[0] if get_origin(wanted) is dict else None
             wanted = (arguments[1] if get_origin(wanted) is dict else arguments[0]) if arguments else None
         if get_origin(wanted) is Annotated:
             wanted = get_args(wanted)[0]

@@ -13,6 +13,7 @@ from multiprocessing import get_context
 from typing import TypeVar
 
 from mapper.cache import MappingCache, problem_key
+from mapper.constraints import NO_WISHES, Wishes
 from mapper.search import map_layer
 from mapper.solution import MappingSolution, Objective, SearchBudget
 from simulator.accelerator import Accelerator
@@ -40,10 +41,15 @@ Task = tuple[MappingJob, Accelerator]
 """A job, and the machine or the tile that it is to be mapped on."""
 
 
-def _solve(task: Task, objective: Objective, budget: SearchBudget) -> MappingSolution | InfeasibleError:
+def _solve(
+    task: Task, objective: Objective, budget: SearchBudget, wishes: Wishes
+) -> MappingSolution | InfeasibleError:
     job, accelerator = task
     try:
-        return map_layer(job.layer, job.precision, accelerator, objective, budget=budget)
+        return map_layer(
+            job.layer, job.precision, accelerator, objective, budget=budget, constraints=wishes.constraints,
+            latency_limit_cycles=wishes.latency_limit_cycles, energy_limit_pj=wishes.energy_limit_pj,
+        )
     except InfeasibleError as error:
         return error
 
@@ -51,7 +57,7 @@ def _solve(task: Task, objective: Objective, budget: SearchBudget) -> MappingSol
 Found = TypeVar("Found", MappingSolution, MappingSolution | InfeasibleError)
 
 
-def _renamed(solution: Found, layer: Layer) -> Found:
+def renamed(solution: Found, layer: Layer) -> Found:
     """The same solution for an equal layer of another name."""
     if isinstance(solution, InfeasibleError) or solution.layer == layer:
         return solution
@@ -78,13 +84,14 @@ def map_many(
     objective: Objective = "latency",
     *,
     budget: SearchBudget | None = None,
+    wishes: Wishes = NO_WISHES,
     cache: MappingCache | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> list[MappingSolution]:
     """Map every job on one machine or tile: ``solve_tasks``. Raises what ``map_layer`` raises."""
     found = solve_tasks(
-        [(job, accelerator) for job in jobs], objective, budget=budget, cache=cache, workers=workers,
+        [(job, accelerator) for job in jobs], objective, budget=budget, wishes=wishes, cache=cache, workers=workers,
         progress=progress,
     )
     return [solution for solution in found if isinstance(solution, MappingSolution)]
@@ -95,6 +102,7 @@ def solve_tasks(
     objective: Objective,
     *,
     budget: SearchBudget | None = None,
+    wishes: Wishes = NO_WISHES,
     cache: MappingCache | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
@@ -104,10 +112,11 @@ def solve_tasks(
 
     ``workers`` processes share the work (None: the cores there are). ``progress(done, total)`` counts distinct
     problems. What is solved is in the cache at once, so an interrupted call loses only what was in flight.
-    Raises what ``map_layer`` raises; with ``keep_infeasible`` the error of a task that fits in no way is its result.
+    ``wishes`` hold for every job. Raises what ``map_layer`` raises, ``SearchInterrupted`` only where one process works;
+    with ``keep_infeasible`` the error of a task that fits in no way is its result.
     """
     budget = budget or SearchBudget()
-    keys = [problem_key(job.layer, job.precision, accelerator, objective, budget) for job, accelerator in tasks]
+    keys = [problem_key(job.layer, job.precision, accelerator, objective, budget, wishes) for job, accelerator in tasks]
     solved: dict[str, MappingSolution | InfeasibleError] = {}
     pending: dict[str, Task] = {}
     for key, task in zip(keys, tasks, strict=True):
@@ -134,14 +143,14 @@ def solve_tasks(
     count = min(workers or os.cpu_count() or 1, len(pending))
     if count <= 1:
         for key, task in pending.items():
-            finish(key, _solve(task, objective, budget))
+            finish(key, _solve(task, objective, budget, wishes))
     else:
         # Spawned, not forked: the parent may run threads (onnxruntime, CP-SAT) that do not survive a fork.
         pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"))
         try:
             with _ctrl_c_held_back():
                 futures: dict[Future[MappingSolution | InfeasibleError], str] = {
-                    pool.submit(_solve, task, objective, budget): key for key, task in pending.items()
+                    pool.submit(_solve, task, objective, budget, wishes): key for key, task in pending.items()
                 }
             waiting = set(futures)
             while waiting:
@@ -150,7 +159,7 @@ def solve_tasks(
                     finish(futures[future], future.result())
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-    return [_renamed(solved[key], job.layer) for key, (job, _) in zip(keys, tasks, strict=True)]
+    return [renamed(solved[key], job.layer) for key, (job, _) in zip(keys, tasks, strict=True)]
 
 
 def network_precisions(
@@ -213,7 +222,7 @@ def simulate_network(
         solution = solutions[operation.name]
         precision = assignment[operation.name]
         if solution.precision == precision and not by_value:
-            operations.append(_renamed(solution, operation).result)
+            operations.append(renamed(solution, operation).result)
             continue
         key = operation.model_copy(update={"name": ""}), precision, solution.mapping.model_dump_json(), name
         if key not in known:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
@@ -24,6 +25,20 @@ def objective_cost(result: LayerResult, objective: Objective) -> float:
     if objective == "energy":
         return result.total_energy_pj
     return result.energy_delay_product
+
+
+class Limits(NamedTuple):
+    """What a mapping may cost beside the objective: simulated cycles and pJ, leakage included."""
+
+    latency_cycles: float = math.inf
+    energy_pj: float = math.inf
+
+    def allow(self, result: LayerResult) -> bool:
+        """Whether a simulated mapping keeps them."""
+        return result.total_cycles <= self.latency_cycles and result.total_energy_pj <= self.energy_pj
+
+
+NO_LIMITS = Limits()
 
 
 class SearchBudget(Frozen):
@@ -70,7 +85,8 @@ class MappingSolution(Frozen):
         lower_bound: no mapping of the searched space costs less; same unit.
         gap: (cost − lower_bound) / cost.
         proposals: mappings that were simulated.
-        space: the restrictions under which the bound holds.
+        space: the restrictions under which the bound holds, the user's constraints among them.
+        latency_limit_cycles, energy_limit_pj: what the mapping had to keep beside; None: no limit.
         tile: the tile that the mapping is for; None on a machine of one tile.
         offers: what each tile would charge, in the order of the machine's description; empty on a machine of one tile.
     """
@@ -89,3 +105,24 @@ class MappingSolution(Frozen):
     space: str
     tile: str | None = None
     offers: tuple[TileOffer, ...] = ()
+    latency_limit_cycles: int | None = None
+    energy_limit_pj: float | None = None
+
+
+class SearchInterrupted(KeyboardInterrupt):
+    """Ctrl-C during a search: ``solution`` is the best mapping so far, with the bound and the gap that were reached.
+
+    It is a ``KeyboardInterrupt``, so that whoever does not ask for the solution stops as ever.
+    """
+
+    def __init__(self, solution: MappingSolution) -> None:
+        super().__init__()
+        self.solution = solution
+
+
+class ProofInterrupted(KeyboardInterrupt):
+    """Ctrl-C during a proof that had come to ``lower_bound`` for the whole space (within ``mapper``)."""
+
+    def __init__(self, lower_bound: float) -> None:
+        super().__init__()
+        self.lower_bound = lower_bound
