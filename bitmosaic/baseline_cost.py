@@ -82,9 +82,9 @@ class UniformRun:
 
     def point(self) -> Point:
         """The run as a network point without accuracy, as the tables and plots take it."""
-        result, assignment = self.result, self.assignment
+        result, assignment, is_mixed = self.result, self.assignment, self.label == MIXED
         record = PointRecord(
-            key="", context="", origin="uniform", uniform=None if self.label == MIXED else self.label,
+            key="", context="", origin="given" if is_mixed else "uniform", uniform=None if is_mixed else self.label,
             assignment={name: each.label for name, each in assignment.items()}, total_cycles=result.total_cycles,
             latency_ms=result.latency_ms, energy_pj=result.total_energy_pj, accuracy=None,
             layers=tuple(

@@ -16,7 +16,7 @@ from simulator.provenance import Confidence
 from simulator.result import LayerResult, NetworkResult, StallCause, VectorResult
 from simulator.values import ValueSource
 
-Origin = Literal["uniform", "latency", "energy"]
+Origin = Literal["uniform", "latency", "energy", "given"]
 SensitivityMethod = Literal["taylor", "perturbation", "weight_error", "hessian_trace", "bit_entropy", "value_entropy"]
 SENSITIVITY_METHODS: tuple[SensitivityMethod, ...] = get_args(SensitivityMethod)
 
@@ -122,7 +122,7 @@ class PointRecord(Record):
 
     Attributes:
         context: key of network, accelerator, task, objective and search budget; points of one context compare.
-        origin: a uniform baseline, or the front that proposed the assignment.
+        origin: a uniform baseline, the front that proposed the assignment, or the user, who gave it.
         uniform: the baseline's precision, else None.
         assignment: layer → precision (``w4a8``).
         accuracy: measured; None where the network has no weights or no task.

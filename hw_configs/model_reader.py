@@ -228,6 +228,8 @@ def _translate(
         if len(given) >= least:  # only because some of its entries are wrong, and those are reported
             return place, None
         rule = f"must have at least {least} {'entry' if least == 1 else 'entries'}"
+    elif kind == "string_too_short":
+        rule = "must not be empty"
     elif kind == "too_long":
         rule = f"must have at most {entry['ctx']['max_length']} entries"
     elif kind.endswith("_type"):

@@ -155,3 +155,4 @@ def _fill_in_sources(
         if longest and longest not in stated:
             covering = [key for key in stated if covers(key, path)]
             sources[path] = stated[max(covering, key=len)] if covering else assumed
+            document.unreadable.add(("sources", path))  # what is wrong with it is reported where it stands

@@ -20,10 +20,11 @@ from simulator.provenance import Source, UnknownSources, unknown_sources
 LANES = "lanes"
 Energy = Annotated[float, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0)]
+LEAKAGE, IDLE_LEAKAGE = "leakage", "idle_leakage"
 # Components of energy beside the memories, which go by their names (simulator.counts, simulator.engine).
 COMPONENTS = (
-    "processing_elements", "weight_expansion", "interconnect", "conversion", "scaling", "vector_unit", "leakage",
-    "idle_leakage",
+    "processing_elements", "weight_expansion", "interconnect", "conversion", "scaling", "vector_unit", LEAKAGE,
+    IDLE_LEAKAGE,
 )
 
 

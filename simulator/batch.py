@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator import kernels
-from simulator.accelerator import LANES, Accelerator, Buffer, RegisterFile, SystolicPassing
+from simulator.accelerator import IDLE_LEAKAGE, LANES, LEAKAGE, Accelerator, Buffer, RegisterFile, SystolicPassing
 from simulator.bound import port_cycles
-from simulator.counts import IDLE_LEAKAGE, LEAKAGE, MOVED_INWARD, Moves, dram_traffic, energy_pj, moved_bits
+from simulator.counts import MOVED_INWARD, Moves, dram_traffic, energy_pj, moved_bits
 from simulator.errors import ConfigurationError, MappingError, Problem, closest
 from simulator.kernels import batch as kernel
 from simulator.kernels.transfers import WalkInput

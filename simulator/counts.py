@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from simulator.accelerator import Accelerator
+from simulator.accelerator import IDLE_LEAKAGE, LEAKAGE, Accelerator
 from simulator.interconnect import INTERCONNECT, hops
 from simulator.layer import OPERANDS, Operand
 from simulator.plan import Plan
 from simulator.result import Traffic, TrafficOperand
 
-PROCESSING_ELEMENTS, LEAKAGE, IDLE_LEAKAGE = "processing_elements", "leakage", "idle_leakage"
+PROCESSING_ELEMENTS = "processing_elements"
 WEIGHT_EXPANSION = "weight_expansion"
 
 MOVED_INWARD: tuple[Operand, ...] = ("weight", "input")

@@ -14,6 +14,8 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from simulator.accelerator import (
+    IDLE_LEAKAGE,
+    LEAKAGE,
     Accelerator,
     Amount,
     Buffer,
@@ -24,7 +26,6 @@ from simulator.accelerator import (
     VectorUnit,
     check_memories,
 )
-from simulator.counts import IDLE_LEAKAGE, LEAKAGE
 from simulator.errors import ConfigurationError, Problem
 from simulator.layer import Frozen
 from simulator.output_stage import OutputStage

@@ -254,7 +254,7 @@ def test_ctrl_c_in_other_commands(folder: Path, monkeypatch: pytest.MonkeyPatch)
     def interrupt(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("bitmosaic.baseline_cost.map_many", interrupt)
+    monkeypatch.setattr("bitmosaic.baseline_cost.map_network", interrupt)
     result = _run("simulate", folder / "small.onnx")
     assert result.exit_code == 130 and result.stderr == "Interrupted.\n" and result.stdout == ""
 

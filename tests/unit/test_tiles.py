@@ -384,6 +384,8 @@ def test_a_machine_of_tiles_survives_being_written(tmp_path: Path) -> None:
     ("name: small", "name: fusion", 6, "names must differ"),
     ("name: small", "name: a.b", 13, "must not hold a dot"),
     ("dram: {", "dram: {name: sram, ", 6, "has the name of the DRAM"),
+    ("name: small", "name: ''", 13, "must not be empty"),
+    ('source: "somewhere"', 'source: ""', 19, "must not be empty"),
     ("tiles.fusion.grid:", "tiles.fusion.gird:", 19, "names nothing in this description"),
     ("tiles:\n", "tile:\n", 6, "no such field"),
     ("    memories:\n      - {name: sram, size", "    memories:\n      - {name: sram, keeps: [weight], size", 16,
