@@ -18,6 +18,7 @@ from bitmosaic.records import Accuracy, AccuracyRecord, HarmRecord, SensitivityM
 from bitmosaic.store import RecordFile
 from simulator.precision import LayerPrecision
 from workloads.accuracy import AccuracyEvaluator
+from workloads.fake_quantised_model import weight_key
 from workloads.network import Network
 from workloads.sensitivity import AT_ONCE, METHODS, Request
 from workloads.tasks import Task
@@ -26,11 +27,13 @@ Assignment = Mapping[str, LayerPrecision]
 
 
 def measured_formats(assignment: Assignment) -> Json:
-    """What of an assignment can change an accuracy: formats of weight and input, and the scales' granularity."""
-    return {
-        layer: [str(precision.weight), precision.weight_group, str(precision.input)]
-        for layer, precision in assignment.items()
-    }
+    """What of an assignment can change an accuracy: formats of weight and input, and the scales' granularity; where
+    weights have zero points or are expanded, that too."""
+    found: dict[str, Json] = {}
+    for layer, precision in assignment.items():
+        further = (weight_key(precision),) if precision.zero_bits or precision.expanded_weight else ()
+        found[layer] = [str(precision.weight), precision.weight_group, str(precision.input), *further]
+    return found
 
 
 class AccuracyBook:

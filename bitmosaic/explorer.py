@@ -32,7 +32,7 @@ from bitmosaic.records import (
     vector_rows,
 )
 from bitmosaic.store import RecordFile, sole_writer
-from hw_configs import open_accelerator
+from hw_configs import open_machine
 from mapper.assignment import Choice, assignment_front
 from mapper.cache import MODEL_VERSION
 from mapper.network import network_precisions, simulate_network
@@ -41,6 +41,7 @@ from simulator.accelerator import Accelerator
 from simulator.errors import ConfigurationError, NetworkError, Problem
 from simulator.layer import Layer
 from simulator.precision import LayerPrecision
+from simulator.tiled import single_tile
 from workloads import Network, open_network
 from workloads.sensitivity import default_method
 from workloads.tasks import Task, find_task
@@ -98,7 +99,8 @@ def explore(
         ExplorationInterrupted: Ctrl-C; what was done is in the folder and in the exception's ``exploration``.
     """
     network = network if isinstance(network, Network) else open_network(network)
-    accelerator = accelerator if isinstance(accelerator, Accelerator) else open_accelerator(accelerator)
+    machine = open_machine(accelerator) if isinstance(accelerator, str | Path) else accelerator
+    accelerator = single_tile(machine, "explore")
     _check(objective, sensitivity, points)
     if accelerator.processing_element.depends_on_values:
         rule = "explore takes no machine whose time depends on values yet; simulate does"

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from pydantic import Field
 
 from bitmosaic.store import Record
-from mapper.solution import MappingSolution, Objective
+from mapper.solution import MappingSolution, Objective, TileOffer
 from simulator.layer import Frozen
 from simulator.provenance import Confidence
 from simulator.result import LayerResult, NetworkResult, StallCause, VectorResult
@@ -67,6 +67,7 @@ class LayerRow(Frozen):
             whose steps all take the mean of drawn values.
         value_source: where the values are from on which the time depends, else None.
         mean_step_cycles: cycles of a step of the grid, in the mean.
+        tile, offers: on a machine of several tiles where the layer ran, and what each tile would have charged.
     """
 
     layer: str
@@ -85,6 +86,8 @@ class LayerRow(Frozen):
     status: str
     value_source: ValueSource | None = None
     mean_step_cycles: float | None = None
+    tile: str | None = None
+    offers: tuple[TileOffer, ...] = ()
 
     @property
     def total_stall_cycles(self) -> int:
@@ -98,7 +101,7 @@ class LayerRow(Frozen):
 
 
 class VectorRow(Frozen):
-    """The vector operations of one type in a network point, taken together."""
+    """The vector operations of one type in a network point, taken together; on several tiles those of each tile."""
 
     operator: str
     count: int
@@ -106,6 +109,7 @@ class VectorRow(Frozen):
     compute_cycles: int
     stall_cycles: int
     energy_pj: dict[str, float]
+    tile: str | None = None
 
     @property
     def total_energy_pj(self) -> float:
@@ -199,15 +203,17 @@ def layer_row(result: LayerResult, precision: str, solution: MappingSolution) ->
         status=solution.status,
         value_source=result.value_source,
         mean_step_cycles=result.mean_step_cycles,
+        tile=result.tile,
+        offers=solution.offers,
     )
 
 
 def vector_rows(result: NetworkResult) -> tuple[VectorRow, ...]:
-    """Sum the vector operations of a network by operator, in the order of their first use."""
-    groups: dict[str, list[VectorResult]] = {}
+    """Sum the vector operations of a network by operator and tile, in the order of their first use."""
+    groups: dict[tuple[str, str | None], list[VectorResult]] = {}
     for operation in result.operations:
         if isinstance(operation, VectorResult):
-            groups.setdefault(operation.operator, []).append(operation)
+            groups.setdefault((operation.operator, operation.tile), []).append(operation)
     return tuple(
         VectorRow(
             operator=operator,
@@ -219,6 +225,7 @@ def vector_rows(result: NetworkResult) -> tuple[VectorRow, ...]:
                 component: sum(member.energy_pj.get(component, 0.0) for member in members)
                 for component in {name: None for member in members for name in member.energy_pj}
             },
+            tile=tile,
         )
-        for operator, members in groups.items()
+        for (operator, tile), members in groups.items()
     )

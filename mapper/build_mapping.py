@@ -23,7 +23,10 @@ def _order(innermost: Operand | None, second: Operand | None) -> tuple[Dim, ...]
 def dram_orders(variant: Variant) -> tuple[tuple[Dim, ...], ...]:
     """Orders of the DRAM loops that a variant stands for: they differ outside the held loops, which the closed-form
     cost does not see and the simulator does."""
-    return tuple(_order(variant.held_by_dram, second) for second in OPERANDS if second != variant.held_by_dram)
+    seconds = [second for second in OPERANDS if second != variant.held_by_dram]
+    if variant.second_by_dram is not None:
+        seconds = [variant.second_by_dram]
+    return tuple(_order(variant.held_by_dram, second) for second in seconds)
 
 
 def buffer_order(variant: Variant) -> tuple[Dim, ...]:

@@ -19,6 +19,7 @@ The space (it is named in every certificate):
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +39,7 @@ SPACE = (
 REGISTER_TILES = (1, 2, 4, 8, 16)
 BLOCKS: tuple[tuple[Dim, ...], ...] = (("G",), ("N",), ("K",), ("C",), ("P", "R"), ("Q", "S"))
 Ints = npt.NDArray[np.int64]
+Axes = tuple[tuple[int, tuple[Dim, ...]], ...]  # size, and the dimensions that may lie along it
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,14 @@ class Block:
         )
 
 
+@dataclass(frozen=True)
+class OwnNumbers:
+    """Numbers that are candidates for one dimension because the user named them: an axis's factors, and tiles."""
+
+    axis_factors: tuple[tuple[int, ...], ...] = ()
+    buffer_tiles: tuple[int, ...] = ()
+
+
 def axis_factors(extent: int, size: int) -> list[int]:
     """Factors of one dimension on an axis that are worth trying (module docstring).
 
@@ -123,8 +133,8 @@ def axis_factors(extent: int, size: int) -> list[int]:
     return sorted(found)
 
 
-def buffer_tiles(extent: int, grid_tile: int) -> list[int]:
-    """Buffer tiles that are worth trying: smallest for their trips, and rounded up to register tiles.
+def buffer_tiles(extent: int, grid_tile: int, own: tuple[int, ...] = ()) -> list[int]:
+    """Buffer tiles that are worth trying: smallest for their trips, ``own``, and these rounded up to register tiles.
 
     >>> buffer_tiles(7, 2)
     [1, 2, 3, 4, 7]
@@ -132,29 +142,35 @@ def buffer_tiles(extent: int, grid_tile: int) -> list[int]:
     smallest = {-(-extent // trips) for trips in range(1, min(extent, int(2 * extent**0.5) + 2) + 1)}
     smallest |= {tile for tile in range(1, int(extent**0.5) + 2) if tile <= extent}
     smallest = {-(-extent // -(-extent // tile)) for tile in smallest}
+    smallest |= set(own)
     rounded = {min(extent, -(-tile // grid_tile) * grid_tile) for tile in smallest}
     return sorted(smallest | rounded)
 
 
 def dimension_choices(
-    dim: Dim, extent: int, axes: tuple[tuple[int, tuple[Dim, ...]], ...], register_tiles: tuple[int, ...]
+    dim: Dim, extent: int, axes: Axes, register_tiles: tuple[int, ...], own: OwnNumbers | None = None
 ) -> DimChoices:
-    """All ways to cut one dimension on axes given as (size, dimensions allowed)."""
+    """All ways to cut one dimension on axes given as (size, dimensions allowed); with ``own`` numbers too."""
     per_axis = [axis_factors(extent, size) if dim in allowed else [1] for size, allowed in axes]
+    if own is not None:
+        per_axis = [sorted({*mine, *more}) for mine, more in zip(per_axis, own.axis_factors, strict=True)]
     rows: list[tuple[int, ...]] = []
     for factors in itertools.product(*per_axis):
         unroll = int(np.prod(factors))
         # A factor that could be dropped without losing a step is not worth its place.
-        if any(f > 1 and unroll // f >= extent for f in factors):
+        if own is None and any(f > 1 and unroll // f >= extent for f in factors):
             continue
         for register in sorted({*register_tiles, extent} if extent <= max(register_tiles) else set(register_tiles)):
             if register > 1 and unroll * (register - 1) >= extent:
                 continue
-            for tile in buffer_tiles(extent, unroll * register):
+            for tile in buffer_tiles(extent, unroll * register, () if own is None else own.buffer_tiles):
                 if tile > unroll * (register - 1) and (tile >= unroll or tile == extent):
                     rows.append((*factors, register, tile))
     table = np.array(rows, dtype=np.int64)
     return DimChoices(dim, extent, table[:, :-2], table[:, -2], table[:, -1])
+
+
+ChoicesOf = Callable[[Dim, int, Axes, tuple[int, ...]], DimChoices]
 
 
 def _plain_columns(choice: DimChoices) -> dict[str, Ints]:
@@ -239,10 +255,12 @@ def _input_registers(layer: Layer, axis: int, position: DimChoices, tap: DimChoi
     return np.asarray(one * other - np.where(contiguous, shared, 0), dtype=np.int64)
 
 
-def build_blocks(layer: Layer, precision: LayerPrecision, accelerator: Accelerator) -> tuple[Block, ...]:
+def build_blocks(
+    layer: Layer, precision: LayerPrecision, accelerator: Accelerator, choices_of: ChoicesOf = dimension_choices
+) -> tuple[Block, ...]:
     """Candidate rows of every block, in the order of ``BLOCKS``.
 
-    The axes are the grid's, then the lanes.
+    The axes are the grid's, then the lanes. ``choices_of`` gives the ways to cut a dimension.
     """
     grid = accelerator.grid
     axes = tuple((axis.size, axis.unroll) for axis in grid.axes)
@@ -261,7 +279,7 @@ def build_blocks(layer: Layer, precision: LayerPrecision, accelerator: Accelerat
                     if dim in RELEVANT_DIMS[operand] and (file := accelerator.registers_of(operand)) is not None
                 )
                 register_tiles = tuple(tile for tile in REGISTER_TILES if tile <= max(1, room))
-            choices[dim] = _prefilter(dimension_choices(dim, layer.extent(dim), axes, register_tiles))
+            choices[dim] = _prefilter(choices_of(dim, layer.extent(dim), axes, register_tiles))
     blocks = []
     for dims in BLOCKS:
         if len(dims) == 2:

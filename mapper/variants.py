@@ -25,12 +25,14 @@ class Variant:
     ``single_trip``: dimensions whose buffer loops have one trip. Without the loops irrelevant to the stationary
     operand, which must be innermost, another operand can be held; without the loops relevant to a bypassing operand,
     its registers hold it across passes.
+    ``second_by_dram``: of the orders of the DRAM loops, only the one that would hold this operand next; None: all.
     """
 
     held_by_dram: Operand
     held_by_registers: Operand | None
     bypass: Operand | None
     single_trip: frozenset[Dim] = frozenset()
+    second_by_dram: Operand | None = None
 
     @property
     def refills_registers(self) -> bool:
