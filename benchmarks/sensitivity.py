@@ -111,14 +111,18 @@ def assignment_table(
 @click.option("--menu", default="w4a8,w8a8", show_default=True, help="Precisions, narrowest first.")
 @click.option("--methods", default=",".join(METHODS), show_default=True)
 @click.option("--share", type=click.FloatRange(0, 1), help="Also choose that share of the weights to be narrow.")
+@click.option("--group", type=click.IntRange(min=1), help="Weights that share a scale in the first precision.")
 @click.option("--compare/--no-compare", "compares", default=True, help="Rank correlations and ratios, layer by layer.")
 @click.option("--threads", default=1, show_default=True, help="Of onnxruntime.")
 def main(
-    networks: tuple[str, ...], menu: str, methods: str, share: float | None, compares: bool, threads: int
+    networks: tuple[str, ...], menu: str, methods: str, share: float | None, group: int | None, compares: bool,
+    threads: int,
 ) -> None:
     """Compare sensitivity methods with measurement on NETWORKS (default: digits_cnn)."""
     console = Console(width=140)
     precisions = [LayerPrecision.parse(text) for text in menu.split(",")]
+    if group is not None:
+        precisions[0] = precisions[0].model_copy(update={"weight_group": group})
     for name in networks or ("digits_cnn",):
         began = time.process_time()
         network = open_network(name)

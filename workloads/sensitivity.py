@@ -226,8 +226,10 @@ def _evaluator(request: Request, method: str) -> AccuracyEvaluator:
 
 
 def _quantised(request: Request, layer: str, precision: LayerPrecision) -> NDArray[np.float32]:
-    clipping = () if request.evaluator is None else (request.evaluator.calibrated.clipping,)
-    quantised = quantised_weight(request.network, layer, precision, *clipping)
+    if request.evaluator is None:
+        quantised = quantised_weight(request.network, layer, precision)
+    else:  # as it is measured: with the evaluator's clipping and quantiser
+        quantised = request.evaluator.calibrated.weight(layer, precision)
     assert quantised is not None  # only layers with trained weights are rated
     return quantised.values
 

@@ -7,8 +7,9 @@ v_o = ±1, E[(vᵀJ_i)²] = ‖J_i‖² (Hutchinson), and g = vᵀJ is one backw
 weights, ŵ − w, and of each recorded activation, x̂ − x, under the calibrated quantiser of its layer.
 
 A weight's error is the same in all examples; still it is Σ_i g_i²ε_i² that is summed, and not (Σ_i g_i ε_i)²: the
-errors of different weights are taken as independent. The other reading is what ``perturbation`` measures. Examples of
-one run share a backward pass: their signs are independent, so that cross terms have mean zero.
+errors of different weights are taken as independent, which those of a quantiser that compensates errors (GPTQ, DPQ) are
+not. The other reading is what ``perturbation`` measures to first order. Examples of one run share a backward pass:
+their signs are independent, so that cross terms have mean zero.
 
 The unit is that of ``AccuracyEvaluator.output_mse``: the mean over all examples and elements of the float outputs.
 """
