@@ -173,8 +173,8 @@ def simulate_file(request: MappingRequest, path: Path, show: Show) -> LayerResul
     show(Text(f"\n{_cost_line(result)}\n{cost_text(objective_cost(result, request.objective), request.objective)}, "
               "simulated; nothing was searched for"))
     if machine != request.accelerator:
-        show(Text(f"Time depends on values here: every step is taken at {planned_step_cycles(machine, precision)} cycles, "
-                  "as in a search"))
+        cycles = planned_step_cycles(machine, precision)
+        show(Text(f"Time depends on values here: every step is taken at {cycles} cycles, as in a search"))
     return result
 
 

@@ -97,6 +97,10 @@ def test_constraints_that_leave_nothing_are_named_with_demand_and_capacity() -> 
     assert "without it there are some" in problems["tile.K"].rule and problems["tile.K"].value == "24"
     # 24 · 16 · 3 · 1 weights of 8 bits.
     assert "needs 9216 bits (weight 9216); 9216 bits or more would hold it" in problems["weight_buffer.size_bits"].rule
+    # No order of the space has the loops over Q and P, which it keeps together, around that over K.
+    order = constraints(tile={"K": 8, "P": 4, "Q": 4}, order={"dram": ["P", "K", "Q"]})
+    with pytest.raises(InfeasibleError, match=r"order\.dram=P K Q: .* \(allowed: .*GKNPQCRS"):
+        map_layer(LAYER, W8A8, machine, constraints=order)
     with pytest.raises(InfeasibleError, match=r"tile\.K.*and the others"):
         map_layer(LAYER, W8A8, machine, constraints=constraints(tile={"K": 24}, trips={"K": 2}))
 
