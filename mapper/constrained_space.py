@@ -75,7 +75,7 @@ def _models(
         order, held = constraints.order.get(level), constraints.stationary.get(level)
         if order is None and held is None:
             continue
-        kept = []
+        kept: list[CostModel] = []
         for model in models:
             for one in _one_by_one(model) if level == "dram" else (model,):
                 has = dram_orders(one.variant)[0] if level == "dram" else buffer_order(one.variant)

@@ -30,7 +30,7 @@ from tests.properties.strategies import Case, cases
 MOST_MAPPINGS = 1000
 BUDGET = SearchBudget(cpu_seconds=20, prover="enumeration")
 few_examples = settings(
-    max_examples=max(4, settings().max_examples // 25),
+    max_examples=max(4, settings().max_examples // 38),
     suppress_health_check=[*settings().suppress_health_check, HealthCheck.filter_too_much],
 )
 
