@@ -46,7 +46,10 @@ class _Group(click.Group):
                 raise  # click ends quietly where nobody reads on
             click.echo(f"error: {error.filename or 'input/output'}: {error.strerror or error}", err=True)
             ctx.exit(USER_ERROR)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemError) as error:
+            # Ctrl-C while a compiled kernel runs comes out as a SystemError that it caused.
+            if isinstance(error, SystemError) and not isinstance(error.__cause__, KeyboardInterrupt):
+                raise
             click.echo("Interrupted.", err=True)
             ctx.exit(INTERRUPTED)
 

@@ -14,6 +14,20 @@ Result = TypeVar("Result")
 WAIT_SECONDS = 0.2
 
 
+def heard(kernel: Callable[..., Result], *arguments: object) -> Result:
+    """Call a short kernel here, and raise a ``KeyboardInterrupt`` that came meanwhile as what it is.
+
+    Numba hands out results without asking for signals; one that came is then a ``SystemError`` with the interrupt as
+    its cause.
+    """
+    try:
+        return kernel(*arguments)
+    except SystemError as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+
+
 def interruptible(work: Callable[[], Result], stop: Callable[[], object]) -> Result:
     """Return what ``work`` returns, or raise what it raises.
 

@@ -17,7 +17,7 @@ from mapper.cache import problem_key
 from mapper.constraints import NO_WISHES, MappingConstraints, Range, Wishes
 from mapper.enumeration import _find_cheapest
 from mapper.front import FrontInterrupted, map_front
-from mapper.interruptible import interruptible
+from mapper.interruptible import heard, interruptible
 from mapper.search import map_layer
 from mapper.solution import ProofInterrupted, SearchBudget, SearchInterrupted
 from simulator.engine import simulate
@@ -226,6 +226,20 @@ def test_a_signal_stops_work_in_compiled_code() -> None:
     with pytest.raises(KeyboardInterrupt):
         interruptible(lambda: stopped.wait(60), stopped.set)
     assert stopped.is_set() and time.monotonic() - began < 30
+
+
+def test_an_interrupt_of_a_kernel_is_an_interrupt() -> None:
+    def kernel(cause: BaseException) -> None:
+        raise SystemError("returned a result with an exception set") from cause
+
+    with pytest.raises(KeyboardInterrupt):
+        heard(kernel, KeyboardInterrupt())
+    with pytest.raises(SystemError):
+        heard(kernel, ValueError())
+    assert heard(max, 2, 3) == 3
+
+
+def test_work_in_a_thread_returns_and_raises_as_here() -> None:
     assert interruptible(lambda: 3, lambda: None) == 3
     with pytest.raises(ZeroDivisionError):
         interruptible(lambda: 1 // 0, lambda: None)
