@@ -48,7 +48,10 @@ class _Group(click.Group):
             ctx.exit(USER_ERROR)
         except (KeyboardInterrupt, SystemError) as error:
             # Ctrl-C while a compiled kernel runs comes out as a SystemError that it caused.
-            if isinstance(error, SystemError) and not isinstance(error.__cause__, KeyboardInterrupt):
+            cause: BaseException | None = error
+            while isinstance(cause, SystemError):
+                cause = cause.__cause__
+            if not isinstance(cause, KeyboardInterrupt):
                 raise
             click.echo("Interrupted.", err=True)
             ctx.exit(INTERRUPTED)

@@ -15,17 +15,11 @@ WAIT_SECONDS = 0.2
 
 
 def heard(kernel: Callable[..., Result], *arguments: object) -> Result:
-    """Call a short kernel here, and raise a ``KeyboardInterrupt`` that came meanwhile as what it is.
+    """Call a short kernel, and hear of Ctrl-C when it has ended.
 
-    Numba hands out results without asking for signals; one that came is then a ``SystemError`` with the interrupt as
-    its cause.
+    In the main thread Numba would hand out its result with the interrupt pending, which Python calls a ``SystemError``.
     """
-    try:
-        return kernel(*arguments)
-    except SystemError as error:
-        if isinstance(error.__cause__, KeyboardInterrupt):
-            raise KeyboardInterrupt from None
-        raise
+    return interruptible(lambda: kernel(*arguments), lambda: None)
 
 
 def interruptible(work: Callable[[], Result], stop: Callable[[], object]) -> Result:
