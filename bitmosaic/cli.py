@@ -95,8 +95,10 @@ _WORKERS = click.option(
 @click.option("--menu", metavar="W8A8,W4A8,…",
               help="Precisions to choose from, weight and activation bits each; by default a set for the machine.")
 @_OBJECTIVE
-@click.option("--sensitivity", type=click.Choice(["perturbation", "weight_error"]), default="perturbation",
-              show_default=True, help="How the harm of a precision to a layer is rated before assignment.")
+@click.option("--sensitivity", default="auto", show_default=True, type=click.Choice([
+    "auto", "taylor", "perturbation", "weight_error", "hessian_trace", "bit_entropy", "value_entropy",
+]), help="How the harm of a precision to a layer is rated before assignment; auto: taylor where gradients exist, "
+         "else perturbation.")
 @click.option("--points", type=click.IntRange(min=2), default=10, show_default=True, metavar="N",
               help="Budgets for which an assignment is sought, on each of the two fronts.")
 @_SHAPE
@@ -160,6 +162,9 @@ def redraw(results: Path, point: str | None) -> None:
 @click.option("--precision", default="w8a8", show_default=True, metavar="W8A8",
               help="The precision of every layer: weight and activation bits; w8a8/w4a4@0.5 has half of the input "
                    "channels in w4a4.")
+@click.option("--layer-precision", "layer_precisions", multiple=True, metavar="PATTERN=PRECISION",
+              help="The precision of the layers whose names fit the pattern (with * and ?) instead; may be given "
+                   "several times, the first that fits a layer counts.")
 @_OBJECTIVE
 @_SHAPE
 @click.option("--trace", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
@@ -180,26 +185,45 @@ def redraw(results: Path, point: str | None) -> None:
 @_GAP
 @_WORKERS
 def simulate(
-    network: str, hardware: str, precision: str, objective: str, shapes: tuple[str, ...], trace: Path | None,
-    trace_slices: int, trace_layers: tuple[str, ...], plots: Path | None, values: str, example: int,
-    seconds_per_layer: float | None, gap: float | None, workers: int | None,
+    network: str, hardware: str, precision: str, layer_precisions: tuple[str, ...], objective: str,
+    shapes: tuple[str, ...], trace: Path | None, trace_slices: int, trace_layers: tuple[str, ...], plots: Path | None,
+    values: str, example: int, seconds_per_layer: float | None, gap: float | None, workers: int | None,
 ) -> None:
-    """Map and simulate NETWORK in one precision, and show its cost layer by layer."""
-    from bitmosaic.baseline_cost import uniform_run
+    """Map and simulate NETWORK in one precision, or in several, and show its cost layer by layer.
+
+    On a machine of several tiles each layer runs on the tile that costs least, one tile at a time.
+    """
+    from bitmosaic.baseline_cost import mixed_run, uniform_run
     from bitmosaic.explorer import DEFAULT_BUDGET
-    from bitmosaic.report import energy_note, energy_table, layers_table, mappings_table, split_note, value_note
+    from bitmosaic.report import (
+        energy_note,
+        energy_table,
+        layers_table,
+        mappings_table,
+        offers_table,
+        split_note,
+        tiles_note,
+        value_note,
+    )
     from simulator.precision import LayerPrecision
 
     wanted = LayerPrecision.parse(precision)
+    single = _layer_precisions(layer_precisions)
     opened = _open(network, shapes)
     with _progress() as progress:
-        run = uniform_run(
-            opened, hardware, wanted, objective=objective,  # type: ignore[arg-type]
-            budget=_budget(DEFAULT_BUDGET, seconds_per_layer, gap), workers=workers, progress=progress,
-            values=values, example=example,  # type: ignore[arg-type]
-        )
+        settings: dict[str, Any] = {
+            "objective": objective, "budget": _budget(DEFAULT_BUDGET, seconds_per_layer, gap), "workers": workers,
+            "progress": progress, "values": values, "example": example,
+        }
+        if single:
+            run = mixed_run(opened, hardware, {**single, "*": single.get("*", wanted)}, **settings)
+        else:
+            run = uniform_run(opened, hardware, wanted, **settings)
     point = run.point()
     _print(layers_table(point, objective))  # type: ignore[arg-type]
+    if note := tiles_note(point):
+        _print(offers_table(point, objective))  # type: ignore[arg-type]
+        click.echo(note)
     _print(energy_table(point))
     click.echo(energy_note(point))
     _print(mappings_table(point))
@@ -317,12 +341,12 @@ def hardware(name: str | None) -> None:
     With a preset's NAME or a YAML FILE, show its area, its leakage and its energies, where the numbers are from, and
     what is not modelled.
     """
-    from hw_configs import list_presets, open_accelerator
+    from hw_configs import list_presets, open_machine
 
     if name is not None:
         from bitmosaic.hardware_report import hardware_tables
 
-        accelerator = open_accelerator(name)
+        accelerator = open_machine(name)
         click.echo(accelerator.description)
         _print(hardware_tables(accelerator))
         return
@@ -348,6 +372,18 @@ def _listing(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Tabl
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def _layer_precisions(texts: Sequence[str]) -> dict[str, str]:
+    """Patterns of layers' names → precision, in the order given; of a pattern that stands twice the first counts."""
+    found: dict[str, str] = {}
+    for text in texts:
+        pattern, equals, precision = text.rpartition("=")
+        if not equals or not pattern:
+            rule = "must be PATTERN=PRECISION, e.g. 'conv*=w4a4'"
+            raise ConfigurationError(Problem(rule, path="--layer-precision", value=repr(text)))
+        found.setdefault(pattern, precision)
+    return found
 
 
 def _words(text: str) -> list[str]:

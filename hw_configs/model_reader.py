@@ -41,12 +41,17 @@ class Schema:
 def read_model(
     path: Path, schema: Schema, check: Callable[[Any], Mapping[Place, str]] = lambda model: {}
 ) -> tuple[BaseModel | None, list[Problem]]:
+    """``model_of`` a file. Raises ``ConfigurationError`` if the file is unreadable."""
+    return model_of(read_document(path), schema, check)
+
+
+def model_of(
+    document: Document, schema: Schema, check: Callable[[Any], Mapping[Place, str]] = lambda model: {}
+) -> tuple[BaseModel | None, list[Problem]]:
     """Return the model, or None and what is wrong, in the order of the lines.
 
-    ``check`` finds what the model alone does not know: place → rule. Raises ``ConfigurationError`` if the file is
-    unreadable.
+    ``check`` finds what the model alone does not know: place → rule.
     """
-    document = read_document(path)
     problems = [*document.problems, *_check_version(document, schema)]
     model = None
     try:

@@ -89,6 +89,16 @@ def prove(models: list[CostModel], incumbent: Incumbent, budget: SearchBudget) -
     return bound
 
 
+def machine_problems(accelerator: Accelerator) -> list[Problem]:
+    """Why no layer can be mapped on a machine; empty where layers can."""
+    if accelerator.buffer_levels == 1:
+        return []
+    return [
+        Problem("the mapper searches machines with one level of buffers; simulate takes a mapping for deeper ones",
+                where=accelerator.name, path="memories", value=f"{accelerator.buffer_levels} levels of buffers")
+    ]
+
+
 def map_layer(
     layer: Layer,
     precision: LayerPrecision,
@@ -121,11 +131,9 @@ def map_layer(
     """
     budget = budget or SearchBudget()
     accelerator.processing_element.check(precision)
-    if accelerator.buffer_levels > 1:
-        raise ConfigurationError([
-            Problem("the mapper searches machines with one level of buffers; simulate takes a mapping for deeper ones",
-                    where=accelerator.name, path="memories", value=f"{accelerator.buffer_levels} levels of buffers")
-        ])
+    problems = machine_problems(accelerator)
+    if problems:
+        raise ConfigurationError(problems)
     limits = _limits(objective, latency_limit_cycles, energy_limit_pj)
     constraints = constraints or MappingConstraints()
     if precision.split is not None:

@@ -58,8 +58,26 @@ class SearchBudget(Frozen):
     prover: Prover = "auto"
 
 
+class TileOffer(Frozen):
+    """What one tile of a machine would charge for a layer, or why it cannot run it.
+
+    Attributes:
+        cost, lower_bound: as of ``MappingSolution``, for this tile alone; None where it cannot run the layer.
+        reason: why it cannot, in words; empty where it can.
+    """
+
+    tile: str
+    cost: float | None = None
+    lower_bound: float | None = None
+    status: Status | None = None
+    reason: str = ""
+
+
 class MappingSolution(Frozen):
     """The best mapping found for one layer at one precision, with its certificate.
+
+    On a machine of several tiles it is the cheapest tile's, and the certificate is that of the choice too: no mapping
+    on any tile costs less than ``lower_bound``.
 
     Attributes:
         status: ``optimal`` where cost and lower bound meet (to 2e-6, the solver's integer units), else ``feasible``.
@@ -69,6 +87,8 @@ class MappingSolution(Frozen):
         proposals: mappings that were simulated.
         space: the restrictions under which the bound holds, the user's constraints among them.
         latency_limit_cycles, energy_limit_pj: what the mapping had to keep beside; None: no limit.
+        tile: the tile that the mapping is for; None on a machine of one tile.
+        offers: what each tile would charge, in the order of the machine's description; empty on a machine of one tile.
     """
 
     layer: Layer
@@ -83,6 +103,8 @@ class MappingSolution(Frozen):
     solve_seconds: float
     proposals: int
     space: str
+    tile: str | None = None
+    offers: tuple[TileOffer, ...] = ()
     latency_limit_cycles: int | None = None
     energy_limit_pj: float | None = None
 

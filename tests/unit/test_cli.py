@@ -204,7 +204,7 @@ def test_options_reach_the_job(folder: Path, tmp_path: Path, monkeypatch: pytest
     assert (name, machine) == ("digits_cnn", "bit_fusion")
     assert options.pop("progress") is not None
     assert options == {
-        "menu": None, "objective": "edp", "sensitivity": "perturbation", "points": 10, "inputs": None,
+        "menu": None, "objective": "edp", "sensitivity": "auto", "points": 10, "inputs": None,
         "results": None, "budget": explorer.DEFAULT_BUDGET, "workers": None,
     }
     _run("explore", folder / "open.onnx", "--shape", "image=1x1x6x6", "--hardware", "loom", "--menu", "w8a8, w4a8",
