@@ -46,7 +46,13 @@ class _Group(click.Group):
                 raise  # click ends quietly where nobody reads on
             click.echo(f"error: {error.filename or 'input/output'}: {error.strerror or error}", err=True)
             ctx.exit(USER_ERROR)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemError) as error:
+            # Ctrl-C while a compiled kernel runs comes out as a SystemError that it caused.
+            cause: BaseException | None = error
+            while isinstance(cause, SystemError):
+                cause = cause.__cause__
+            if not isinstance(cause, KeyboardInterrupt):
+                raise
             click.echo("Interrupted.", err=True)
             ctx.exit(INTERRUPTED)
 

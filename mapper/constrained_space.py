@@ -1,10 +1,10 @@
 """The space of a search within a user's constraints, and why it is empty where it is.
 
 Constraints on numbers choose among the rows of each dimension, before rows that others dominate are dropped; numbers
-that the user names become candidates. Constraints on what is held or bypasses choose among the variants. An order
-of loops is kept by a variant's own order where, of two loops that stand the other way round, one has a single trip:
-for each smallest set of dimensions that does this for all, those rows make a variant of their own. Required double
-buffering makes the tile count twice, and its waits those of a double-buffered one.
+that the user names become candidates. Constraints on what bypasses choose among the variants. An order of loops,
+or what they hold, is kept by a variant's own order where, of two loops that stand the other way round, one has a
+single trip: for each smallest set of dimensions that does this for all, those rows make a variant of their own.
+Required double buffering makes the tile count twice, and its waits those of a double-buffered one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from mapper.build_mapping import buffer_order, dram_orders
 from mapper.candidates import Axes, DimChoices, OwnNumbers, axis_factors, dimension_choices
-from mapper.constraints import MappingConstraints, Range
+from mapper.constraints import LOOP_LEVELS, LoopLevel, MappingConstraints, Range
 from mapper.cost_terms import Capacity, CostModel, Exposed, Term, build_cost_models
 from mapper.descent import kernel_input, may_double
 from mapper.infeasible import explain_infeasible
@@ -27,9 +27,10 @@ from mapper.variants import Variant
 from simulator.accelerator import LANES, Accelerator, SystolicPassing
 from simulator.errors import InfeasibleError, Problem, closest
 from simulator.kernels import enumerate_choices
-from simulator.layer import OPERANDS, Dim, Layer, Operand
+from simulator.layer import OPERANDS, RELEVANT_DIMS, Dim, Layer, Operand
 from simulator.precision import LayerPrecision
 
+Pair = tuple[Dim, Dim]
 Masks = tuple[npt.NDArray[np.bool_], ...]
 FEASIBILITY_NODES = 200_000  # of a search for any mapping; beyond them the search proper has to find out
 
@@ -65,25 +66,21 @@ def _models(
         return _choices(constraints, axis_names, dim, extent, axes, register_tiles)
 
     def wanted(variant: Variant) -> bool:
-        held = {"dram": variant.held_by_dram, "buffer": variant.held_by_registers}
-        return all(held[level] == operand for level, operand in constraints.stationary.items()) and all(
-            (variant.bypass == operand) == wish for operand, wish in constraints.bypass.items()
-        )
+        return all((variant.bypass == operand) == wish for operand, wish in constraints.bypass.items())
 
     models = build_cost_models(layer, precision, accelerator, choices_of, wanted)
     for operand, wish in constraints.double_buffer.items():
         models = [changed for model in models if (changed := _doubling(model, operand, wish)) is not None]
-    if "buffer" in constraints.order:
-        order = constraints.order["buffer"]
-        models = [found for model in models for found in _in_order(model, buffer_order(model.variant), order, "buffer")]
-    if "dram" in constraints.order:
-        order = constraints.order["dram"]
-        models = [
-            found
-            for model in models
-            for one in _one_by_one(model)
-            for found in _in_order(one, dram_orders(one.variant)[0], order, "dram")
-        ]
+    for level in LOOP_LEVELS:
+        order, held = constraints.order.get(level), constraints.stationary.get(level)
+        if order is None and held is None:
+            continue
+        kept: list[CostModel] = []
+        for model in models:
+            for one in _one_by_one(model) if level == "dram" else (model,):
+                has = dram_orders(one.variant)[0] if level == "dram" else buffer_order(one.variant)
+                kept += _with_single_trips(one, [*_out_of_order(has, order), *_not_held(has, held)], level)
+        models = kept
     return models
 
 
@@ -155,16 +152,29 @@ def _one_by_one(model: CostModel) -> Iterator[CostModel]:
             yield replace(model, variant=replace(model.variant, second_by_dram=operand))
 
 
-def _in_order(
-    model: CostModel, has: tuple[Dim, ...], wanted: tuple[Dim, ...], level: str
-) -> Iterator[CostModel]:
-    """Models of the choices whose loops, in the order ``has``, stand in the order ``wanted`` too."""
-    reversed_pairs = [
-        (one, other)
-        for one, other in itertools.combinations([dim for dim in has if dim in wanted], 2)
-        if wanted.index(one) > wanted.index(other)
-    ]
-    for single in _smallest_covers(reversed_pairs):
+def _out_of_order(has: tuple[Dim, ...], wanted: tuple[Dim, ...] | None) -> list[Pair]:
+    """Loops that stand in the order ``has`` the other way round than they are wanted."""
+    if wanted is None:
+        return []
+    pairs = itertools.combinations([dim for dim in has if dim in wanted], 2)
+    return [(one, other) for one, other in pairs if wanted.index(one) > wanted.index(other)]
+
+
+def _not_held(has: tuple[Dim, ...], operand: Operand | None) -> list[Pair]:
+    """Loops irrelevant to an operand, each with a relevant one that stands inside it.
+
+    Not the variants that say they hold it are asked, but the loops: where loops have a single trip, an order holds more
+    than its variant says, and only another variant's closed form knows what that saves.
+    """
+    if operand is None:
+        return []
+    relevant = RELEVANT_DIMS[operand]
+    return [(one, other) for one, other in itertools.combinations(has, 2) if one not in relevant and other in relevant]
+
+
+def _with_single_trips(model: CostModel, pairs: list[Pair], level: LoopLevel) -> Iterator[CostModel]:
+    """Models of the choices in which of each pair of loops at least one has a single trip."""
+    for single in _smallest_covers(pairs):
         masks = []
         for block in model.blocks:
             keep = np.ones(block.size, dtype=np.bool_)
@@ -177,7 +187,7 @@ def _in_order(
             yield found
 
 
-def _smallest_covers(pairs: list[tuple[Dim, Dim]]) -> list[frozenset[Dim]]:
+def _smallest_covers(pairs: list[Pair]) -> list[frozenset[Dim]]:
     """Sets of dimensions with one of each pair, of which no part has that too."""
     dims = sorted({dim for pair in pairs for dim in pair})
     found: list[frozenset[Dim]] = []
@@ -300,8 +310,14 @@ def _blame(
     free = _models(layer, precision, accelerator, MappingConstraints())
     if not _any_fits(free):
         return explain_infeasible(free, layer, precision)
+    # Orders that the space does not have are no mistake of the user's; show which it has.
+    orders = {
+        "order.dram": tuple(sorted({"".join(order) for model in free for order in dram_orders(model.variant)})),
+        "order.buffer": tuple(sorted({"".join(buffer_order(model.variant)) for model in free})),
+    }
     problems = [
-        Problem("no mapping keeps this constraint and the others; without it there are some", where, path, said)
+        Problem("no mapping keeps this constraint and the others; without it there are some", where, path, said,
+                allowed=orders.get(path, ()))
         for path, said, rest in constraints.parts()
         if not list(_impossible(layer, precision, accelerator, rest))
         and _any_fits(_models(layer, precision, accelerator, rest))

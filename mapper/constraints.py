@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from simulator.layer import Dim, Frozen, Operand
 
 LoopLevel = Literal["dram", "buffer"]
+LOOP_LEVELS: tuple[LoopLevel, ...] = ("dram", "buffer")
 
 
 class Range(Frozen):
@@ -74,7 +75,8 @@ class MappingConstraints(Frozen):
         trips: trips of the DRAM loops.
         order: ``dram`` or ``buffer`` → dimensions, outermost first: those of them that loop (more than one trip) stand
             in this order; loops that are not named may lie anywhere.
-        stationary: ``dram`` or ``buffer`` → the operand that its loops hold: those irrelevant to it are innermost.
+        stationary: ``dram`` or ``buffer`` → the operand that its loops hold: of those that loop, the ones irrelevant to
+            it are innermost.
         bypass: operand → whether it bypasses its buffer; left out: either.
         double_buffer: operand → whether its next tile loads while the present one is used; left out: either.
     """

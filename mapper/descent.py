@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mapper.cost_terms import CostModel, Term
+from mapper.interruptible import heard
 from mapper.solution import NO_LIMITS, OBJECTIVES, Limits, Objective
 from simulator.kernels import choice_cost as kernel
 from simulator.kernels import random_descents
@@ -116,7 +117,7 @@ def descend(
     """
     data = kernel_input(model, objective, event_price_cycles, limits)
     first = data.block_start[:-1] + smallest_rows(model)
-    rows, costs, masks = random_descents(data, first, starts, seed)
+    rows, costs, masks = heard(random_descents, data, first, starts, seed)
     found: dict[tuple[int, ...], Candidate] = {}
     for row, cost, mask in zip(rows, costs, masks, strict=True):
         if not np.isfinite(cost):

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from mapper.build_mapping import buffer_order, build_mapping, dram_orders
 from mapper.cost_terms import CostModel
 from mapper.descent import ROUNDING, Candidate, double_buffer_bits, double_buffered
+from mapper.interruptible import heard
 from mapper.solution import NO_LIMITS, Limits, Objective, objective_cost
 from simulator.accelerator import Accelerator
 from simulator.engine import simulate
@@ -94,7 +95,9 @@ class Incumbent:
         )
         inner = _places(buffer_order(model.variant))
         for which, order in enumerate(dram_orders(model.variant)):
-            cycles = tiling_cycles(template, geometry, _places(order), inner, *tilings, doubled, MOST_EVENTS)
+            cycles = heard(
+                tiling_cycles, template, geometry, _places(order), inner, *tilings, doubled, MOST_EVENTS
+            )
             simulated &= cycles >= 0
             with_leakage = energy + leakage * cycles
             costs = {
@@ -128,7 +131,7 @@ class Incumbent:
 
     def offer(self, mapping: Mapping) -> None:
         """Simulate a mapping, and take it where it keeps the limits and is cheaper."""
-        result = simulate(self.layer, self.precision, self.accelerator, mapping)
+        result = heard(simulate, self.layer, self.precision, self.accelerator, mapping)
         cost = objective_cost(result, self.objective)
         if cost < self.cost and self.limits.allow(result):
             self.cost, self.mapping, self.result = cost, mapping, result

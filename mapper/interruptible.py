@@ -14,6 +14,14 @@ Result = TypeVar("Result")
 WAIT_SECONDS = 0.2
 
 
+def heard(kernel: Callable[..., Result], *arguments: object) -> Result:
+    """Call a short kernel, and hear of Ctrl-C when it has ended.
+
+    In the main thread Numba would hand out its result with the interrupt pending, which Python calls a ``SystemError``.
+    """
+    return interruptible(lambda: kernel(*arguments), lambda: None)
+
+
 def interruptible(work: Callable[[], Result], stop: Callable[[], object]) -> Result:
     """Return what ``work`` returns, or raise what it raises.
 

@@ -17,7 +17,7 @@ from mapper.cache import problem_key
 from mapper.constraints import NO_WISHES, MappingConstraints, Range, Wishes
 from mapper.enumeration import _find_cheapest
 from mapper.front import FrontInterrupted, map_front
-from mapper.interruptible import interruptible
+from mapper.interruptible import heard, interruptible
 from mapper.search import map_layer
 from mapper.solution import ProofInterrupted, SearchBudget, SearchInterrupted
 from simulator.engine import simulate
@@ -97,6 +97,10 @@ def test_constraints_that_leave_nothing_are_named_with_demand_and_capacity() -> 
     assert "without it there are some" in problems["tile.K"].rule and problems["tile.K"].value == "24"
     # 24 · 16 · 3 · 1 weights of 8 bits.
     assert "needs 9216 bits (weight 9216); 9216 bits or more would hold it" in problems["weight_buffer.size_bits"].rule
+    # No order of the space has the loops over Q and P, which it keeps together, around that over K.
+    order = constraints(tile={"K": 8, "P": 4, "Q": 4}, order={"dram": ["P", "K", "Q"]})
+    with pytest.raises(InfeasibleError, match=r"order\.dram=P K Q: .* \(allowed: .*GKNPQCRS"):
+        map_layer(LAYER, W8A8, machine, constraints=order)
     with pytest.raises(InfeasibleError, match=r"tile\.K.*and the others"):
         map_layer(LAYER, W8A8, machine, constraints=constraints(tile={"K": 24}, trips={"K": 2}))
 
@@ -222,6 +226,10 @@ def test_a_signal_stops_work_in_compiled_code() -> None:
     with pytest.raises(KeyboardInterrupt):
         interruptible(lambda: stopped.wait(60), stopped.set)
     assert stopped.is_set() and time.monotonic() - began < 30
+
+
+def test_work_in_a_thread_returns_and_raises_as_here() -> None:
+    assert heard(max, 2, 3) == 3
     assert interruptible(lambda: 3, lambda: None) == 3
     with pytest.raises(ZeroDivisionError):
         interruptible(lambda: 1 // 0, lambda: None)
