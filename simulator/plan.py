@@ -15,12 +15,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from simulator.accelerator import LANES, Accelerator, Buffer, MulticastPassing, RegisterFile, SystolicPassing
+from simulator.accelerator import LANES, Accelerator, Buffer, MulticastPassing, RegisterFile
 from simulator.channel_split import ChannelPlaces
-from simulator.errors import MappingError, Problem, closest
+from simulator.errors import MappingError, Problem
 from simulator.kernels import nested_starts, touched_counts
 from simulator.layer import DIMS, OPERANDS, RELEVANT_DIMS, Dim, Layer, Operand
 from simulator.mapping import Mapping
+from simulator.plan_checks import capacity_problems, shape_problems
 from simulator.precision import LayerPrecision
 
 Counts = npt.NDArray[np.int64]
@@ -135,9 +136,7 @@ class Plan:
                 Problem(f"{accelerator.name} has {accelerator.buffer_levels} levels of buffers",
                         where=f"mapping of {layer.name}", path="levels", value=f"{len(levels)} buffer tiles")
             ])
-        problems = self._shape_problems()
-        if not problems:
-            problems = self._capacity_problems()
+        problems = shape_problems(self) or capacity_problems(self)
         if problems:
             raise MappingError(problems)
 
@@ -180,9 +179,10 @@ class Plan:
     @cached_property
     def bypass(self) -> Operand | None:
         """The operand that bypasses all its buffers."""
-        return next((operand for operand in OPERANDS if self._bypasses_all(operand)), None)
+        return next((operand for operand in OPERANDS if self.bypasses_all(operand)), None)
 
-    def _bypasses_all(self, operand: Operand) -> bool:
+    def bypasses_all(self, operand: Operand) -> bool:
+        """Whether an operand passes by every buffer that keeps it."""
         levels = [self.accelerator.level_of(buffer) for buffer in self.accelerator.buffers_of(operand)]
         return all(self.mapping.bypasses(operand, level) for level in levels)
 
@@ -365,103 +365,6 @@ class Plan:
         firsts = (0, channels.narrow_places)
         widest = max(self.channel_bits(operand, first, min(first + 1, channels.count)) for first in firsts)
         return elements // places * min(places * widest, self.largest_channel_bits(operand, self.levels))
-
-    # ---- checks ---------------------------------------------------------------------------------------------
-
-    def _shape_problems(self) -> list[Problem]:
-        problems: list[Problem] = []
-        mapping, grid = self.mapping, self.accelerator.grid
-        where = f"mapping of {self.layer.name}"
-
-        def wrong(path: str, value: object, rule: str, **notes: object) -> None:
-            problems.append(Problem(rule, where=where, path=path, value=str(value), **notes))  # type: ignore[arg-type]
-
-        axes = {axis.name: (axis.size, axis.unroll) for axis in grid.axes}
-        axes[LANES] = (self.accelerator.processing_element.lanes(self.precision), grid.lane_unroll)
-        for name, unrolled in mapping.spatial.items():
-            if name not in axes:
-                wrong("spatial", name, "the grid has no such axis", allowed=tuple(axes),
-                      did_you_mean=closest(name, list(axes)))
-                continue
-            size, allowed = axes[name]
-            used = math.prod(unrolled.values())
-            if used > size:
-                wrong(f"spatial.{name}", used, f"the axis has {size}")
-            for dim, factor in unrolled.items():
-                if factor > 1 and dim not in allowed:
-                    wrong(f"spatial.{name}.{dim}", factor, "may not lie along this axis", allowed=allowed)
-        names = ["dram", *("buffer" if self.levels == 1 else f"buffer {n}" for n in range(1, self.levels + 1))]
-        for index, dim in enumerate(DIMS):
-            for number, name in enumerate(names):
-                outer = "the layer" if number < 2 else names[number - 1]
-                if number and self.tile[number, index] > self.tile[number - 1, index]:
-                    wrong(f"{name}.tile.{dim}", self.tile[number, index],
-                          f"{outer} has {self.tile[number - 1, index]}")
-                order = mapping.levels[number].order
-                if self.trips[number, index] > 1 and dim not in order:
-                    wrong(f"{name}.order", "".join(order),
-                          f"{dim} makes {self.trips[number, index]} trips and needs a place")
-        for operand in OPERANDS:
-            if self.accelerator.registers_of(operand) is None and self.register_tile.max() > 1:
-                wrong("register.tile", mapping.level("register").tile,
-                      f"no register file keeps the {operand}, so a lane works on one element")
-                break
-        stationary = self.timing.stationary
-        if isinstance(grid.passing, SystolicPassing) and self.register_tile.max() > 1:
-            wrong("register.tile", mapping.level("register").tile, "must be 1 in a systolic grid")
-        for name_of, operand_or_none in (("stationary", stationary), ("bypass", self.bypass)):
-            if operand_or_none is not None and not self._is_innermost(operand_or_none):
-                wrong("buffer.order", "".join(mapping.level("buffer").order),
-                      f"loops irrelevant to the {name_of} {operand_or_none} must be innermost")
-        bypassing = [operand for operand in OPERANDS if self._bypasses_all(operand)]
-        if len(bypassing) > 1:
-            wrong("bypass", bypassing, "at most one operand bypasses all its buffers in this version")
-        for operand in OPERANDS:
-            for buffer in self.accelerator.buffers_of(operand):
-                bypasses = mapping.bypasses(operand, self.accelerator.level_of(buffer))
-                if bypasses and operand not in buffer.may_bypass:
-                    wrong("bypass", operand, f"may not bypass {buffer.name}", allowed=buffer.may_bypass)
-        if self.bypass is not None and self.accelerator.registers_of(self.bypass) is None:
-            wrong("bypass", self.bypass, "no register file keeps it")
-        return problems
-
-    def _is_innermost(self, operand: Operand) -> bool:
-        relevant = [dim in RELEVANT_DIMS[operand] for dim in self.buffer_loops]
-        return relevant == sorted(relevant, reverse=True)
-
-    def _capacity_problems(self) -> list[Problem]:
-        problems = []
-        where = f"mapping of {self.layer.name}"
-        places = {operand: self.places(operand) for operand in OPERANDS}
-        for operand in OPERANDS:
-            for place in places[operand]:
-                if place.double_buffer and not place.memory.double_buffer:
-                    problems.append(
-                        Problem(f"{place.memory.name} does not double-buffer", where=where, path="double_buffer",
-                                value=operand)
-                    )
-        memories: tuple[Buffer | RegisterFile, ...] = (*self.accelerator.buffers, *self.accelerator.register_files)
-        for memory in memories:
-            demand = {}
-            for operand in memory.keeps:
-                here = next((place for place in places[operand] if place.memory.name == memory.name), None)
-                copies = 2 if here is not None and here.double_buffer else 1
-                if isinstance(memory, RegisterFile):
-                    demand[operand] = self.register_bits(operand) * copies
-                elif here is not None:
-                    demand[operand] = self.largest_tile_bits(operand, here.level) * copies
-            problems += self._capacity_problem(where, memory.name, memory.size_bits, demand)
-        return problems
-
-    @staticmethod
-    def _capacity_problem(where: str, name: str, size_bits: int, demand: dict[Operand, int]) -> list[Problem]:
-        total = sum(demand.values())
-        if total <= size_bits:
-            return []
-        parts = ", ".join(f"{operand} {bits}" for operand, bits in demand.items())
-        return [
-            Problem(f"needs {total} bits ({parts}) and has {size_bits}", where=where, path=name)
-        ]
 
     # ---- closed-form counts ---------------------------------------------------------------------------------
 

@@ -1,0 +1,116 @@
+"""Whether a mapping fits: its loops and tiles the layer and the grid, its tiles the memories.
+
+Shapes are checked first: what a memory must hold follows from tiles that make sense.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from simulator.accelerator import LANES, Buffer, RegisterFile, SystolicPassing
+from simulator.errors import Problem, closest
+from simulator.layer import DIMS, OPERANDS, RELEVANT_DIMS, Operand
+
+if TYPE_CHECKING:
+    from simulator.plan import Plan
+
+
+def shape_problems(plan: Plan) -> list[Problem]:
+    """What of a mapping does not lie inside the layer, on the grid, or in the loops; empty where all does."""
+    problems: list[Problem] = []
+    mapping, grid = plan.mapping, plan.accelerator.grid
+    where = f"mapping of {plan.layer.name}"
+
+    def wrong(path: str, value: object, rule: str, **notes: object) -> None:
+        problems.append(Problem(rule, where=where, path=path, value=str(value), **notes))  # type: ignore[arg-type]
+
+    axes = {axis.name: (axis.size, axis.unroll) for axis in grid.axes}
+    axes[LANES] = (plan.accelerator.processing_element.lanes(plan.precision), grid.lane_unroll)
+    for name, unrolled in mapping.spatial.items():
+        if name not in axes:
+            wrong("spatial", name, "the grid has no such axis", allowed=tuple(axes),
+                  did_you_mean=closest(name, list(axes)))
+            continue
+        size, allowed = axes[name]
+        used = math.prod(unrolled.values())
+        if used > size:
+            wrong(f"spatial.{name}", used, f"the axis has {size}")
+        for dim, factor in unrolled.items():
+            if factor > 1 and dim not in allowed:
+                wrong(f"spatial.{name}.{dim}", factor, "may not lie along this axis", allowed=allowed)
+    names = ["dram", *("buffer" if plan.levels == 1 else f"buffer {n}" for n in range(1, plan.levels + 1))]
+    for index, dim in enumerate(DIMS):
+        for number, name in enumerate(names):
+            outer = "the layer" if number < 2 else names[number - 1]
+            if number and plan.tile[number, index] > plan.tile[number - 1, index]:
+                wrong(f"{name}.tile.{dim}", plan.tile[number, index],
+                      f"{outer} has {plan.tile[number - 1, index]}")
+            order = mapping.levels[number].order
+            if plan.trips[number, index] > 1 and dim not in order:
+                wrong(f"{name}.order", "".join(order),
+                      f"{dim} makes {plan.trips[number, index]} trips and needs a place")
+    for operand in OPERANDS:
+        if plan.accelerator.registers_of(operand) is None and plan.register_tile.max() > 1:
+            wrong("register.tile", mapping.level("register").tile,
+                  f"no register file keeps the {operand}, so a lane works on one element")
+            break
+    stationary = plan.timing.stationary
+    if isinstance(grid.passing, SystolicPassing) and plan.register_tile.max() > 1:
+        wrong("register.tile", mapping.level("register").tile, "must be 1 in a systolic grid")
+    for name_of, operand_or_none in (("stationary", stationary), ("bypass", plan.bypass)):
+        if operand_or_none is not None and not _is_innermost(plan, operand_or_none):
+            wrong("buffer.order", "".join(mapping.level("buffer").order),
+                  f"loops irrelevant to the {name_of} {operand_or_none} must be innermost")
+    bypassing = [operand for operand in OPERANDS if plan.bypasses_all(operand)]
+    if len(bypassing) > 1:
+        wrong("bypass", bypassing, "at most one operand bypasses all its buffers in this version")
+    for operand in OPERANDS:
+        for buffer in plan.accelerator.buffers_of(operand):
+            bypasses = mapping.bypasses(operand, plan.accelerator.level_of(buffer))
+            if bypasses and operand not in buffer.may_bypass:
+                wrong("bypass", operand, f"may not bypass {buffer.name}", allowed=buffer.may_bypass)
+    if plan.bypass is not None and plan.accelerator.registers_of(plan.bypass) is None:
+        wrong("bypass", plan.bypass, "no register file keeps it")
+    return problems
+
+
+def _is_innermost(plan: Plan, operand: Operand) -> bool:
+    relevant = [dim in RELEVANT_DIMS[operand] for dim in plan.buffer_loops]
+    return relevant == sorted(relevant, reverse=True)
+
+
+def capacity_problems(plan: Plan) -> list[Problem]:
+    """Which memories do not hold what a mapping keeps in them, as often as it does; empty where all do."""
+    problems = []
+    where = f"mapping of {plan.layer.name}"
+    places = {operand: plan.places(operand) for operand in OPERANDS}
+    for operand in OPERANDS:
+        for place in places[operand]:
+            if place.double_buffer and not place.memory.double_buffer:
+                problems.append(
+                    Problem(f"{place.memory.name} does not double-buffer", where=where, path="double_buffer",
+                            value=operand)
+                )
+    memories: tuple[Buffer | RegisterFile, ...] = (*plan.accelerator.buffers, *plan.accelerator.register_files)
+    for memory in memories:
+        demand = {}
+        for operand in memory.keeps:
+            here = next((place for place in places[operand] if place.memory.name == memory.name), None)
+            copies = 2 if here is not None and here.double_buffer else 1
+            if isinstance(memory, RegisterFile):
+                demand[operand] = plan.register_bits(operand) * copies
+            elif here is not None:
+                demand[operand] = plan.largest_tile_bits(operand, here.level) * copies
+        problems += _capacity_problem(where, memory.name, memory.size_bits, demand)
+    return problems
+
+
+def _capacity_problem(where: str, name: str, size_bits: int, demand: dict[Operand, int]) -> list[Problem]:
+    total = sum(demand.values())
+    if total <= size_bits:
+        return []
+    parts = ", ".join(f"{operand} {bits}" for operand, bits in demand.items())
+    return [
+        Problem(f"needs {total} bits ({parts}) and has {size_bits}", where=where, path=name)
+    ]
