@@ -29,6 +29,11 @@ settings.register_profile(
     "few", max_examples=15, deadline=None, derandomize=True, suppress_health_check=_SLOW_IS_FINE,
     phases=(Phase.explicit, Phase.generate),
 )
+settings.register_profile(
+    # For kernels that are not compiled: some hundred times slower, and here only held to what compiled ones do.
+    "handful", max_examples=5, deadline=None, derandomize=True, suppress_health_check=_SLOW_IS_FINE,
+    phases=(Phase.explicit, Phase.generate),
+)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 

@@ -32,7 +32,7 @@ SUITES = {
 @pytest.mark.parametrize("name", SUITES)
 def test_kernels_give_the_same_results_as_plain_python(name: str) -> None:
     *files, chosen = SUITES[name]
-    environment = os.environ | {"NUMBA_DISABLE_JIT": "1", "HYPOTHESIS_PROFILE": "few"}
+    environment = os.environ | {"NUMBA_DISABLE_JIT": "1", "HYPOTHESIS_PROFILE": "handful"}
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", *files]
     result = subprocess.run(
         command + (["-k", chosen] if chosen else []), cwd=ROOT, env=environment, capture_output=True, text=True,
