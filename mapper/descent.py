@@ -44,7 +44,7 @@ def kernel_input(model: CostModel, objective: Objective, event_price_cycles: flo
     terms += [(term, kernel.GRID, 0, 0) for term in model.grid]
     if event_price_cycles > 0:
         trips = tuple(
-            np.prod([block.columns[f"trips_{choice.dim}"] for choice in block.choices], axis=0)
+            np.prod([block.columns[f"trips{model.variant.levels}_{choice.dim}"] for choice in block.choices], axis=0)
             for block in model.blocks
         )
         price = Term("events", event_price_cycles, trips)
@@ -94,7 +94,7 @@ def smallest_rows(model: CostModel) -> np.ndarray:
     for block in model.blocks:
         size = np.ones(block.size)
         for name, column in block.columns.items():
-            if name.startswith(("tile_", "register_")) or name in ("input_tile", "input_register"):
+            if name.startswith(("tile", "register_", "input_tile", "input_register")):
                 size *= column
         found.append(int(np.argmin(size * block.axis_use.prod(axis=1))))
     return np.array(found, dtype=np.int64)

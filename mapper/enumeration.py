@@ -85,7 +85,7 @@ def _extend(variant: _Variant, incumbent: Incumbent, most: int, seconds: float, 
         if time.process_time() > deadline or costs[chunk[0]] >= incumbent.target():
             floor = min(floor, float(costs[chunk[0]]))
             break
-        simulated = incumbent.consider_many(variant.model, rows[chunk], masks[chunk])
+        simulated = incumbent.consider_many(variant.model, rows[chunk], masks[chunk], deadline)
         if not simulated.all():
             floor = min(floor, float(costs[chunk][~simulated].min()))
             break

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from mapper.build_mapping import buffer_order, build_mapping, dram_orders
+from mapper.build_mapping import buffer_order, build_mapping, outer_orders
 from mapper.cost_terms import CostModel
 from mapper.descent import Candidate, double_buffer_bits, double_buffered
 from mapper.solution import Objective, objective_cost
 from simulator.accelerator import Accelerator
 from simulator.engine import simulate
-from simulator.kernels import tiling_cycles
-from simulator.kernels.transfers import WalkInput
+from simulator.errors import MappingError
+from simulator.kernels import tiling_cycles, walk
+from simulator.kernels.transfers import TOTAL, WalkInput
 from simulator.layer import DIMS, OPERANDS, Dim, Layer
 from simulator.mapping import Mapping
 from simulator.plan import Plan
@@ -24,6 +26,7 @@ from simulator.walk_input import walk_input
 
 PROOF_TOLERANCE = 1e-6  # relative
 MOST_EVENTS = 1 << 22  # a tiling with more passes is not simulated; what is known of it is its closed-form cost
+MOST_DEEP_EVENTS = 1 << 17  # with several levels of buffers, where a pass takes longer to simulate
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
@@ -66,10 +69,13 @@ class Incumbent:
         rows = np.array([candidate.rows], dtype=np.int64)
         self.consider_many(model, rows, np.array([double_buffer_bits(candidate.double_buffer)]))
 
-    def consider_many(self, model: CostModel, rows: Ints, masks: Ints) -> npt.NDArray[np.bool_]:
+    def consider_many(
+        self, model: CostModel, rows: Ints, masks: Ints, deadline: float = float("inf")
+    ) -> npt.NDArray[np.bool_]:
         """Simulate all mappings of many choices: ``rows`` (choices, blocks), ``masks`` (choices,) double buffering.
 
-        Returns which of them were simulated: those with too many passes are not.
+        Returns which of them were simulated: those with too many passes are not, and with several levels of buffers
+        none past ``deadline`` (``time.process_time``).
         """
         simulated = np.ones(len(rows), dtype=np.bool_)
         if len(rows) == 0:
@@ -78,6 +84,11 @@ class Incumbent:
         if self.objective == "energy" and leakage == 0:
             # The closed form is exact, and the order outside the held loops takes no energy.
             self._keep_best(model, rows, masks, 0, _energy_pj(model, rows))
+            return simulated
+        if model.variant.levels > 1:
+            for place, (chosen, mask) in enumerate(zip(rows, masks, strict=True)):
+                late = self.mapping is not None and time.process_time() > deadline
+                simulated[place] = not late and self._consider_one(model, _candidate(chosen, int(mask)))
             return simulated
         tilings = _tilings(model, rows)
         doubled = (masks[:, None] >> np.arange(len(OPERANDS))) & 1 == 1
@@ -91,7 +102,7 @@ class Incumbent:
             ]
         )
         inner = _places(buffer_order(model.variant))
-        for which, order in enumerate(dram_orders(model.variant)):
+        for which, (order,) in enumerate(outer_orders(model.variant)):
             cycles = tiling_cycles(template, geometry, _places(order), inner, *tilings, doubled, MOST_EVENTS)
             simulated &= cycles >= 0
             costs = {
@@ -101,6 +112,30 @@ class Incumbent:
             }[self.objective]
             self._keep_best(model, rows, masks, which, np.where(cycles >= 0, costs, np.inf))
         return simulated
+
+    def _consider_one(self, model: CostModel, candidate: Candidate) -> bool:
+        """Simulate the mappings of one choice, one by one. Returns whether none had too many passes."""
+        every = True
+        seen: set[tuple[object, ...]] = set()
+        for mapping in build_mapping(model, candidate, self.accelerator):
+            try:
+                plan = Plan(self.layer, self.precision, self.accelerator, mapping)
+            except MappingError:
+                continue  # as in ``_adopt_mapping``
+            program = (plan.event_loops, *(level.double_buffer for level in mapping.levels))
+            if program in seen:
+                continue
+            seen.add(program)
+            if self.mapping is not None and plan.event_count > MOST_DEEP_EVENTS:
+                every = False
+                continue
+            self.proposals += 1
+            cycles = int(walk(walk_input(plan))[0][TOTAL])
+            energy = _energy_pj(model, np.array([candidate.rows]))[0] + model.leakage_pj_per_cycle * cycles
+            cost = {"latency": float(cycles), "energy": energy, "edp": cycles * energy}[self.objective]
+            if cost < self.cost * (1 - 1e-12):
+                self._adopt_mapping(mapping)
+        return every
 
     def _keep_best(self, model: CostModel, rows: Ints, masks: Ints, order: int, costs: Floats) -> None:
         """Adopt what is cheaper than the incumbent, under one order of the DRAM loops."""
@@ -120,8 +155,15 @@ class Incumbent:
         return self._walks[id(model)][1]
 
     def _adopt(self, model: CostModel, rows: Ints, mask: int, order: int) -> None:
-        mapping = build_mapping(model, _candidate(rows, mask), self.accelerator)[order]
-        result = simulate(self.layer, self.precision, self.accelerator, mapping)
+        self._adopt_mapping(build_mapping(model, _candidate(rows, mask), self.accelerator)[order])
+
+    def _adopt_mapping(self, mapping: Mapping) -> None:
+        try:
+            result = simulate(self.layer, self.precision, self.accelerator, mapping)
+        except MappingError:
+            if len(mapping.buffer_levels) == 1:
+                raise
+            return  # finished outputs that are wider than sums do not fit where a buffer happens to get no sums
         cost = objective_cost(result, self.objective)
         if cost < self.cost:
             self.cost, self.mapping, self.result = cost, mapping, result

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import time
 
-from mapper.candidates import SPACE
+from mapper.candidates import DEEP_SPACE, SPACE
 from mapper.cost_terms import CostModel, build_cost_models
 from mapper.cp_sat_proof import prove_by_cp_sat
 from mapper.descent import descend
@@ -24,7 +24,7 @@ from mapper.planned_steps import planned_machine
 from mapper.solution import MappingSolution, Objective, SearchBudget
 from mapper.split_mapping import map_split_layer
 from simulator.accelerator import Accelerator
-from simulator.errors import ConfigurationError, InfeasibleError, Problem
+from simulator.errors import InfeasibleError, Problem
 from simulator.layer import Layer
 from simulator.plan import grid_timing
 from simulator.precision import LayerPrecision
@@ -83,9 +83,8 @@ def map_layer(
     """Map one layer on one tile, with a proof of how good the mapping is.
 
     ``cost`` and ``lower_bound`` are in cycles (latency), pJ (energy) or pJ·cycles (edp). Raises ``PrecisionError``
-    where the PE cannot run the precision, ``ConfigurationError`` for a machine with several levels of buffers, and
-    ``InfeasibleError`` where no mapping fits: it names the memory, the smallest demand, the capacity, and what would
-    make it fit.
+    where the PE cannot run the precision, and ``InfeasibleError`` where no mapping fits: it names the memory, the
+    smallest demand, the capacity, and what would make it fit.
 
     Where the time of a step depends on values, which are not known here, mapping, result, cost and bound are those of
     the machine whose steps all take ``planned_step_cycles``; ``simulate`` then gives the mapping's cycles with values.
@@ -94,11 +93,6 @@ def map_layer(
     """
     budget = budget or SearchBudget()
     accelerator.processing_element.check(precision)
-    if accelerator.buffer_levels > 1:
-        raise ConfigurationError([
-            Problem("the mapper searches machines with one level of buffers; simulate takes a mapping for deeper ones",
-                    where=accelerator.name, path="memories", value=f"{accelerator.buffer_levels} levels of buffers")
-        ])
     if precision.split is not None:
         return map_split_layer(layer, precision, accelerator, objective, budget, search=map_layer)
     accelerator = planned_machine(accelerator, precision)
@@ -130,7 +124,7 @@ def map_layer(
         gap=gap,
         solve_seconds=time.process_time() - began,
         proposals=incumbent.proposals,
-        space=SPACE,
+        space=SPACE if accelerator.buffer_levels == 1 else DEEP_SPACE,
     )
 
 

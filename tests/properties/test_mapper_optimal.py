@@ -31,6 +31,8 @@ from simulator.engine import simulate
 from simulator.errors import InfeasibleError, MappingError
 from simulator.kernels import choice_cost, enumerate_choices
 from simulator.layer import OPERANDS, Layer
+from simulator.mapping import Mapping
+from simulator.plan import Plan
 from simulator.precision import LayerPrecision
 from simulator.processing_elements import FixedElement
 from tests.properties.strategies import HUGE, Case, cases
@@ -74,7 +76,7 @@ def same_tiling(one: CostModel, rows: tuple[int, ...], other: CostModel) -> tupl
     for block, row, theirs in zip(one.blocks, rows, other.blocks, strict=True):
         same = np.ones(theirs.size, dtype=np.bool_)
         for mine, choice in zip(block.choices, theirs.choices, strict=True):
-            same &= choice.buffer_tile == mine.buffer_tile[row]
+            same &= (choice.buffer_tiles == mine.buffer_tiles[row]).all(axis=1)
             same &= choice.register_tile == mine.register_tile[row]
             same &= (choice.axis_factors == mine.axis_factors[row]).all(axis=1)
         if not same.any():
@@ -93,13 +95,37 @@ def least_cost(
     costs = []
     for other in models:
         theirs = same_tiling(model, rows, other)
-        if theirs is not None and other.variant.bypass == model.variant.bypass:
+        if theirs is not None and other.variant.places == model.variant.places:
             costs.append(model_cost(other, objective, theirs, doubled))
     return min(costs)
 
 
+def program_of(case: Case, mapping: Mapping) -> tuple[object, ...]:
+    """What the simulator walks over: two mappings with equal programs are the same one."""
+    plan = Plan(case.layer, case.precision, case.accelerator, mapping)
+    return plan.event_loops, plan.buffer_loops, mapping.double_buffer, [lvl.double_buffer for lvl in mapping.levels]
+
+
+def energy_of_program(
+    case: Case, models: list[CostModel], model: CostModel, rows: tuple[int, ...], mapping: Mapping
+) -> float:
+    """Least closed-form energy without leakage over the variants to which a mapping, with the tiling of ``rows``,
+    belongs."""
+    program, costs = program_of(case, mapping), []
+    for other in models:
+        theirs = same_tiling(model, rows, other)
+        if theirs is None or other.variant.places != model.variant.places:
+            continue
+        energy = model_cost(replace(other, leakage_pj_per_cycle=0.0), "energy", theirs, ())
+        for twin in build_mapping(other, Candidate(theirs, mapping.double_buffer, 0.0), case.accelerator):
+            if not math.isinf(energy) and program_of(case, twin) == program:
+                costs.append(energy)
+                break
+    return min(costs)
+
+
 @few_examples
-@given(cases(max_levels=1), st.data())
+@given(cases(), st.data())
 def test_the_cost_model_is_the_bound_engine(case: Case, data: st.DataObject) -> None:
     models = models_of(case)
     place = data.draw(st.integers(0, len(models) - 1))
@@ -109,6 +135,8 @@ def test_the_cost_model_is_the_bound_engine(case: Case, data: st.DataObject) -> 
     latency = model_cost(model, "latency", rows, doubled)
     mappings = build_mapping(model, Candidate(rows, doubled, 0.0), case.accelerator)
     if math.isinf(latency):
+        if not math.isinf(least_cost(models, model, "latency", rows, doubled)):
+            return  # fits where a buffer gets no sums, which another variant says
         for mapping in mappings:
             with pytest.raises(MappingError):
                 simulate(case.layer, case.precision, case.accelerator, mapping)
@@ -130,6 +158,7 @@ def test_the_cost_model_is_the_bound_engine(case: Case, data: st.DataObject) -> 
         moved = result.total_energy_pj - leaked
         slack = 1e-9 + 1e-9 * result.total_energy_pj
         assert least_energy - slack <= moved <= energy + slack
+        assert moved == pytest.approx(energy_of_program(case, models, model, rows, mapping), rel=1e-9, abs=1e-9)
 
 
 @few_examples
