@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,6 +86,15 @@ def kernel_input(model: CostModel, objective: Objective, event_price_cycles: flo
         leakage=float(model.leakage_pj_per_cycle),
         single_constant=single_constant,
         objective=OBJECTIVES.index(objective),
+    )
+
+
+def pass_count(model: CostModel, candidate: Candidate) -> int:
+    """Passes of the tile loop under a candidate, but for those that a bypassing operand adds."""
+    return math.prod(
+        int(block.columns[f"trips{model.variant.levels}_{choice.dim}"][row])
+        for block, row in zip(model.blocks, candidate.rows, strict=True)
+        for choice in block.choices
     )
 
 

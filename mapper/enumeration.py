@@ -13,9 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from mapper.cost_terms import CostModel
-from mapper.descent import kernel_input
+from mapper.descent import kernel_input, may_double
 from mapper.incumbent import Incumbent
+from mapper.posynomial import build_subproblem, surviving_rows
 from simulator.kernels import choice_cost, enumerate_choices
+from simulator.layer import OPERANDS
 
 BATCHES = (1 << 6, 1 << 11, 1 << 15, 1 << 18)  # choices simulated a variant, at most
 NODES_PER_SECOND = 2_000_000  # of the depth-first search, roughly; a limit for it follows from the time left
@@ -30,6 +32,15 @@ class _Variant:
     kernel: choice_cost.CostInput
     floor: float = 0.0
     known: bool = False
+
+
+def relaxed_bound(model: CostModel, incumbent: Incumbent) -> float:
+    """A lower bound of what a variant could give below the incumbent, without a search: each row against the best of
+    all other blocks, term by term."""
+    doubled = tuple(operand for operand, may in zip(OPERANDS, may_double(model), strict=True) if may)
+    relaxed = build_subproblem(model, doubled, incumbent.objective, relaxed=True)
+    rows, lowest = surviving_rows(relaxed, incumbent.target(), dominated=True)
+    return incumbent.proven() if rows is None else min(incumbent.proven(), max(0.0, lowest))
 
 
 def compile_enumeration(model: CostModel) -> None:
@@ -88,6 +99,8 @@ def _extend(variant: _Variant, incumbent: Incumbent, most: int, seconds: float, 
         simulated = incumbent.consider_many(variant.model, rows[chunk], masks[chunk], deadline)
         if not simulated.all():
             floor = min(floor, float(costs[chunk][~simulated].min()))
-            break
+            if variant.model.variant.levels == 1:
+                break
+            # With several levels the first ones in line often have the most passes; what follows may still be better.
     if finished:
         variant.floor = max(variant.floor, floor)

@@ -26,7 +26,8 @@ from simulator.walk_input import walk_input
 
 PROOF_TOLERANCE = 1e-6  # relative
 MOST_EVENTS = 1 << 22  # a tiling with more passes is not simulated; what is known of it is its closed-form cost
-MOST_DEEP_EVENTS = 1 << 17  # with several levels of buffers, where a pass takes longer to simulate
+MOST_DEEP_EVENTS = 1 << 13  # with several levels of buffers, where a pass takes longer: this many, or ...
+MORE_DEEP_EVENTS = 4  # ... so many times those of the incumbent, whichever is more
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
@@ -126,7 +127,9 @@ class Incumbent:
             if program in seen:
                 continue
             seen.add(program)
-            if self.mapping is not None and plan.event_count > MOST_DEEP_EVENTS:
+            if self.result is not None and plan.event_count > max(
+                MOST_DEEP_EVENTS, MORE_DEEP_EVENTS * self.result.tile_count
+            ):
                 every = False
                 continue
             self.proposals += 1

@@ -17,8 +17,8 @@ import time
 from mapper.candidates import DEEP_SPACE, SPACE
 from mapper.cost_terms import CostModel, build_cost_models
 from mapper.cp_sat_proof import prove_by_cp_sat
-from mapper.descent import descend
-from mapper.enumeration import compile_enumeration, prove_by_enumeration
+from mapper.descent import descend, pass_count
+from mapper.enumeration import compile_enumeration, prove_by_enumeration, relaxed_bound
 from mapper.incumbent import PROOF_TOLERANCE, Incumbent
 from mapper.planned_steps import planned_machine
 from mapper.solution import MappingSolution, Objective, SearchBudget
@@ -45,6 +45,9 @@ def _start(models: list[CostModel], incumbent: Incumbent, deadline: float) -> No
     price = grid_timing(accelerator).tail_cycles + accelerator.dram.latency_cycles + 1
     takes_time = incumbent.objective != "energy" or bool(accelerator.leakage_pj_per_cycle)
     prices = EVENT_PRICES if takes_time else (0.0,)
+    if models[0].variant.levels > 1:
+        _start_deep(models, incumbent, deadline, [factor * price for factor in prices])
+        return
     for factor in prices:
         for model in models:
             ends = descend(
@@ -54,6 +57,29 @@ def _start(models: list[CostModel], incumbent: Incumbent, deadline: float) -> No
                 if incumbent.mapping is not None and time.process_time() > deadline:
                     return
                 incumbent.consider(model, candidate)
+
+
+def _start_deep(models: list[CostModel], incumbent: Incumbent, deadline: float, prices: list[float]) -> None:
+    """The same with several levels of buffers, where variants are many and simulating takes long: cheapest first.
+
+    One with few passes comes before all, so that there is an incumbent soon.
+    """
+    for number, price in enumerate(prices):
+        until = deadline - (deadline - time.process_time()) * (1 - 1 / (len(prices) - number))
+        ends = [
+            (candidate.cost, place, candidate)
+            for place, model in enumerate(models)
+            for candidate in descend(
+                model, incumbent.objective, starts=DESCENT_STARTS, event_price_cycles=float(price)
+            )
+        ]
+        ends.sort(key=lambda end: end[:2])
+        if incumbent.mapping is None and ends:
+            ends.insert(0, min(ends, key=lambda end: pass_count(models[end[1]], end[2])))
+        for cost, place, candidate in ends:
+            if incumbent.mapping is not None and (time.process_time() > until or cost >= incumbent.target()):
+                break
+            incumbent.consider(models[place], candidate)
 
 
 def prove(models: list[CostModel], incumbent: Incumbent, budget: SearchBudget) -> float:
@@ -66,7 +92,7 @@ def prove(models: list[CostModel], incumbent: Incumbent, budget: SearchBudget) -
         share = 0.5 if budget.prover == "auto" else 1.0
         bound, left = prove_by_enumeration(models, incumbent, began + share * budget.cpu_seconds, deadline)
         if budget.prover == "enumeration" and left:
-            return 0.0
+            return min(bound, *(relaxed_bound(model, incumbent) for model in left))
     if left:
         bound = min(bound, prove_by_cp_sat(left, incumbent, budget, deadline))
     return bound

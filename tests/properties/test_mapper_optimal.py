@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,13 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from mapper.build_mapping import build_mapping
+from mapper.candidates import build_blocks
 from mapper.cost_terms import CostModel, build_cost_models
 from mapper.descent import Candidate, kernel_input, may_double
 from mapper.incumbent import Incumbent
 from mapper.search import map_layer
 from mapper.solution import OBJECTIVES, Objective, Prover, SearchBudget, objective_cost
+from mapper.variants import variants
 from simulator.accelerator import (
     Accelerator,
     Axis,
@@ -30,14 +33,16 @@ from simulator.accelerator import (
 from simulator.engine import simulate
 from simulator.errors import InfeasibleError, MappingError
 from simulator.kernels import choice_cost, enumerate_choices
-from simulator.layer import OPERANDS, Layer
-from simulator.mapping import Mapping
+from simulator.layer import DIMS, OPERANDS, Dim, Layer, Operand
+from simulator.mapping import Mapping, MappingLevel
 from simulator.plan import Plan
 from simulator.precision import LayerPrecision
 from simulator.processing_elements import FixedElement
-from tests.properties.strategies import HUGE, Case, cases
+from tests.properties.strategies import HUGE, Case, cases, grids, partitions, subsets
 
 MOST_CHOICES = 1500
+MOST_DEEP_CHOICES = 1200  # of rows and variants, of which most are no mapping of their own
+UNUSED = tuple(MappingLevel(level=level) for level in ("dram", "buffer", "buffer", "register"))  # of a drawn case
 # Each of these examples runs a search or many simulations: a fraction of the profile's number will do.
 # Most cases have too many mappings to try them all, and are passed by.
 few_examples = settings(
@@ -125,7 +130,7 @@ def energy_of_program(
 
 
 @few_examples
-@given(cases(), st.data())
+@given(cases(max_levels=2), st.data())
 def test_the_cost_model_is_the_bound_engine(case: Case, data: st.DataObject) -> None:
     models = models_of(case)
     place = data.draw(st.integers(0, len(models) - 1))
@@ -162,11 +167,12 @@ def test_the_cost_model_is_the_bound_engine(case: Case, data: st.DataObject) -> 
 
 
 @few_examples
-@given(cases(max_levels=1), st.data(), st.sampled_from(OBJECTIVES))
+@given(cases(max_levels=2), st.data(), st.sampled_from(OBJECTIVES))
 def test_batches_cost_what_the_simulator_says(case: Case, data: st.DataObject, objective: Objective) -> None:
     models = models_of(case)
     model = models[data.draw(st.integers(0, len(models) - 1))]
-    rows, masks, _, _, _ = enumerate_choices(kernel_input(model, objective), np.inf, 40, 1 << 20)
+    most = 40 if case.accelerator.buffer_levels == 1 else 5
+    rows, masks, _, _, _ = enumerate_choices(kernel_input(model, objective), np.inf, most, 1 << 20)
     assume(len(rows))
     incumbent = Incumbent(case.layer, case.precision, case.accelerator, objective, target_gap=0.0)
     assert incumbent.consider_many(model, rows, masks).all()
@@ -179,17 +185,80 @@ def test_batches_cost_what_the_simulator_says(case: Case, data: st.DataObject, o
     assert incumbent.cost == pytest.approx(min(simulated), rel=1e-12)
 
 
+def tiles_of(mapping: Mapping) -> list[dict[Dim, int]]:
+    return [level.tile for level in mapping.levels]
+
+
+@st.composite
+def deep_cases(draw: st.DrawFn) -> Case:
+    """Machines with two levels of buffers, so small that all mappings of a tiny layer can be tried."""
+    energies, bits = st.sampled_from((0.0, 0.125, 2.0)), st.sampled_from((24, 40, 64, 120, 400, 4000))
+
+    def room() -> dict[str, Any]:
+        return {
+            "size_bits": draw(bits),
+            "read_energy_pj_per_bit": draw(energies), "write_energy_pj_per_bit": draw(energies),
+        }
+
+    def buffer(level: int, number: int, keeps: tuple[Operand, ...]) -> Buffer:
+        # Only what lies on the other level too may bypass: what would bypass both has many more mappings.
+        passing = tuple(op for op in keeps if everywhere and level == 1 and draw(st.integers(0, 5)) == 0)
+        limit = {"read_bandwidth_bits_per_cycle": 24} if draw(st.integers(0, 3)) == 0 else {}
+        return Buffer(
+            name=f"buffer{level}{number}", level=level, keeps=keeps, may_bypass=passing,
+            double_buffer=draw(st.booleans()), latency_cycles=draw(st.integers(0, 2)), **room(), **limit,
+        )
+
+    outer = draw(subsets(OPERANDS, min_size=1))
+    everywhere = draw(st.booleans())
+    inner = OPERANDS if everywhere else tuple(op for op in OPERANDS if op not in outer or draw(st.booleans()))
+    assume(inner)
+    buffers = [
+        buffer(level, number, keeps) for level, kept in ((1, outer), (2, inner))
+        for number, keeps in enumerate(draw(partitions(kept)))
+    ]
+    kept = draw(subsets(OPERANDS))
+    files = [RegisterFile(name="registers", keeps=kept, **{**room(), "size_bits": HUGE})] if kept else []
+    dataflow = draw(st.sampled_from(("multicast", "streaming")))
+    grid = draw(grids(dataflow))
+    grid = grid.model_copy(update={"axes": tuple(axis.model_copy(update={"size": 2}) for axis in grid.axes)})
+    machine = Accelerator(
+        name="machine", description="two levels", clock_mhz=1.0, grid=grid,
+        memories=(
+            Dram(bandwidth_bits_per_cycle=draw(st.sampled_from((8, 64))), latency_cycles=draw(st.integers(0, 4)),
+                 background_mw=draw(st.sampled_from((None, 0.01))), read_energy_pj_per_bit=draw(energies),
+                 write_energy_pj_per_bit=draw(energies)),
+            *buffers, *files,
+        ),
+        processing_element=FixedElement(energy_pj_per_cycle=0.5),
+        vector_unit=VectorUnit(lanes=1, energy_pj_per_operation=0.0),
+    )
+    dims = draw(st.lists(st.sampled_from(DIMS), min_size=1, max_size=2, unique=True))
+    layer = Layer(name="layer", dims={dim: draw(st.integers(2, 3)) for dim in dims})
+    return Case(layer, LayerPrecision(), machine, Mapping(levels=UNUSED))
+
+
 def best_of_everything(case: Case) -> dict[Objective, float]:
     """Simulate every mapping of the space, one by one; the least cost of each objective."""
     best = dict.fromkeys(OBJECTIVES, math.inf)
+    choices = math.prod(block.size for block in build_blocks(case.layer, case.precision, case.accelerator))
+    deep = case.accelerator.buffer_levels > 1
+    if deep:
+        assume(choices * len(variants(case.accelerator, case.precision)) <= MOST_DEEP_CHOICES)
     models = models_of(case)
-    choices = math.prod(block.size for block in models[0].blocks)
-    assume(choices * len(models) * 4 <= MOST_CHOICES)
+    assume(deep or choices * len(models) * 4 <= MOST_CHOICES)
+    seen = set()
     for model in models:
         for rows in itertools.product(*(range(block.size) for block in model.blocks)):
             for doubled in double_bufferings(model):
                 for mapping in build_mapping(model, Candidate(rows, doubled, 0.0), case.accelerator):
                     try:
+                        # With several levels many variants give the same mapping, but for loops of one trip.
+                        program = (mapping.levels[-1], repr(mapping.spatial), tiles_of(mapping), model.variant.places,
+                                   program_of(case, mapping)) if deep else mapping
+                        if repr(program) in seen:
+                            continue
+                        seen.add(repr(program))
                         result = simulate(case.layer, case.precision, case.accelerator, mapping)
                     except MappingError:
                         continue
@@ -200,7 +269,7 @@ def best_of_everything(case: Case) -> dict[Objective, float]:
 @pytest.mark.parametrize("prover", ["enumeration", "cp_sat"])
 def test_the_search_finds_and_proves_the_optimum(prover: Prover) -> None:
     @few_examples
-    @given(cases(max_macs=60, max_levels=1))
+    @given(cases(max_macs=60, max_levels=1) | deep_cases())
     def check(case: Case) -> None:
         for objective, best in best_of_everything(case).items():
             check_search(case, objective, best, SearchBudget(cpu_seconds=20 if prover == "enumeration" else 5,
