@@ -16,11 +16,13 @@ from mapper.cost_terms import CostModel
 from mapper.descent import kernel_input, may_double
 from mapper.incumbent import Incumbent
 from mapper.posynomial import build_subproblem, surviving_rows
+from mapper.solution import Objective
 from simulator.kernels import choice_cost, enumerate_choices
 from simulator.layer import OPERANDS
 
 BATCHES = (1 << 6, 1 << 11, 1 << 15, 1 << 18)  # choices simulated a variant, at most
 NODES_PER_SECOND = 2_000_000  # of the depth-first search, roughly; a limit for it follows from the time left
+RELAXED_NODES = 100_000  # for the least energy of a variant, at least (``relaxed_bound``)
 CHUNKS = (8, 256)  # choices simulated between two looks at the clock: at first, and at most
 
 
@@ -34,13 +36,31 @@ class _Variant:
     known: bool = False
 
 
-def relaxed_bound(model: CostModel, incumbent: Incumbent) -> float:
-    """A lower bound of what a variant could give below the incumbent, without a search: each row against the best of
-    all other blocks, term by term."""
+def _lowest(model: CostModel, objective: Objective, below: float) -> float:
+    """A lower bound of a variant, ``below`` at most: each row against the best of all other blocks, term by term."""
     doubled = tuple(operand for operand, may in zip(OPERANDS, may_double(model), strict=True) if may)
-    relaxed = build_subproblem(model, doubled, incumbent.objective, relaxed=True)
-    rows, lowest = surviving_rows(relaxed, incumbent.target(), dominated=True)
-    return incumbent.proven() if rows is None else min(incumbent.proven(), max(0.0, lowest))
+    relaxed = build_subproblem(model, doubled, objective, relaxed=True)
+    rows, lowest = surviving_rows(relaxed, below, dominated=True)
+    return below if rows is None else min(below, max(0.0, lowest))
+
+
+def relaxed_bound(model: CostModel, incumbent: Incumbent, seconds: float = 0.0) -> float:
+    """A lower bound of what a variant that was not searched through could give below the incumbent.
+
+    The energy-delay product is at least the least energy, which is found soon, times a bound of the latency: of the two
+    objectives apart more is known than of their product. ``seconds``: how long that energy may be looked for.
+    """
+    lowest = _lowest(model, incumbent.objective, incumbent.target())
+    if incumbent.objective == "edp":
+        latency = _lowest(model, "latency", np.inf)
+        below = incumbent.target() / latency if latency > 0 else np.inf
+        nodes = max(RELAXED_NODES, int(seconds * NODES_PER_SECOND))
+        _, _, _, energy, known = enumerate_choices(
+            kernel_input(model, "energy"), below, 1, nodes, undominated=True
+        )
+        if known:
+            lowest = max(lowest, latency * min(energy, below))
+    return min(incumbent.proven(), lowest)
 
 
 def compile_enumeration(model: CostModel) -> None:

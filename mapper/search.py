@@ -91,11 +91,22 @@ def prove(models: list[CostModel], incumbent: Incumbent, budget: SearchBudget) -
         # Where CP-SAT may have to follow, leave it half of the time.
         share = 0.5 if budget.prover == "auto" else 1.0
         bound, left = prove_by_enumeration(models, incumbent, began + share * budget.cpu_seconds, deadline)
-        if budget.prover == "enumeration" and left:
-            return min(bound, *(relaxed_bound(model, incumbent) for model in left))
+    if not left:
+        return bound
+    if budget.prover == "enumeration":
+        return min(bound, *(relaxed_bound(model, incumbent) for model in left))
+    if models[0].variant.levels == 1:
+        return min(bound, prove_by_cp_sat(left, incumbent, budget, deadline))
+    # Of the many variants of deeper machines most are closed, or nearly, without a search.
+    relaxed: dict[int, float] = {}
+    for place, model in enumerate(left):
+        seconds = max(0.0, deadline - time.process_time()) / (len(left) - place) ** 0.5
+        relaxed[id(model)] = relaxed_bound(model, incumbent, seconds)
+    left = [model for model in left if relaxed[id(model)] < incumbent.target() * (1 - 1e-9)]
     if left:
-        bound = min(bound, prove_by_cp_sat(left, incumbent, budget, deadline))
-    return bound
+        found = prove_by_cp_sat(left, incumbent, budget, deadline)
+        bound = min(bound, max(found, min(relaxed[id(model)] for model in left)))
+    return min(bound, incumbent.proven())
 
 
 def map_layer(
