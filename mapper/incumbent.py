@@ -15,8 +15,9 @@ from mapper.solution import Objective, objective_cost
 from simulator.accelerator import Accelerator
 from simulator.engine import simulate
 from simulator.errors import MappingError
-from simulator.kernels import tiling_cycles, walk
-from simulator.kernels.transfers import TOTAL, WalkInput
+from simulator.fast import simulate_fast
+from simulator.kernels import tiling_cycles
+from simulator.kernels.transfers import WalkInput
 from simulator.layer import DIMS, OPERANDS, Dim, Layer
 from simulator.mapping import Mapping
 from simulator.plan import Plan
@@ -48,6 +49,7 @@ class Incumbent:
     mapping: Mapping | None = None
     result: LayerResult | None = None
     proposals: int = 0
+    _simulated: set[tuple[object, ...]] = field(default_factory=set)
     _walks: dict[int, tuple[CostModel, WalkInput]] = field(default_factory=dict)
 
     def target(self) -> float:
@@ -65,10 +67,10 @@ class Incumbent:
         whole = self.objective == "latency" and self.target_gap == 0
         return self.cost if whole else self.target()
 
-    def consider(self, model: CostModel, candidate: Candidate) -> None:
-        """Simulate the mappings that a candidate stands for and keep the best."""
+    def consider(self, model: CostModel, candidate: Candidate) -> bool:
+        """Simulate the mappings that a candidate stands for and keep the best. Returns whether all were simulated."""
         rows = np.array([candidate.rows], dtype=np.int64)
-        self.consider_many(model, rows, np.array([double_buffer_bits(candidate.double_buffer)]))
+        return bool(self.consider_many(model, rows, np.array([double_buffer_bits(candidate.double_buffer)]))[0])
 
     def consider_many(
         self, model: CostModel, rows: Ints, masks: Ints, deadline: float = float("inf")
@@ -115,29 +117,30 @@ class Incumbent:
         return simulated
 
     def _consider_one(self, model: CostModel, candidate: Candidate) -> bool:
-        """Simulate the mappings of one choice, one by one. Returns whether none had too many passes."""
+        """Simulate the mappings of one choice, one by one. Returns whether none had too many passes.
+
+        Many variants stand for the same mapping, but for loops of one trip: each is simulated once.
+        """
         every = True
-        seen: set[tuple[object, ...]] = set()
         for mapping in build_mapping(model, candidate, self.accelerator):
+            program = _program(self.layer, mapping)
+            if program in self._simulated:
+                continue
             try:
                 plan = Plan(self.layer, self.precision, self.accelerator, mapping)
             except MappingError:
-                continue  # as in ``_adopt_mapping``
-            program = (plan.event_loops, *(level.double_buffer for level in mapping.levels))
-            if program in seen:
-                continue
-            seen.add(program)
+                continue  # as in ``_adopt``
             if self.result is not None and plan.event_count > max(
                 MOST_DEEP_EVENTS, MORE_DEEP_EVENTS * self.result.tile_count
             ):
                 every = False
                 continue
+            self._simulated.add(program)
             self.proposals += 1
-            cycles = int(walk(walk_input(plan))[0][TOTAL])
-            energy = _energy_pj(model, np.array([candidate.rows]))[0] + model.leakage_pj_per_cycle * cycles
-            cost = {"latency": float(cycles), "energy": energy, "edp": cycles * energy}[self.objective]
-            if cost < self.cost * (1 - 1e-12):
-                self._adopt_mapping(mapping)
+            result = simulate_fast(plan)
+            cost = objective_cost(result, self.objective)
+            if cost < self.cost:
+                self.cost, self.mapping, self.result = cost, mapping, result
         return every
 
     def _keep_best(self, model: CostModel, rows: Ints, masks: Ints, order: int, costs: Floats) -> None:
@@ -158,9 +161,7 @@ class Incumbent:
         return self._walks[id(model)][1]
 
     def _adopt(self, model: CostModel, rows: Ints, mask: int, order: int) -> None:
-        self._adopt_mapping(build_mapping(model, _candidate(rows, mask), self.accelerator)[order])
-
-    def _adopt_mapping(self, mapping: Mapping) -> None:
+        mapping = build_mapping(model, _candidate(rows, mask), self.accelerator)[order]
         try:
             result = simulate(self.layer, self.precision, self.accelerator, mapping)
         except MappingError:
@@ -170,6 +171,19 @@ class Incumbent:
         cost = objective_cost(result, self.objective)
         if cost < self.cost:
             self.cost, self.mapping, self.result = cost, mapping, result
+
+
+def _program(layer: Layer, mapping: Mapping) -> tuple[object, ...]:
+    """A mapping without the loops of one trip: equal ones give equal programs of transfers and passes."""
+    tiles = [layer.shape, *(tuple(level.tile.get(dim, 1) for dim in DIMS) for level in mapping.buffer_levels)]
+    held = tuple(mapping.level("register").tile.get(dim, 1) * mapping.unrolled(dim) for dim in DIMS)
+    orders = tuple(
+        tuple(dim for dim in level.order if outer[DIMS.index(dim)] > inner[DIMS.index(dim)])
+        for level, outer, inner in zip(mapping.levels[:-1], tiles, [*tiles[1:], held], strict=True)
+    )
+    spatial = tuple((axis, tuple(sorted(unrolled.items()))) for axis, unrolled in mapping.spatial.items())
+    levels = tuple((level.bypass, level.double_buffer) for level in mapping.levels)
+    return tuple(tiles), held, orders, spatial, levels, mapping.bypass, mapping.double_buffer
 
 
 def _candidate(rows: Ints, mask: int) -> Candidate:

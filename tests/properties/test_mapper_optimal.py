@@ -50,6 +50,8 @@ few_examples = settings(
     suppress_health_check=[*settings().suppress_health_check, HealthCheck.filter_too_much],
 )
 
+deep_examples = settings(few_examples, max_examples=max(3, settings().max_examples // 16))
+
 
 def models_of(case: Case) -> list[CostModel]:
     return build_cost_models(case.layer, case.precision, case.accelerator)
@@ -269,11 +271,23 @@ def best_of_everything(case: Case) -> dict[Objective, float]:
 @pytest.mark.parametrize("prover", ["enumeration", "cp_sat"])
 def test_the_search_finds_and_proves_the_optimum(prover: Prover) -> None:
     @few_examples
-    @given(cases(max_macs=60, max_levels=1) | deep_cases())
+    @given(cases(max_macs=60, max_levels=1))
     def check(case: Case) -> None:
         for objective, best in best_of_everything(case).items():
             check_search(case, objective, best, SearchBudget(cpu_seconds=20 if prover == "enumeration" else 5,
                                                              prover=prover))
+
+    check()
+
+
+@pytest.mark.parametrize("prover", ["enumeration", "auto", "cp_sat"])
+def test_with_two_levels_of_buffers_too(prover: Prover) -> None:
+    @deep_examples
+    @given(deep_cases())
+    def check(case: Case) -> None:
+        for objective, best in best_of_everything(case).items():
+            budget = SearchBudget(cpu_seconds=20 if prover == "enumeration" else 0.3, prover=prover)
+            check_search(case, objective, best, budget)
 
     check()
 

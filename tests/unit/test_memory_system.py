@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from mapper.search import map_layer
+from mapper.solution import SearchBudget
 from simulator.accelerator import (
     Accelerator,
     Axis,
@@ -20,7 +21,7 @@ from simulator.accelerator import (
     VectorUnit,
 )
 from simulator.engine import simulate
-from simulator.errors import ConfigurationError, MappingError
+from simulator.errors import MappingError
 from simulator.layer import Layer
 from simulator.mapping import Mapping, MappingLevel
 from simulator.precision import LayerPrecision
@@ -125,10 +126,11 @@ class TestLevels:
         with pytest.raises(MappingError, match="has 2 levels of buffers"):
             run(two, mapping(level("PK")))
 
-    def test_the_mapper_says_that_it_does_not_search_them(self) -> None:
+    def test_the_mapper_searches_them(self) -> None:
         two = machine(buffer("outer", ALL), buffer("inner", ALL))
-        with pytest.raises(ConfigurationError, match="one level of buffers"):
-            map_layer(LAYER, PRECISION, two)
+        found = map_layer(LAYER, PRECISION, two, budget=SearchBudget(cpu_seconds=2))
+        assert len(found.mapping.buffer_levels) == 2 and "outer buffer" in found.space
+        assert found.lower_bound <= found.cost == run(two, found.mapping).total_cycles
 
 
 class TestPorts:
