@@ -41,7 +41,7 @@ from typing import TYPE_CHECKING, Any
 from bitmosaic._version import __version__
 
 if TYPE_CHECKING:
-    from bitmosaic.baseline_cost import UniformRun, uniform_cost, uniform_run
+    from bitmosaic.baseline_cost import UniformRun, mixed_run, uniform_cost, uniform_run
     from bitmosaic.exploration import Exploration, Point, load_exploration
     from bitmosaic.explorer import ExplorationInterrupted, explore
     from bitmosaic.folder import write_outputs
@@ -54,19 +54,31 @@ if TYPE_CHECKING:
         points_frame,
         summary_frame,
     )
-    from bitmosaic.hardware_report import parts_frame, sources_frame
+    from bitmosaic.hardware_report import parts_frame, sources_frame, tiles_frame
     from bitmosaic.layer_plots import grid_frame, plot_roofline, plot_utilization, roofline_frame, write_plots
+    from bitmosaic.layer_spec import parse_layer
+    from bitmosaic.mapping_files import (
+        check_mapping,
+        dump_layer,
+        dump_mapping,
+        load_constraints,
+        load_layer,
+        load_mapping,
+    )
     from bitmosaic.menu import default_menu
     from bitmosaic.plots import plot_breakdown, plot_costs, plot_front, plot_layers, save_figure
     from bitmosaic.progress import PlainProgress, Progress
     from bitmosaic.report import energy_table, layers_table, mappings_table, points_table
     from bitmosaic.subject_frames import memories_frame, operations_frame, rates_frame, solutions_frame
     from bitmosaic.timeline import TraceSummary, write_trace
-    from hw_configs import dump_accelerator, list_presets, open_accelerator, validate_file
+    from hw_configs import dump_accelerator, list_presets, open_accelerator, open_machine, validate_file
     from mapper.assignment import Assignment, Choice, assign, assignment_front
+    from mapper.constraints import MappingConstraints, Range
+    from mapper.front import FrontInterrupted, FrontPoint, MappingFront, map_front
     from mapper.network import network_precisions, simulate_network
+    from mapper.placement import map_network
     from mapper.search import map_layer
-    from mapper.solution import MappingSolution, SearchBudget
+    from mapper.solution import MappingSolution, SearchBudget, SearchInterrupted, TileOffer
     from simulator.accelerator import Accelerator
     from simulator.batch import BatchResult, MappingBatch, bound_batch, simulate_batch
     from simulator.channel_split import ChannelSplit
@@ -84,10 +96,12 @@ if TYPE_CHECKING:
     from simulator.functional import compute_layer
     from simulator.layer import Layer, VectorOp
     from simulator.mapping import Mapping, MappingLevel
+    from simulator.nest_text import nest_text
     from simulator.precision import LayerPrecision
     from simulator.provenance import Source, energy_confidence, not_modelled
     from simulator.result import LayerResult, NetworkResult, VectorResult
     from simulator.scales import GroupScales
+    from simulator.tiled import Tile, TiledAccelerator
     from simulator.values import LayerValues
     from workloads import Network, list_networks, open_network
     from workloads.accuracy import AccuracyEvaluator, AccuracyResult
@@ -102,20 +116,27 @@ _HOME = {
     "bitmosaic.frames": (
         "cycles_frame", "energy_frame", "front_frame", "layers_frame", "point_frame", "points_frame", "summary_frame",
     ),
-    "bitmosaic.hardware_report": ("parts_frame", "sources_frame"),
+    "bitmosaic.hardware_report": ("parts_frame", "sources_frame", "tiles_frame"),
     "bitmosaic.layer_plots": ("grid_frame", "plot_roofline", "plot_utilization", "roofline_frame", "write_plots"),
+    "bitmosaic.layer_spec": ("parse_layer",),
+    "bitmosaic.mapping_files": (
+        "check_mapping", "dump_layer", "dump_mapping", "load_constraints", "load_layer", "load_mapping",
+    ),
     "bitmosaic.menu": ("default_menu",),
     "bitmosaic.plots": ("plot_breakdown", "plot_costs", "plot_front", "plot_layers", "save_figure"),
     "bitmosaic.progress": ("PlainProgress", "Progress"),
     "bitmosaic.report": ("energy_table", "layers_table", "mappings_table", "points_table"),
     "bitmosaic.subject_frames": ("memories_frame", "operations_frame", "rates_frame", "solutions_frame"),
-    "bitmosaic.baseline_cost": ("UniformRun", "uniform_cost", "uniform_run"),
+    "bitmosaic.baseline_cost": ("UniformRun", "mixed_run", "uniform_cost", "uniform_run"),
     "bitmosaic.timeline": ("TraceSummary", "write_trace"),
-    "hw_configs": ("dump_accelerator", "list_presets", "open_accelerator", "validate_file"),
+    "hw_configs": ("dump_accelerator", "list_presets", "open_accelerator", "open_machine", "validate_file"),
     "mapper.assignment": ("Assignment", "Choice", "assign", "assignment_front"),
+    "mapper.constraints": ("MappingConstraints", "Range"),
+    "mapper.front": ("FrontInterrupted", "FrontPoint", "MappingFront", "map_front"),
     "mapper.network": ("network_precisions", "simulate_network"),
+    "mapper.placement": ("map_network",),
     "mapper.search": ("map_layer",),
-    "mapper.solution": ("MappingSolution", "SearchBudget"),
+    "mapper.solution": ("MappingSolution", "SearchBudget", "SearchInterrupted", "TileOffer"),
     "simulator.accelerator": ("Accelerator",),
     "simulator.channel_split": ("ChannelSplit",),
     "simulator.batch": ("BatchResult", "MappingBatch", "bound_batch", "simulate_batch"),
@@ -128,10 +149,12 @@ _HOME = {
     "simulator.functional": ("compute_layer",),
     "simulator.layer": ("Layer", "VectorOp"),
     "simulator.mapping": ("Mapping", "MappingLevel"),
+    "simulator.nest_text": ("nest_text",),
     "simulator.precision": ("LayerPrecision",),
     "simulator.provenance": ("Source", "energy_confidence", "not_modelled"),
     "simulator.result": ("LayerResult", "NetworkResult", "VectorResult"),
     "simulator.scales": ("GroupScales",),
+    "simulator.tiled": ("Tile", "TiledAccelerator"),
     "simulator.values": ("LayerValues",),
     "workloads": ("Network", "list_networks", "open_network"),
     "workloads.accuracy": ("AccuracyEvaluator", "AccuracyResult"),
@@ -142,20 +165,23 @@ _HOME = {
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
-    "Accelerator", "AccuracyEvaluator", "AccuracyResult", "Assignment", "BatchResult", "BitmosaicError",
-    "ChannelSplit", "Choice", "ConfigurationError", "Distribution", "Exploration", "ExplorationInterrupted", "Format",
-    "GroupScales", "InfeasibleError", "Layer", "LayerPrecision", "LayerResult", "LayerValues", "Mapping",
-    "MappingBatch", "MappingError", "MappingLevel", "MappingSolution", "MissingPackageError", "Network",
-    "NetworkError", "NetworkResult", "PlainProgress", "Point", "PrecisionError", "Progress", "SearchBudget",
-    "Sensitivity", "Source", "TraceSummary", "UniformRun", "ValueRecorder", "VectorOp", "VectorResult", "__version__",
-    "assign", "assignment_front", "bound_batch", "compute_layer", "cycles_frame", "default_menu", "dump_accelerator",
-    "energy_confidence", "energy_frame", "energy_table", "estimate", "explore", "find_task", "front_frame",
-    "grid_frame", "layers_frame", "layers_table", "list_networks", "list_presets", "load_exploration", "map_layer",
-    "mappings_table", "memories_frame", "network_precisions", "not_modelled", "open_accelerator", "open_network",
-    "operations_frame", "parts_frame", "plot_breakdown", "plot_costs", "plot_front", "plot_layers", "plot_roofline",
-    "plot_utilization", "point_frame", "points_frame", "points_table", "rates_frame", "roofline_frame", "save_figure",
-    "simulate", "simulate_batch", "simulate_network", "solutions_frame", "sources_frame", "statistical_values",
-    "summary_frame", "uniform_cost", "uniform_run", "validate_file", "write_outputs", "write_plots", "write_trace",
+    "Accelerator", "AccuracyEvaluator", "AccuracyResult", "Assignment", "BatchResult", "BitmosaicError", "ChannelSplit",
+    "Choice", "ConfigurationError", "Distribution", "Exploration", "ExplorationInterrupted", "Format",
+    "FrontInterrupted", "FrontPoint", "GroupScales", "InfeasibleError", "Layer", "LayerPrecision", "LayerResult",
+    "LayerValues", "Mapping", "MappingBatch", "MappingConstraints", "MappingError", "MappingFront", "MappingLevel",
+    "MappingSolution", "MissingPackageError", "Network", "NetworkError", "NetworkResult", "PlainProgress", "Point",
+    "PrecisionError", "Progress", "Range", "SearchBudget", "SearchInterrupted", "Sensitivity", "Source", "Tile",
+    "TileOffer", "TiledAccelerator", "TraceSummary", "UniformRun", "ValueRecorder", "VectorOp", "VectorResult",
+    "__version__", "assign", "assignment_front", "bound_batch", "check_mapping", "compute_layer", "cycles_frame",
+    "default_menu", "dump_accelerator", "dump_layer", "dump_mapping", "energy_confidence", "energy_frame",
+    "energy_table", "estimate", "explore", "find_task", "front_frame", "grid_frame", "layers_frame", "layers_table",
+    "list_networks", "list_presets", "load_constraints", "load_exploration", "load_layer", "load_mapping", "map_front",
+    "map_layer", "map_network", "mappings_table", "memories_frame", "mixed_run", "nest_text", "network_precisions",
+    "not_modelled", "open_accelerator", "open_machine", "open_network", "operations_frame", "parse_layer",
+    "parts_frame", "plot_breakdown", "plot_costs", "plot_front", "plot_layers", "plot_roofline", "plot_utilization",
+    "point_frame", "points_frame", "points_table", "rates_frame", "roofline_frame", "save_figure", "simulate",
+    "simulate_batch", "simulate_network", "solutions_frame", "sources_frame", "statistical_values", "summary_frame",
+    "tiles_frame", "uniform_cost", "uniform_run", "validate_file", "write_outputs", "write_plots", "write_trace",
 ]
 
 

@@ -7,7 +7,7 @@ a finished exploration opens no session.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -18,19 +18,22 @@ from bitmosaic.records import Accuracy, AccuracyRecord, HarmRecord, SensitivityM
 from bitmosaic.store import RecordFile
 from simulator.precision import LayerPrecision
 from workloads.accuracy import AccuracyEvaluator
+from workloads.fake_quantised_model import weight_key
 from workloads.network import Network
-from workloads.sensitivity import METHODS, Request
+from workloads.sensitivity import AT_ONCE, METHODS, Request
 from workloads.tasks import Task
 
 Assignment = Mapping[str, LayerPrecision]
 
 
 def measured_formats(assignment: Assignment) -> Json:
-    """What of an assignment can change an accuracy: formats of weight and input, and the scales' granularity."""
-    return {
-        layer: [str(precision.weight), precision.weight_group, str(precision.input)]
-        for layer, precision in assignment.items()
-    }
+    """What of an assignment can change an accuracy: formats of weight and input, and the scales' granularity; where
+    weights have zero points or are expanded, that too."""
+    found: dict[str, Json] = {}
+    for layer, precision in assignment.items():
+        further = (weight_key(precision),) if precision.zero_bits or precision.expanded_weight else ()
+        found[layer] = [str(precision.weight), precision.weight_group, str(precision.input), *further]
+    return found
 
 
 class AccuracyBook:
@@ -77,22 +80,34 @@ class AccuracyBook:
         layers = [layer for layer, binding in self._network.bindings.items() if binding.weight is not None]
         wanted = [(layer, precision) for layer in layers for precision in menu]
         missing = [pair for pair in wanted if self._harm_key(*pair, method) not in self._harms]
-        for done, (layer, precision) in enumerate(missing):
-            progress.update("sensitivity", done, len(missing))
-            request = Request(self._network, self._evaluator, (layer,), (precision,), lambda done, total: None)
-            harm = float(METHODS[method](request)[0, 0])
-            self._harms.append(
-                HarmRecord(key=self._harm_key(layer, precision, method), subject=self._subject, method=method,
-                           layer=layer, precision=precision.label, harm=harm if math.isfinite(harm) else None)
-            )
-        if missing:
-            progress.update("sensitivity", len(missing), len(missing))
+        if method in AT_ONCE and missing:
+            self._rate(missing, method, lambda done, total: progress.update("sensitivity", done, total))
+        else:
+            for done, pair in enumerate(missing):
+                progress.update("sensitivity", done, len(missing))
+                self._rate([pair], method, lambda done, total: None)
+            if missing:
+                progress.update("sensitivity", len(missing), len(missing))
         harms = {}
         for layer, precision in wanted:
             record = self._harms.get(self._harm_key(layer, precision, method))
             assert record is not None
             harms[layer, precision.label] = math.inf if record.harm is None else record.harm
         return harms
+
+    def _rate(
+        self, pairs: list[tuple[str, LayerPrecision]], method: SensitivityMethod, report: Callable[[int, int], None]
+    ) -> None:
+        """Rate pairs of layer and precision, in one table, and write them down."""
+        layers = tuple(dict.fromkeys(layer for layer, _ in pairs))
+        menu = tuple(dict.fromkeys(precision for _, precision in pairs))
+        table = METHODS[method](Request(self._network, self._evaluator, layers, menu, report))
+        for layer, precision in pairs:
+            harm = float(table[layers.index(layer), menu.index(precision)])
+            self._harms.append(
+                HarmRecord(key=self._harm_key(layer, precision, method), subject=self._subject, method=method,
+                           layer=layer, precision=precision.label, harm=harm if math.isfinite(harm) else None)
+            )
 
     def _harm_key(self, layer: str, precision: LayerPrecision, method: SensitivityMethod) -> str:
         return content_key(

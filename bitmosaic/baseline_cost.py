@@ -1,36 +1,42 @@
-"""The cost of a network in one precision throughout: every layer mapped, the whole simulated, nothing measured."""
+"""The cost of a network in given precisions, one throughout or one for each layer: mapped, simulated, not measured."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from bitmosaic.exploration import Point
 from bitmosaic.menu import for_layer, problems_of
 from bitmosaic.progress import Progress, Silent
 from bitmosaic.records import PointRecord, layer_row, vector_rows
-from hw_configs import open_accelerator
+from hw_configs import open_machine
 from mapper.cache import MappingCache
-from mapper.network import MappingJob, map_many, network_precisions, simulate_network
+from mapper.network import network_precisions, simulate_network
+from mapper.placement import map_network
 from mapper.solution import MappingSolution, Objective, SearchBudget
 from simulator.accelerator import Accelerator
-from simulator.errors import PrecisionError
+from simulator.errors import ConfigurationError, PrecisionError, Problem, closest
 from simulator.plan import Plan
 from simulator.precision import LayerPrecision
 from simulator.result import NetworkResult
+from simulator.tiled import Machine, tiles_of
 from simulator.values import LayerValues
 from workloads import Network, open_network
 from workloads.layer_values import ValueChoice, ValueRecorder
 from workloads.tasks import find_task
 
+MIXED = "mixed"
+
 
 @dataclass(frozen=True)
 class UniformRun:
-    """A network in one precision throughout, mapped and simulated: what the traces and plots of layers look at.
+    """A network in given precisions, mapped and simulated: what the traces and plots of layers look at.
 
     Attributes:
         network, accelerator: what ran, and where.
-        label: short name of the precision, ``w4a8``.
+        label: short name of the precision, ``w4a8``; ``mixed`` where layers differ (``mixed_run``).
         assignment: layer → the precision asked for.
         precisions: layer → the precision simulated: with the output format that its readers take.
         solutions: layer → its mapping, with the proof.
@@ -39,7 +45,7 @@ class UniformRun:
     """
 
     network: Network
-    accelerator: Accelerator
+    accelerator: Machine
     label: str
     assignment: dict[str, LayerPrecision]
     precisions: dict[str, LayerPrecision]
@@ -67,17 +73,18 @@ class UniformRun:
         }
 
     def plans(self) -> dict[str, Plan]:
-        """Layer → its mapping laid out for the engines."""
+        """Layer → its mapping laid out for the engines, on its tile."""
+        tiles = tiles_of(self.accelerator)
         return {
-            layer.name: Plan(layer, self.precisions[layer.name], self.accelerator, self.solutions[layer.name].mapping)
-            for layer in self.network.layers
+            layer.name: Plan(layer, self.precisions[layer.name], tiles[solution.tile], solution.mapping)
+            for layer in self.network.layers for solution in [self.solutions[layer.name]]
         }
 
     def point(self) -> Point:
         """The run as a network point without accuracy, as the tables and plots take it."""
-        result, assignment = self.result, self.assignment
+        result, assignment, is_mixed = self.result, self.assignment, self.label == MIXED
         record = PointRecord(
-            key="", context="", origin="uniform", uniform=self.label,
+            key="", context="", origin="given" if is_mixed else "uniform", uniform=None if is_mixed else self.label,
             assignment={name: each.label for name, each in assignment.items()}, total_cycles=result.total_cycles,
             latency_ms=result.latency_ms, energy_pj=result.total_energy_pj, accuracy=None,
             layers=tuple(
@@ -90,7 +97,7 @@ class UniformRun:
 
 def uniform_run(
     network: Network | str | Path,
-    accelerator: Accelerator | str | Path,
+    accelerator: Machine | str | Path,
     precision: LayerPrecision | str = "w8a8",
     *,
     objective: Objective = "edp",
@@ -102,38 +109,103 @@ def uniform_run(
 ) -> UniformRun:
     """Map every layer in one precision and simulate the network, vector operations included.
 
-    Arguments as of ``explore``. On a machine whose time depends on values, these are by default (``auto``) recorded
-    from the calibration example of number ``example``, where the network has trained weights and data, and drawn where
-    it has not; ``statistical`` draws them all. Results say which (``LayerResult.value_source``).
+    Arguments as of ``explore``; the accelerator may have several tiles. On a machine whose time depends on values,
+    these are by default (``auto``) recorded from the calibration example of number ``example``, where the network has
+    trained weights and data, and drawn where it has not; ``statistical`` draws them all. Results say which
+    (``LayerResult.value_source``).
 
-    Raises ``PrecisionError`` where the processing element cannot run the precision,
+    Raises ``PrecisionError`` where the processing element (of several tiles none) can run the precision,
     ``InfeasibleError`` where a layer fits in no way.
     """
     network = network if isinstance(network, Network) else open_network(network)
-    accelerator = accelerator if isinstance(accelerator, Accelerator) else open_accelerator(accelerator)
     precision = precision if isinstance(precision, LayerPrecision) else LayerPrecision.parse(precision)
-    problems = problems_of(precision, accelerator)
-    if problems:
-        raise PrecisionError(problems)
-    progress = progress or Silent()
-    assignment = {layer.name: for_layer(layer, precision) for layer in network.layers}
-    exact = network_precisions(network, assignment)
-    found = map_many(
-        [MappingJob(layer=layer, precision=exact[layer.name]) for layer in network.layers],
-        accelerator=accelerator, objective=objective, budget=budget or SearchBudget(), cache=MappingCache(),
-        workers=workers, progress=lambda done, total: progress.update("mapping", done, total),
+    return _run(
+        network, accelerator, precision.label, {layer.name: precision for layer in network.layers}, objective, budget,
+        workers, progress, values, example,
     )
-    solutions = {layer.name: solution for layer, solution in zip(network.layers, found, strict=True)}
+
+
+def mixed_run(
+    network: Network | str | Path,
+    accelerator: Machine | str | Path,
+    precisions: Mapping[str, LayerPrecision | str],
+    *,
+    objective: Objective = "edp",
+    budget: SearchBudget | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    values: ValueChoice = "auto",
+    example: int = 0,
+) -> UniformRun:
+    """Map and simulate a network with a precision for each layer; other arguments and errors as of ``uniform_run``.
+
+    ``precisions``: layer's name, or a pattern of names with ``*``, ``?`` and ``[…]``, → precision. The first entry that
+    fits a layer counts: ``{"*.scores": "bf16", "*": "w4a4"}``. Raises ``ConfigurationError`` for a layer that no entry
+    fits and an entry that fits no layer.
+    """
+    network = network if isinstance(network, Network) else open_network(network)
+    asked = {
+        name: each if isinstance(each, LayerPrecision) else LayerPrecision.parse(each)
+        for name, each in precisions.items()
+    }
+    return _run(
+        network, accelerator, MIXED, _by_layer(network, asked), objective, budget, workers, progress, values, example
+    )
+
+
+def _fits(name: str, pattern: str) -> bool:
+    return name == pattern or fnmatchcase(name, pattern)
+
+
+def _by_layer(network: Network, asked: Mapping[str, LayerPrecision]) -> dict[str, LayerPrecision]:
+    """Layer → the precision of the first entry that fits its name."""
+    names = [layer.name for layer in network.layers]
+    problems = [
+        Problem("fits no layer", where=network.name, path="precisions", value=repr(pattern),
+                did_you_mean=closest(pattern, names))
+        for pattern in asked if not any(_fits(name, pattern) for name in names)
+    ]
+    found = {}
+    for name in names:
+        fitting = [pattern for pattern in asked if _fits(name, pattern)]
+        if fitting:
+            found[name] = asked[fitting[0]]
+        else:
+            problems.append(Problem("has no precision", where=network.name, path=f"layer {name}"))
+    if problems:
+        raise ConfigurationError(problems)
+    return found
+
+
+def _run(
+    network: Network, accelerator: Machine | str | Path, label: str, asked: Mapping[str, LayerPrecision],
+    objective: Objective, budget: SearchBudget | None, workers: int | None, progress: Progress | None,
+    values: ValueChoice, example: int,
+) -> UniformRun:
+    machine = open_machine(accelerator) if isinstance(accelerator, str | Path) else accelerator
+    if isinstance(machine, Accelerator):
+        problems = [
+            problem for precision in dict.fromkeys(asked.values()) for problem in problems_of(precision, machine)
+        ]
+        if problems:
+            raise PrecisionError(problems)
+    told = progress or Silent()
+    assignment = {layer.name: for_layer(layer, asked[layer.name]) for layer in network.layers}
+    exact = network_precisions(network, assignment)
+    solutions = map_network(
+        network, machine, assignment, objective, budget=budget or SearchBudget(), cache=MappingCache(),
+        workers=workers, progress=lambda done, total: told.update("mapping", done, total),
+    )
     recorder = None
-    if accelerator.processing_element.depends_on_values:
+    if any(tile.processing_element.depends_on_values for tile in tiles_of(machine).values()):
         recorder = ValueRecorder(network, find_task(network), example=example, choice=values)
-    result = simulate_network(network, accelerator, exact, solutions, recorder)
-    return UniformRun(network, accelerator, precision.label, assignment, exact, solutions, result, recorder)
+    result = simulate_network(network, machine, exact, solutions, recorder)
+    return UniformRun(network, machine, label, assignment, exact, solutions, result, recorder)
 
 
 def uniform_cost(
     network: Network | str | Path,
-    accelerator: Accelerator | str | Path,
+    accelerator: Machine | str | Path,
     precision: LayerPrecision | str = "w8a8",
     *,
     objective: Objective = "edp",

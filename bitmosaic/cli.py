@@ -1,4 +1,4 @@
-"""The command line: ``bitmosaic explore``, ``validate``, ``hardware``, ``networks``, ``simulate``, ``redraw``.
+"""The command line: ``bitmosaic explore``, ``map``, ``simulate``, ``validate``, ``hardware``, ``networks``, ``redraw``.
 
 Whatever a user gets wrong is one message on standard error and exit code 2, never a traceback; Ctrl-C is exit code
 130. Commands import what they need when they run, so that help is instant.
@@ -46,7 +46,13 @@ class _Group(click.Group):
                 raise  # click ends quietly where nobody reads on
             click.echo(f"error: {error.filename or 'input/output'}: {error.strerror or error}", err=True)
             ctx.exit(USER_ERROR)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemError) as error:
+            # Ctrl-C while a compiled kernel runs comes out as a SystemError that it caused.
+            cause: BaseException | None = error
+            while isinstance(cause, SystemError):
+                cause = cause.__cause__
+            if not isinstance(cause, KeyboardInterrupt):
+                raise
             click.echo("Interrupted.", err=True)
             ctx.exit(INTERRUPTED)
 
@@ -89,8 +95,10 @@ _WORKERS = click.option(
 @click.option("--menu", metavar="W8A8,W4A8,…",
               help="Precisions to choose from, weight and activation bits each; by default a set for the machine.")
 @_OBJECTIVE
-@click.option("--sensitivity", type=click.Choice(["perturbation", "weight_error"]), default="perturbation",
-              show_default=True, help="How the harm of a precision to a layer is rated before assignment.")
+@click.option("--sensitivity", default="auto", show_default=True, type=click.Choice([
+    "auto", "taylor", "perturbation", "weight_error", "hessian_trace", "bit_entropy", "value_entropy",
+]), help="How the harm of a precision to a layer is rated before assignment; auto: taylor where gradients exist, "
+         "else perturbation.")
 @click.option("--points", type=click.IntRange(min=2), default=10, show_default=True, metavar="N",
               help="Budgets for which an assignment is sought, on each of the two fronts.")
 @_SHAPE
@@ -154,6 +162,9 @@ def redraw(results: Path, point: str | None) -> None:
 @click.option("--precision", default="w8a8", show_default=True, metavar="W8A8",
               help="The precision of every layer: weight and activation bits; w8a8/w4a4@0.5 has half of the input "
                    "channels in w4a4.")
+@click.option("--layer-precision", "layer_precisions", multiple=True, metavar="PATTERN=PRECISION",
+              help="The precision of the layers whose names fit the pattern (with * and ?) instead; may be given "
+                   "several times, the first that fits a layer counts.")
 @_OBJECTIVE
 @_SHAPE
 @click.option("--trace", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
@@ -174,26 +185,45 @@ def redraw(results: Path, point: str | None) -> None:
 @_GAP
 @_WORKERS
 def simulate(
-    network: str, hardware: str, precision: str, objective: str, shapes: tuple[str, ...], trace: Path | None,
-    trace_slices: int, trace_layers: tuple[str, ...], plots: Path | None, values: str, example: int,
-    seconds_per_layer: float | None, gap: float | None, workers: int | None,
+    network: str, hardware: str, precision: str, layer_precisions: tuple[str, ...], objective: str,
+    shapes: tuple[str, ...], trace: Path | None, trace_slices: int, trace_layers: tuple[str, ...], plots: Path | None,
+    values: str, example: int, seconds_per_layer: float | None, gap: float | None, workers: int | None,
 ) -> None:
-    """Map and simulate NETWORK in one precision, and show its cost layer by layer."""
-    from bitmosaic.baseline_cost import uniform_run
+    """Map and simulate NETWORK in one precision, or in several, and show its cost layer by layer.
+
+    On a machine of several tiles each layer runs on the tile that costs least, one tile at a time.
+    """
+    from bitmosaic.baseline_cost import mixed_run, uniform_run
     from bitmosaic.explorer import DEFAULT_BUDGET
-    from bitmosaic.report import energy_note, energy_table, layers_table, mappings_table, split_note, value_note
+    from bitmosaic.report import (
+        energy_note,
+        energy_table,
+        layers_table,
+        mappings_table,
+        offers_table,
+        split_note,
+        tiles_note,
+        value_note,
+    )
     from simulator.precision import LayerPrecision
 
     wanted = LayerPrecision.parse(precision)
+    single = _layer_precisions(layer_precisions)
     opened = _open(network, shapes)
     with _progress() as progress:
-        run = uniform_run(
-            opened, hardware, wanted, objective=objective,  # type: ignore[arg-type]
-            budget=_budget(DEFAULT_BUDGET, seconds_per_layer, gap), workers=workers, progress=progress,
-            values=values, example=example,  # type: ignore[arg-type]
-        )
+        settings: dict[str, Any] = {
+            "objective": objective, "budget": _budget(DEFAULT_BUDGET, seconds_per_layer, gap), "workers": workers,
+            "progress": progress, "values": values, "example": example,
+        }
+        if single:
+            run = mixed_run(opened, hardware, {**single, "*": single.get("*", wanted)}, **settings)
+        else:
+            run = uniform_run(opened, hardware, wanted, **settings)
     point = run.point()
     _print(layers_table(point, objective))  # type: ignore[arg-type]
+    if note := tiles_note(point):
+        _print(offers_table(point, objective))  # type: ignore[arg-type]
+        click.echo(note)
     _print(energy_table(point))
     click.echo(energy_note(point))
     _print(mappings_table(point))
@@ -230,6 +260,61 @@ def _write_trace(run: UniformRun, path: Path, most: int, layers: tuple[str, ...]
         )
 
 
+@main.command("map", short_help="Map a layer or a network, with proofs, and show the loop nests.")
+@click.argument("subject", metavar="LAYER|NETWORK")
+@_HARDWARE
+@click.option("--precision", default="w8a8", show_default=True, metavar="W8A8",
+              help="The precision of every layer, as of `bitmosaic simulate`.")
+@_OBJECTIVE
+@click.option("--constraints", type=click.Path(path_type=Path), metavar="FILE",
+              help="Constraints on the mappings, in YAML: factors, tiles, orders, what is held, what bypasses.")
+@click.option("--latency-limit", type=click.IntRange(min=1), metavar="CYCLES",
+              help="Of the objectives energy and edp: the most cycles that the layer may take.")
+@click.option("--energy-limit", type=click.FloatRange(min=0, min_open=True), metavar="PJ",
+              help="Of the objectives latency and edp: the most energy that the layer may take, leakage included.")
+@click.option("--front", is_flag=True, help="Find every mapping that none beats in latency and energy both.")
+@click.option("--from", "mapping_file", type=click.Path(path_type=Path), metavar="FILE",
+              help="Search for nothing: check the mapping in this file against layer and machine, and simulate it.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
+              help="Write each mapping as YAML, to be edited and read back with --from.")
+@_SHAPE
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
+              help="CPU time after which a search stops; its gap is then reported.")
+@_GAP
+@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+              help="Processes that search. With one, Ctrl-C shows the best mapping of the search under way too.")
+def map_(
+    subject: str, hardware: str, precision: str, objective: str, constraints: Path | None, latency_limit: int | None,
+    energy_limit: float | None, front: bool, mapping_file: Path | None, out: Path | None, shapes: tuple[str, ...],
+    seconds: float | None, gap: float | None, workers: int,
+) -> None:
+    """Find the best mapping of a layer, or of each layer of a network, and say how much better any other could be.
+
+    A layer is NAME:K=64,C=64,P=56,Q=56,R=3,S=3 (loops left out are 1; also stride=2, dilation=, padding=, input=56x56,
+    bias), NETWORK:LAYER, or a YAML file. A network is one of `bitmosaic networks` or an ONNX file.
+    """
+    from bitmosaic import mapping_run as job
+    from mapper.solution import SearchBudget
+
+    request = job.open_request(
+        subject, hardware, precision, objective, _shapes(shapes), constraints,  # type: ignore[arg-type]
+        latency_limit, energy_limit, _budget(SearchBudget(), seconds, gap), out,
+    )
+    interrupted = False
+    if mapping_file is not None:
+        job.simulate_file(request, mapping_file, _print)
+    elif front:
+        interrupted = job.show_front(request, _print)
+    else:
+        with _progress() as progress:
+            found = job.search(request, workers, progress)
+        interrupted = found.interrupted
+        job.show(request, found, _print)
+    if interrupted:
+        click.echo("Interrupted: bounds and gaps are those that were reached.", err=True)
+        click.get_current_context().exit(INTERRUPTED)
+
+
 @main.command(short_help="Check hardware descriptions in YAML.")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 def validate(files: tuple[Path, ...]) -> None:
@@ -256,12 +341,12 @@ def hardware(name: str | None) -> None:
     With a preset's NAME or a YAML FILE, show its area, its leakage and its energies, where the numbers are from, and
     what is not modelled.
     """
-    from hw_configs import list_presets, open_accelerator
+    from hw_configs import list_presets, open_machine
 
     if name is not None:
         from bitmosaic.hardware_report import hardware_tables
 
-        accelerator = open_accelerator(name)
+        accelerator = open_machine(name)
         click.echo(accelerator.description)
         _print(hardware_tables(accelerator))
         return
@@ -289,6 +374,18 @@ def _listing(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Tabl
     return table
 
 
+def _layer_precisions(texts: Sequence[str]) -> dict[str, str]:
+    """Patterns of layers' names → precision, in the order given; of a pattern that stands twice the first counts."""
+    found: dict[str, str] = {}
+    for text in texts:
+        pattern, equals, precision = text.rpartition("=")
+        if not equals or not pattern:
+            rule = "must be PATTERN=PRECISION, e.g. 'conv*=w4a4'"
+            raise ConfigurationError(Problem(rule, path="--layer-precision", value=repr(text)))
+        found.setdefault(pattern, precision)
+    return found
+
+
 def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
@@ -296,6 +393,11 @@ def _words(text: str) -> list[str]:
 def _open(network: str, shapes: tuple[str, ...]) -> Network:
     from workloads import open_network
 
+    return open_network(network, input_shapes=_shapes(shapes))
+
+
+def _shapes(shapes: tuple[str, ...]) -> dict[str, tuple[int, ...]] | None:
+    """Input name → shape, from texts; None where there are none."""
     wanted: dict[str, tuple[int, ...]] = {}
     for shape in shapes:
         name, _, dims = shape.partition("=")
@@ -306,7 +408,7 @@ def _open(network: str, shapes: tuple[str, ...]) -> Network:
         if not name:
             rule = "must be NAME=DIMS with whole numbers, e.g. x=1,3,48,320"
             raise ConfigurationError(Problem(rule, path="--shape", value=repr(shape)))
-    return open_network(network, input_shapes=wanted or None)
+    return wanted or None
 
 
 def _budget(default: Any, seconds: float | None, gap: float | None) -> Any:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 from bitmosaic._version import __version__
 from bitmosaic.accuracy_book import AccuracyBook, Assignment
@@ -31,7 +32,7 @@ from bitmosaic.records import (
     vector_rows,
 )
 from bitmosaic.store import RecordFile, sole_writer
-from hw_configs import open_accelerator
+from hw_configs import open_machine
 from mapper.assignment import Choice, assignment_front
 from mapper.cache import MODEL_VERSION
 from mapper.network import network_precisions, simulate_network
@@ -40,7 +41,9 @@ from simulator.accelerator import Accelerator
 from simulator.errors import ConfigurationError, NetworkError, Problem
 from simulator.layer import Layer
 from simulator.precision import LayerPrecision
+from simulator.tiled import single_tile
 from workloads import Network, open_network
+from workloads.sensitivity import default_method
 from workloads.tasks import Task, find_task
 from workloads.tasks.user_inputs import UserInputsTask
 
@@ -63,7 +66,7 @@ def explore(
     *,
     menu: Sequence[str] | None = None,
     objective: Objective = "edp",
-    sensitivity: SensitivityMethod = "perturbation",
+    sensitivity: SensitivityMethod | Literal["auto"] = "auto",
     points: int = DEFAULT_POINTS,
     inputs: str | Path | None = None,
     task: Task | None = None,
@@ -80,7 +83,9 @@ def explore(
         menu: precisions to choose from, e.g. ``["w8a8", "w4a8"]``; by default five or six that fit the machine.
             ``w8a8``, the baseline, is always among them.
         objective: what mappings are searched for: ``latency`` (cycles), ``energy`` (pJ), ``edp`` (pJ·cycles).
-        sensitivity: how a layer's harm is rated: ``perturbation`` (measured) or ``weight_error``.
+        sensitivity: how a layer's harm is rated: ``taylor`` (first order), ``perturbation`` (measured),
+            ``weight_error``, ``hessian_trace``, ``bit_entropy`` or ``value_entropy``; ``auto`` takes ``taylor``, or
+            ``perturbation`` where an operator of the network has no gradient here.
         points: budgets for which an assignment is sought on each of the two fronts, at least 2.
         inputs: ``.npz`` of arrays to run a network of your own on; accuracy is then agreement with FP32.
         task: data and metric; by default the built-in one of the network. Without data the cost alone is explored.
@@ -94,7 +99,8 @@ def explore(
         ExplorationInterrupted: Ctrl-C; what was done is in the folder and in the exception's ``exploration``.
     """
     network = network if isinstance(network, Network) else open_network(network)
-    accelerator = accelerator if isinstance(accelerator, Accelerator) else open_accelerator(accelerator)
+    machine = open_machine(accelerator) if isinstance(accelerator, str | Path) else accelerator
+    accelerator = single_tile(machine, "explore")
     _check(objective, sensitivity, points)
     if accelerator.processing_element.depends_on_values:
         rule = "explore takes no machine whose time depends on values yet; simulate does"
@@ -121,13 +127,15 @@ def explore(
         "accelerator": accelerator_identity(accelerator), "clock_mhz": accelerator.clock_mhz,
         "objective": objective, "budget": budget.model_dump(mode="json"),
     })
+    method, note = _sensitivity(network, sensitivity)
     with sole_writer(folder):
         book = AccuracyBook(network, task, subject, folder) if task else None
         settings = Settings(
             network=network.name, network_source=network.source, accelerator=accelerator.name,
             task=task.name if task else None, metric=task.metric if task else None,
-            menu=tuple(precision.label for precision in precisions), objective=objective, sensitivity=sensitivity,
-            points=points, cpu_seconds_per_layer=budget.cpu_seconds, target_gap=budget.target_gap, context=context,
+            menu=tuple(precision.label for precision in precisions), objective=objective, sensitivity=method,
+            sensitivity_note=note, points=points, cpu_seconds_per_layer=budget.cpu_seconds,
+            target_gap=budget.target_gap, context=context,
             subject=subject, fp32_key=book.key({}) if book else None, versions=_versions(),
         )
         write_inputs(folder, network, accelerator, settings, None if inputs is None else Path(inputs))
@@ -137,7 +145,7 @@ def explore(
             records=RecordFile(folder / POINTS_FILE, PointRecord), progress=progress,
         )
         try:
-            _score_all(run, precisions, sensitivity, points)
+            _score_all(run, precisions, method, points)
         except KeyboardInterrupt:
             # Baselines whose layers are all mapped take no time any more.
             ready = [each for each in _baselines(run, precisions) if run.mappings.has(_jobs(run, each[0]))]
@@ -152,7 +160,7 @@ def explore(
 
 def _check(objective: str, sensitivity: str, points: int) -> None:
     problems = []
-    known = {"objective": (objective, OBJECTIVES), "sensitivity": (sensitivity, SENSITIVITY_METHODS)}
+    known = {"objective": (objective, OBJECTIVES), "sensitivity": (sensitivity, ("auto", *SENSITIVITY_METHODS))}
     for name, (value, allowed) in known.items():
         if value not in allowed:
             problems.append(Problem("is not known", path=name, value=repr(value), allowed=tuple(allowed)))
@@ -160,6 +168,18 @@ def _check(objective: str, sensitivity: str, points: int) -> None:
         problems.append(Problem("must be at least 2: the ends belong to a front", path="points", value=str(points)))
     if problems:
         raise ConfigurationError(problems)
+
+
+def _sensitivity(
+    network: Network, asked: SensitivityMethod | Literal["auto"]
+) -> tuple[SensitivityMethod, str]:
+    """The method to rate with, and why it is not the default one where that was asked for."""
+    if asked != "auto":
+        return asked, ""
+    if network.model is None or not network.bindings:
+        return "taylor", ""  # nothing will be rated
+    method, why = default_method(network)
+    return ("taylor", "") if method == "taylor" else ("perturbation", why)
 
 
 def _versions() -> dict[str, str]:

@@ -128,8 +128,8 @@ def point_frame(point: Point, harms: Mapping[tuple[str, str], float] | None = No
     Cycles stand in ``total_cycles`` and its parts (``compute_cycles``, ``fill_drain_cycles``, ``stall_…_cycles``: the
     sum is exact), energy in ``energy_uj`` and ``energy_<component>_uj``, the proof in ``cost``, ``lower_bound`` (unit
     of the objective) and ``gap_percent``, the rated harm in ``harm``; ``mean_step_cycles`` and ``value_source`` say how
-    long a step took, and from what values, where it depends on them. What does not apply to vector operations is
-    empty.
+    long a step took, and from what values, where it depends on them; ``tile`` is where it ran, empty on a machine of
+    one tile. What does not apply to vector operations is empty.
     """
     parts: list[LayerRow | VectorRow] = [*point.record.layers, *point.record.vector]
     components = {name: None for part in parts for name in part.energy_pj}
@@ -137,7 +137,7 @@ def point_frame(point: Point, harms: Mapping[tuple[str, str], float] | None = No
     for row in point.record.layers:
         rows.append({
             "point": point.label, "kind": "layer", "name": row.layer, "count": 1, "precision": row.precision,
-            "macs": row.macs, "total_cycles": row.total_cycles, **_cycles(row),
+            "tile": row.tile or "", "macs": row.macs, "total_cycles": row.total_cycles, **_cycles(row),
             "energy_uj": row.total_energy_pj * 1e-6,
             **{f"energy_{name}_uj": row.energy_pj.get(name, 0.0) * 1e-6 for name in components},
             "pe_utilization_percent": 100.0 * row.pe_utilization,
@@ -149,8 +149,9 @@ def point_frame(point: Point, harms: Mapping[tuple[str, str], float] | None = No
     for vector in point.record.vector:
         rows.append({
             "point": point.label, "kind": "vector", "name": vector.operator, "count": vector.count, "precision": "",
-            "macs": 0, "total_cycles": vector.total_cycles, "compute_cycles": vector.compute_cycles,
-            "fill_drain_cycles": 0, **{f"stall_{cause}_cycles": 0 for cause in STALL_CAUSES},
+            "tile": vector.tile or "", "macs": 0, "total_cycles": vector.total_cycles,
+            "compute_cycles": vector.compute_cycles, "fill_drain_cycles": 0,
+            **{f"stall_{cause}_cycles": 0 for cause in STALL_CAUSES},
             "stall_input_cycles": vector.stall_cycles,
             "energy_uj": vector.total_energy_pj * 1e-6,
             **{f"energy_{name}_uj": vector.energy_pj.get(name, 0.0) * 1e-6 for name in components},

@@ -38,6 +38,7 @@ from simulator.accelerator import Accelerator
 from simulator.activity import active_steps, step_count
 from simulator.plan import Plan
 from simulator.precision import LayerPrecision
+from simulator.tiled import tiles_of
 
 _COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 _MARKERS = "osD^vP"
@@ -250,12 +251,25 @@ def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
 def write_plots(run: UniformRun, folder: str | Path) -> tuple[Path, ...]:
     """Draw a run's breakdown, roofline and utilisation of the grid. Returns the files, PNG and SVG of each.
 
-    A network of vector operations alone has a breakdown only. Equal runs give equal files.
+    On several tiles the roofline has a peak for each precision and tile, and each tile that ran a layer has a picture
+    of its grid. A network of vector operations alone has a breakdown only. Equal runs give equal files.
     """
     solutions = list(run.simulated_solutions().values())
     title = f"{run.network.name} on {run.accelerator.name}, {run.label}"
     figures = {"breakdown": plot_breakdown(point_frame(run.point()), title)}
-    if solutions:
-        figures["roofline"] = plot_roofline(roofline_frame(solutions, run.accelerator), title)
-        figures["utilization"] = plot_utilization(grid_frame(solutions, run.accelerator), title)
+    tiles = {
+        name: (tile, [solution for solution in solutions if solution.tile == name])
+        for name, tile in tiles_of(run.accelerator).items()
+    }
+    used = {name: (tile, own) for name, (tile, own) in tiles.items() if own}
+    if used:
+        roofs = []
+        for name, (tile, own) in used.items():
+            frame = roofline_frame(own, tile)
+            roofs.append(frame if name is None else frame.assign(precision=frame["precision"] + f" on {name}"))
+        figures["roofline"] = plot_roofline(pd.concat(roofs, ignore_index=True), title)
+    for name, (tile, own) in used.items():
+        suffix = "" if name is None else f"_{name}"
+        own_title = title if name is None else f"{title}: tile {name}"
+        figures[f"utilization{suffix}"] = plot_utilization(grid_frame(own, tile), own_title)
     return tuple(path for name, figure in figures.items() for path in save_figure(figure, Path(folder), name))

@@ -14,6 +14,7 @@ from mapper.search import map_layer
 from mapper.solution import SearchBudget
 from simulator.accelerator import Accelerator
 from simulator.errors import ConfigurationError, InfeasibleError, PrecisionError, Problem
+from simulator.formats import shortened
 from simulator.layer import Layer
 from simulator.precision import LayerPrecision
 
@@ -119,13 +120,8 @@ def _baseline_problems(accelerator: Accelerator) -> list[Problem]:
 def _named(problem: Problem, label: str, accelerator: Accelerator) -> Problem:
     return Problem(
         f"{problem.rule} (accelerator {accelerator.name})", where=f"precision {label}",
-        path=problem.path.removeprefix("precision."), value=problem.value, allowed=_shortened(problem.allowed),
+        path=problem.path.removeprefix("precision."), value=problem.value, allowed=shortened(problem.allowed),
     )
-
-
-def _shortened(allowed: tuple[str, ...]) -> tuple[str, ...]:
-    # Widths of integers are a range; formats in floating point are not.
-    return (f"{allowed[0]} … {allowed[-1]}",) if len(allowed) > 4 and allowed[0].startswith("int") else allowed
 
 
 def for_layer(layer: Layer, precision: LayerPrecision) -> LayerPrecision:

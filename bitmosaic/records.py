@@ -5,20 +5,20 @@ Each record is complete in itself: tables and plots are drawn from these alone.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field
 
 from bitmosaic.store import Record
-from mapper.solution import MappingSolution, Objective
+from mapper.solution import MappingSolution, Objective, TileOffer
 from simulator.layer import Frozen
 from simulator.provenance import Confidence
 from simulator.result import LayerResult, NetworkResult, StallCause, VectorResult
 from simulator.values import ValueSource
 
-Origin = Literal["uniform", "latency", "energy"]
-SensitivityMethod = Literal["perturbation", "weight_error"]
-SENSITIVITY_METHODS: tuple[SensitivityMethod, ...] = ("perturbation", "weight_error")
+Origin = Literal["uniform", "latency", "energy", "given"]
+SensitivityMethod = Literal["taylor", "perturbation", "weight_error", "hessian_trace", "bit_entropy", "value_entropy"]
+SENSITIVITY_METHODS: tuple[SensitivityMethod, ...] = get_args(SensitivityMethod)
 
 
 class MappingRecord(Record):
@@ -30,8 +30,9 @@ class MappingRecord(Record):
 class HarmRecord(Record):
     """Harm of one layer in one precision, all other layers in FP32.
 
-    ``subject`` is the key of network and task. ``harm`` is in the method's unit (perturbation: squared network
-    output; weight error: squared weight), and None where the network's outputs were not finite.
+    ``subject`` is the key of network and task. ``harm`` is in the method's unit (taylor, perturbation, Hessian trace:
+    squared network output; weight error: squared weight; entropies: bits), and None where the network's outputs were
+    not finite.
     """
 
     subject: str
@@ -66,6 +67,7 @@ class LayerRow(Frozen):
             whose steps all take the mean of drawn values.
         value_source: where the values are from on which the time depends, else None.
         mean_step_cycles: cycles of a step of the grid, in the mean.
+        tile, offers: on a machine of several tiles where the layer ran, and what each tile would have charged.
     """
 
     layer: str
@@ -84,6 +86,8 @@ class LayerRow(Frozen):
     status: str
     value_source: ValueSource | None = None
     mean_step_cycles: float | None = None
+    tile: str | None = None
+    offers: tuple[TileOffer, ...] = ()
 
     @property
     def total_stall_cycles(self) -> int:
@@ -97,7 +101,7 @@ class LayerRow(Frozen):
 
 
 class VectorRow(Frozen):
-    """The vector operations of one type in a network point, taken together."""
+    """The vector operations of one type in a network point, taken together; on several tiles those of each tile."""
 
     operator: str
     count: int
@@ -105,6 +109,7 @@ class VectorRow(Frozen):
     compute_cycles: int
     stall_cycles: int
     energy_pj: dict[str, float]
+    tile: str | None = None
 
     @property
     def total_energy_pj(self) -> float:
@@ -117,7 +122,7 @@ class PointRecord(Record):
 
     Attributes:
         context: key of network, accelerator, task, objective and search budget; points of one context compare.
-        origin: a uniform baseline, or the front that proposed the assignment.
+        origin: a uniform baseline, the front that proposed the assignment, or the user, who gave it.
         uniform: the baseline's precision, else None.
         assignment: layer → precision (``w4a8``).
         accuracy: measured; None where the network has no weights or no task.
@@ -157,7 +162,8 @@ class PointRecord(Record):
 class Settings(Frozen):
     """What a run was asked for, and the versions that ran it.
 
-    ``context`` as in ``PointRecord``, ``subject`` as in ``HarmRecord``; ``fp32_key`` is the key of FP32's accuracy.
+    ``sensitivity_note``: why it is another method than the default one, where none was asked for. ``context`` as in
+    ``PointRecord``, ``subject`` as in ``HarmRecord``; ``fp32_key`` is the key of FP32's accuracy.
     """
 
     network: str
@@ -168,6 +174,7 @@ class Settings(Frozen):
     menu: tuple[str, ...]
     objective: Objective
     sensitivity: SensitivityMethod
+    sensitivity_note: str = ""
     points: int
     cpu_seconds_per_layer: float
     target_gap: float
@@ -196,15 +203,17 @@ def layer_row(result: LayerResult, precision: str, solution: MappingSolution) ->
         status=solution.status,
         value_source=result.value_source,
         mean_step_cycles=result.mean_step_cycles,
+        tile=result.tile,
+        offers=solution.offers,
     )
 
 
 def vector_rows(result: NetworkResult) -> tuple[VectorRow, ...]:
-    """Sum the vector operations of a network by operator, in the order of their first use."""
-    groups: dict[str, list[VectorResult]] = {}
+    """Sum the vector operations of a network by operator and tile, in the order of their first use."""
+    groups: dict[tuple[str, str | None], list[VectorResult]] = {}
     for operation in result.operations:
         if isinstance(operation, VectorResult):
-            groups.setdefault(operation.operator, []).append(operation)
+            groups.setdefault((operation.operator, operation.tile), []).append(operation)
     return tuple(
         VectorRow(
             operator=operator,
@@ -216,6 +225,7 @@ def vector_rows(result: NetworkResult) -> tuple[VectorRow, ...]:
                 component: sum(member.energy_pj.get(component, 0.0) for member in members)
                 for component in {name: None for member in members for name in member.energy_pj}
             },
+            tile=tile,
         )
-        for operator, members in groups.items()
+        for (operator, tile), members in groups.items()
     )

@@ -20,6 +20,7 @@ from mapper.solution import Objective
 from simulator.provenance import UNSTATED, weakest
 
 REPORT_WIDTH = 150
+_FEWEST_RANKED = 4  # points that a rank correlation is worth telling of
 _NAME_WIDTH = 14  # to which names of layers and mappings may shrink
 OBJECTIVE_UNIT: dict[Objective, str] = {"latency": "cycles", "energy": "pJ", "edp": "pJ·cycles"}
 # Unit, factor from pJ, and the total in pJ from which the next one is used.
@@ -78,13 +79,16 @@ def points_table(exploration: Exploration) -> Table:
 def layers_table(point: Point, objective: Objective) -> Table:
     """One point layer by layer: precision, cycles by kind, utilisation, and the mapping's proof.
 
-    Where time depends on values: what the values were, and the mean cycles of a step.
+    Where time depends on values: what the values were, and the mean cycles of a step. On several tiles: the tile.
     """
     record = point.record
+    placed = _has_tiles(point)
     by_value = any(row.value_source is not None for row in record.layers)
     table = new_table(f"Point {point.label}: cycles")
     table.add_column("layer", overflow="fold")
     table.add_column("precision")
+    if placed:
+        table.add_column("tile")
     for heading in ("cycles", "compute", "fill, drain", "waiting"):
         table.add_column(heading, justify="right")
     table.add_column("most for")
@@ -97,21 +101,64 @@ def layers_table(point: Point, objective: Objective) -> Table:
         causes = sorted(row.stall_cycles.items(), key=lambda item: -item[1])
         cause = causes[0][0].replace("_", " ") if causes and causes[0][1] else ""
         table.add_row(
-            row.layer, row.precision, f"{row.total_cycles:,}", f"{row.compute_cycles:,}", f"{row.fill_drain_cycles:,}",
-            f"{row.total_stall_cycles:,}", cause, *(_value_cells(row) if by_value else ()),
-            f"{100 * row.pe_utilization:.1f}", number_text(row.lower_bound), f"{100 * row.gap:.1f}",
+            row.layer, row.precision, *_tile_cell(row, placed), f"{row.total_cycles:,}", f"{row.compute_cycles:,}",
+            f"{row.fill_drain_cycles:,}", f"{row.total_stall_cycles:,}", cause,
+            *(_value_cells(row) if by_value else ()), f"{100 * row.pe_utilization:.1f}",
+            number_text(row.lower_bound), f"{100 * row.gap:.1f}",
         )
     table.add_section()
     for vector in record.vector:
-        table.add_row(f"{vector.operator} ×{vector.count}", "", f"{vector.total_cycles:,}",
-                      f"{vector.compute_cycles:,}", "", f"{vector.stall_cycles:,}")
+        table.add_row(f"{vector.operator} ×{vector.count}", "", *_tile_cell(vector, placed),
+                      f"{vector.total_cycles:,}", f"{vector.compute_cycles:,}", "", f"{vector.stall_cycles:,}")
     table.add_section()
     waiting = sum(row.total_stall_cycles for row in record.layers) + sum(row.stall_cycles for row in record.vector)
     rows: list[LayerRow | VectorRow] = [*record.layers, *record.vector]
     table.add_row(
-        "total", "", f"{record.total_cycles:,}", f"{sum(row.compute_cycles for row in rows):,}",
+        "total", "", *([""] if placed else []), f"{record.total_cycles:,}",
+        f"{sum(row.compute_cycles for row in rows):,}",
         f"{sum(row.fill_drain_cycles for row in record.layers):,}", f"{waiting:,}", style="bold",
     )
+    return _readable(table)
+
+
+def _has_tiles(point: Point) -> bool:
+    rows: list[LayerRow | VectorRow] = [*point.record.layers, *point.record.vector]
+    return any(row.tile is not None for row in rows)
+
+
+def _tile_cell(row: LayerRow | VectorRow, placed: bool) -> tuple[str, ...]:
+    return (row.tile or "",) if placed else ()
+
+
+def tiles_note(point: Point) -> str | None:
+    """What to know of a point on several tiles; None where the machine has one."""
+    if not _has_tiles(point):
+        return None
+    return (
+        "One tile works at a time, with the whole DRAM channel; the others leak meanwhile (idle leakage). Operands "
+        "pass between tiles through DRAM. Bounds and gaps hold over all tiles."
+    )
+
+
+def offers_table(point: Point, objective: Objective) -> Table:
+    """What each tile would charge for each layer, or why it cannot run it; the tile chosen is marked."""
+    table = new_table(f"Point {point.label}: tiles ({OBJECTIVE_UNIT[objective]}; cost, and bound where it is lower)")
+    table.add_column("layer", overflow="fold")
+    table.add_column("precision")
+    rows = [row for row in point.record.layers if row.offers]
+    names = list(dict.fromkeys(offer.tile for row in rows for offer in row.offers))
+    for name in names:
+        table.add_column(name, justify="right")
+    for row in rows:
+        cells = []
+        for offer in row.offers:
+            text = "cannot run it"
+            if offer.cost is not None and offer.lower_bound is not None:
+                text = number_text(offer.cost)
+                if offer.status != "optimal":
+                    text += f" ≥ {number_text(offer.lower_bound)}"
+            cells.append(f"[bold]{text} *[/bold]" if offer.tile == row.tile else text)
+        table.add_row(row.layer, row.precision, *cells)
     return _readable(table)
 
 
@@ -145,6 +192,7 @@ def value_note(point: Point) -> str | None:
 def energy_table(point: Point) -> Table:
     """One point layer by layer: energy by component, in nJ, or in the µJ or mJ that its total asks for."""
     record = point.record
+    placed = _has_tiles(point)
     rows: list[tuple[str, str, LayerRow | VectorRow]] = [(row.layer, row.precision, row) for row in record.layers]
     rows += [(f"{row.operator} ×{row.count}", "", row) for row in record.vector]
     sums: dict[str, float] = {}
@@ -156,18 +204,21 @@ def energy_table(point: Point) -> Table:
     table = new_table(f"Point {point.label}: energy ({unit})")
     table.add_column("layer", overflow="fold")
     table.add_column("precision")
+    if placed:
+        table.add_column("tile")
     for heading in ("total", *components):
         table.add_column(heading.replace("_", " "), justify="right")
     for name, precision, row in rows:
         cells = [_energy(row.energy_pj.get(component, 0.0), factor) for component in components]
-        table.add_row(name, precision, _energy(row.total_energy_pj, factor), *cells)
+        table.add_row(name, precision, *_tile_cell(row, placed), _energy(row.total_energy_pj, factor), *cells)
     table.add_section()
     totals = (record.energy_pj, *(sums[name] for name in components))
-    table.add_row("total", "", *(_energy(total, factor) for total in totals), style="bold")
+    blank = [""] if placed else []
+    table.add_row("total", "", *blank, *(_energy(total, factor) for total in totals), style="bold")
     if record.confidence:
         weakest_of_all = weakest(record.confidence.get(name) for name in components)
         trust = (weakest_of_all, *(record.confidence.get(name) for name in components))
-        table.add_row("confidence", "", *(each or UNSTATED for each in trust), style="italic")
+        table.add_row("confidence", "", *blank, *(each or UNSTATED for each in trust), style="italic")
     return _readable(table)
 
 
@@ -186,13 +237,16 @@ def _energy(energy_pj: float, factor: float) -> str:
 
 def mappings_table(point: Point) -> Table:
     """The mapping of each layer of a point: buffer tile, register tile, unrolling, loop orders, bypass."""
+    placed = _has_tiles(point)
     table = new_table(f"Point {point.label}: mappings")
     table.add_column("layer", overflow="fold")
     table.add_column("precision")
+    if placed:
+        table.add_column("tile")
     table.add_column("mapping (order: DRAM loops / buffer loops)", overflow="fold")
     table.add_column("proof")
     for row in point.record.layers:
-        table.add_row(row.layer, row.precision, row.mapping, row.status)
+        table.add_row(row.layer, row.precision, *_tile_cell(row, placed), row.mapping, row.status)
     return _readable(table)
 
 
@@ -213,12 +267,35 @@ def summary(exploration: Exploration, point: Point | None = None) -> RenderableT
     assert shown is not None
     if point is None and exploration.has_accuracy:
         notes.append(Text(choice_note(exploration, shown)))
+    if exploration.harms:
+        notes.append(Text(harm_note(exploration)))
     objective = exploration.settings.objective
     return Group(
         points_table(exploration), *notes, layers_table(shown, objective), energy_table(shown),
         *([Text(energy_note(shown))] if energy_note(shown) else []), mappings_table(shown),
         Text("Gap: the proven limit of what a better mapping could save, as a share of the simulated cost."),
     )
+
+
+def harm_note(exploration: Exploration) -> str:
+    """How layers were rated, why so, and how well the sums of harms order what was measured."""
+    from workloads.sensitivity import spearman  # onnxruntime takes long to load, and not every table needs it
+
+    settings = exploration.settings
+    note = f"Harms of layers: {settings.sensitivity}."
+    if settings.sensitivity_note:
+        note = f"Harms of layers: {settings.sensitivity}, since {settings.sensitivity_note}."
+    pairs = [
+        (exploration.predicted_harm(point), -point.record.accuracy.value)
+        for point in exploration.points if point.record.accuracy is not None
+    ]
+    finite = [pair for pair in pairs if math.isfinite(pair[0])]
+    if len(finite) < _FEWEST_RANKED:
+        return note
+    correlation = spearman(*zip(*finite, strict=True))
+    if math.isnan(correlation):
+        return f"{note} All points are alike in harm or in accuracy: how well harms rank them cannot be told."
+    return f"{note} Rank correlation of their sums with the loss of accuracy, {len(finite)} points: {correlation:.2f}."
 
 
 def choice_note(exploration: Exploration, chosen: Point) -> str:

@@ -101,18 +101,18 @@ def operations_frame(network: Network) -> pd.DataFrame:
 def solutions_frame(solutions: Sequence[MappingSolution]) -> pd.DataFrame:
     """One row a mapping that ``map_layer`` found: where cycles and energy go, and the proof.
 
-    Columns: ``layer``, ``precision``, ``macs``, ``total_cycles`` and its parts (``compute_cycles``,
-    ``fill_drain_cycles``, ``stall_<cause>_cycles``; the sum is exact), ``energy_uj`` and its parts
-    (``energy_<component>_uj``), ``pe_utilization_percent``, ``objective``, ``cost``, ``lower_bound`` (cycles, pJ or
-    pJ·cycles), ``gap_percent``, ``status``, ``mapping``.
+    Columns: ``layer``, ``precision``, ``tile`` (empty on a machine of one tile), ``macs``, ``total_cycles`` and its
+    parts (``compute_cycles``, ``fill_drain_cycles``, ``stall_<cause>_cycles``; the sum is exact), ``energy_uj`` and its
+    parts (``energy_<component>_uj``), ``pe_utilization_percent``, ``objective``, ``cost``, ``lower_bound`` (cycles, pJ
+    or pJ·cycles), ``gap_percent``, ``status``, ``mapping``.
     """
     components = list(dict.fromkeys(name for solution in solutions for name in solution.result.energy_pj))
     rows = []
     for solution in solutions:
         result = solution.result
         rows.append({
-            "layer": solution.layer.name, "precision": solution.precision.label, "macs": result.macs,
-            "total_cycles": result.total_cycles, "compute_cycles": result.compute_cycles,
+            "layer": solution.layer.name, "precision": solution.precision.label, "tile": solution.tile or "",
+            "macs": result.macs, "total_cycles": result.total_cycles, "compute_cycles": result.compute_cycles,
             "fill_drain_cycles": result.fill_drain_cycles,
             **{f"stall_{cause}_cycles": result.stall_cycles.get(cause, 0) for cause in STALL_CAUSES},
             "energy_uj": result.total_energy_pj * 1e-6,

@@ -11,7 +11,7 @@ import gzip
 import io
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from simulator.layer import OPERANDS, Operand
 from simulator.plan import Plan
 from simulator.precision import LayerPrecision
 from simulator.result import LayerResult, VectorResult
+from simulator.tiled import Machine
 from simulator.trace import LayerTrace, count_slices, trace_layer
 
 DEFAULT_MOST_SLICES = 1_000_000
@@ -86,6 +87,7 @@ def write_trace(
 
     def events() -> Iterator[TraceEvent]:
         yield from _names(run.accelerator)
+        threads = {name: thread for thread, name in _buffer_threads(run.accelerator).items()}
         start = 0
         for result in operations:
             if isinstance(result, VectorResult):
@@ -94,7 +96,7 @@ def write_trace(
                 name = result.layer
                 yield from _layer_events(
                     result, plans[name], run.assignment[name],
-                    trace_layer(plans[name], share, run.layer_values(name)), start,
+                    trace_layer(plans[name], share, run.layer_values(name)), start, threads,
                 )
             start += result.total_cycles
 
@@ -130,18 +132,22 @@ def _write(path: Path, events: Iterator[TraceEvent], notes: dict[str, Any]) -> N
             text.write("\n]}\n")
 
 
-def _names(accelerator: Accelerator) -> Iterator[TraceEvent]:
+def _names(accelerator: Machine) -> Iterator[TraceEvent]:
     yield _event("M", "process_name", 0, args={"name": f"{accelerator.name} (1 µs = 1 cycle)"})
     for thread, name in (_THREADS | _buffer_threads(accelerator)).items():
         yield _event("M", "thread_name", thread, args={"name": name})
         yield _event("M", "thread_sort_index", thread, args={"sort_index": thread})
 
 
-def _buffer_threads(accelerator: Accelerator) -> dict[int, str]:
-    """Threads of what moves between buffers, where the machine has several levels of them."""
-    if accelerator.buffer_levels == 1:
-        return {}
-    names = [f"{buffer.name}: {kind}" for buffer in accelerator.buffers for kind in _BETWEEN_BUFFERS]
+def _buffer_threads(accelerator: Machine) -> dict[int, str]:
+    """Threads of what moves between buffers, where the machine, or a tile of it, has several levels of them."""
+    parts = {"": accelerator} if isinstance(accelerator, Accelerator) else {
+        f"{name}.": accelerator.tile(name) for name in accelerator.tile_names
+    }
+    names = [
+        f"{tile}{buffer.name}: {kind}" for tile, part in parts.items() if part.buffer_levels > 1
+        for buffer in part.buffers for kind in _BETWEEN_BUFFERS
+    ]
     return dict(enumerate(names, start=_BUFFERS))
 
 
@@ -153,30 +159,36 @@ def _slice(name: str, thread: int, start: int, cycles: int, **args: object) -> T
     return _event("X", name, thread, cat=_THREADS.get(thread, "buffers"), ts=start, dur=cycles, args=args)
 
 
+def _tile(result: LayerResult | VectorResult) -> dict[str, object]:
+    return {} if result.tile is None else {"tile": result.tile}
+
+
 def _layer_events(
-    result: LayerResult, plan: Plan, precision: LayerPrecision, trace: LayerTrace, start: int
+    result: LayerResult, plan: Plan, precision: LayerPrecision, trace: LayerTrace, start: int,
+    buffer_threads: Mapping[str, int],
 ) -> Iterator[TraceEvent]:
     yield _slice(
-        result.layer, OPERATIONS, start, trace.total_cycles, precision=precision.label,
+        result.layer, OPERATIONS, start, trace.total_cycles, precision=precision.label, **_tile(result),
         accumulator=str(plan.precision.accumulator), output=str(plan.precision.output), loops=plan.layer.describe(),
         mapping=plan.mapping.describe(), macs=result.macs, passes=result.tile_count,
         pe_utilization_percent=round(100.0 * result.pe_utilization, 3),
     )
     changes: dict[tuple[str, int], dict[Operand, int]] = defaultdict(lambda: defaultdict(int))
-    buffer_threads = {name: thread for thread, name in _buffer_threads(plan.accelerator).items()}
+    tile = "" if result.tile is None else f"{result.tile}."
     end = 0  # of what the grid is drawn to do
     for piece in trace.slices():
         if piece.track == "held":
             operand: Operand = piece.name  # type: ignore[assignment]
-            changes[piece.memory, piece.start][operand] += piece.bits
-            changes[piece.memory, piece.start + piece.cycles][operand] -= piece.bits
+            memory = f"{tile}{piece.memory}"
+            changes[memory, piece.start][operand] += piece.bits
+            changes[memory, piece.start + piece.cycles][operand] -= piece.bits
             continue
         fields: dict[str, object] = {"pass": piece.tile}
         thread = GRID
         if piece.track == "grid":
             fields |= {"memory": piece.memory} if piece.memory else {}
         else:
-            thread = DRAM if piece.track == "dram" else buffer_threads[f"{piece.memory}: {piece.name}"]
+            thread = DRAM if piece.track == "dram" else buffer_threads[f"{tile}{piece.memory}: {piece.name}"]
             fields |= {"bits": piece.bits}
         yield _slice(piece.name, thread, start + piece.start, piece.cycles, **fields)
         if piece.track == "grid":
@@ -204,14 +216,14 @@ def _counter_events(
             yield _event("C", f"{name} (bits)", 0, ts=start + time, args=dict(level[name]))
 
 
-def _vector_events(result: VectorResult, accelerator: Accelerator, start: int) -> Iterator[TraceEvent]:
+def _vector_events(result: VectorResult, accelerator: Machine, start: int) -> Iterator[TraceEvent]:
     """A vector operation: what it reads comes a latency after its request, while its transfer holds the channel.
 
     The model knows how long the transfer takes and not when; it is drawn from the start.
     """
     if not result.total_cycles:
         return
-    yield _slice(result.operation, OPERATIONS, start, result.total_cycles, operator=result.operator)
+    yield _slice(result.operation, OPERATIONS, start, result.total_cycles, operator=result.operator, **_tile(result))
     read, written = sum(row.read_bits for row in result.traffic), sum(row.write_bits for row in result.traffic)
     latency = accelerator.dram.latency_cycles if read else 0
     after = result.total_cycles - latency - result.compute_cycles

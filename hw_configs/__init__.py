@@ -5,7 +5,9 @@ from hw_configs.loader import (
     dump_accelerator,
     list_presets,
     load_accelerator,
+    load_machine,
     open_accelerator,
+    open_machine,
     validate_file,
 )
 from hw_configs.technology_tables import Technology, list_technologies, open_technology
@@ -17,7 +19,9 @@ __all__ = [
     "list_presets",
     "list_technologies",
     "load_accelerator",
+    "load_machine",
     "open_accelerator",
+    "open_machine",
     "open_technology",
     "validate_file",
 ]

@@ -20,6 +20,7 @@ from simulator.errors import Problem, closest
 from simulator.provenance import UnknownSources
 
 _DISCRIMINATOR = "kind"
+_KEY = "[key]"  # how Pydantic ends the place of a key that is wrong
 _COMPARISONS = {
     "greater_than_equal": ("at least", "ge"),
     "greater_than": ("greater than", "gt"),
@@ -40,12 +41,17 @@ class Schema:
 def read_model(
     path: Path, schema: Schema, check: Callable[[Any], Mapping[Place, str]] = lambda model: {}
 ) -> tuple[BaseModel | None, list[Problem]]:
+    """``model_of`` a file. Raises ``ConfigurationError`` if the file is unreadable."""
+    return model_of(read_document(path), schema, check)
+
+
+def model_of(
+    document: Document, schema: Schema, check: Callable[[Any], Mapping[Place, str]] = lambda model: {}
+) -> tuple[BaseModel | None, list[Problem]]:
     """Return the model, or None and what is wrong, in the order of the lines.
 
-    ``check`` finds what the model alone does not know: place → rule. Raises ``ConfigurationError`` if the file is
-    unreadable.
+    ``check`` finds what the model alone does not know: place → rule.
     """
-    document = read_document(path)
     problems = [*document.problems, *_check_version(document, schema)]
     model = None
     try:
@@ -130,7 +136,11 @@ def _locate(location: tuple[str | int, ...], schema: Schema) -> _Spot:
     place: Place = ()
     wanted: Any = schema.model
     owner: type[BaseModel] | None = None
+    keys: Any = None
     for part in location:
+        if part == _KEY:
+            wanted = keys
+            continue
         members = _members(wanted)
         if part in members:
             wanted = members[str(part)]
@@ -143,6 +153,7 @@ def _locate(location: tuple[str | int, ...], schema: Schema) -> _Spot:
         else:
             owner = None
             arguments = get_args(wanted)
+            keys = arguments[0] if get_origin(wanted) is dict else None
             wanted = (arguments[1] if get_origin(wanted) is dict else arguments[0]) if arguments else None
         if get_origin(wanted) is Annotated:
             wanted = get_args(wanted)[0]
@@ -217,6 +228,8 @@ def _translate(
         if len(given) >= least:  # only because some of its entries are wrong, and those are reported
             return place, None
         rule = f"must have at least {least} {'entry' if least == 1 else 'entries'}"
+    elif kind == "string_too_short":
+        rule = "must not be empty"
     elif kind == "too_long":
         rule = f"must have at most {entry['ctx']['max_length']} entries"
     elif kind.endswith("_type"):

@@ -16,10 +16,10 @@ from pydantic import Field, model_validator
 
 from hw_configs.model_reader import Schema, read_model
 from hw_configs.yaml_reader import value_text
-from simulator.accelerator import Accelerator
 from simulator.errors import ConfigurationError, Problem, closest
 from simulator.layer import Frozen
 from simulator.provenance import CONFIDENCES, Source, number_values
+from simulator.tiled import Machine
 
 TABLES = Path(__file__).parent / "technology"
 UNITS = {
@@ -124,7 +124,7 @@ def open_technology(name: str) -> Technology:
     return technology
 
 
-def table_problems(accelerator: Accelerator) -> dict[str, str]:
+def table_problems(accelerator: Machine) -> dict[str, str]:
     """Sources of a machine whose number is not the one of the table that they name: key → rule, in words."""
     values = number_values(accelerator.model_dump(mode="json", exclude={"sources"}))
     found = {}

@@ -14,11 +14,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from typing import Literal
 
 from ortools.sat.python import cp_model
 
 from mapper.cp_solver import cp_solver
+from mapper.interruptible import interruptible
 from simulator.errors import BitmosaicError, Problem, closest
 
 Quantity = Literal["cost", "harm"]
@@ -195,7 +197,7 @@ class Search:
                 for row, pick in zip(self.variables, start, strict=True):
                     for i, variable in enumerate(row):
                         self.model.add_hint(variable, i == pick)
-            status = solver.solve(self.model)
+            status = interruptible(partial(solver.solve, self.model), solver.stop_search)
             if status == cp_model.INFEASIBLE:
                 return bound, True, None
             if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):

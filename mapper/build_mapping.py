@@ -36,6 +36,8 @@ def outer_orders(variant: Variant) -> tuple[tuple[tuple[Dim, ...], ...], ...]:
     They differ outside the held loops, which the closed-form cost does not see and the simulator does.
     """
     each = [[_order(held, second) for second in OPERANDS if second != held] for held in variant.held]
+    if variant.second_by_dram is not None:
+        each[0] = [_order(variant.held[0], variant.second_by_dram)]
     return tuple(itertools.product(*each))
 
 

@@ -15,13 +15,14 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from mapper.constraints import NO_WISHES, Wishes
 from mapper.solution import MappingSolution, Objective, SearchBudget
 from simulator.accelerator import Accelerator
 from simulator.cache_folder import cache_folder
 from simulator.layer import Layer
 from simulator.precision import LayerPrecision
 
-MODEL_VERSION = 5  # raise it whenever the meaning of a cycle, a picojoule or the search space changes
+MODEL_VERSION = 6  # raise it whenever the meaning of a cycle, a picojoule, the search space or a proof changes
 
 
 def canonical_json(value: object) -> str:
@@ -30,10 +31,11 @@ def canonical_json(value: object) -> str:
 
 
 def problem_key(
-    layer: Layer, precision: LayerPrecision, accelerator: Accelerator, objective: Objective, budget: SearchBudget
+    layer: Layer, precision: LayerPrecision, accelerator: Accelerator, objective: Objective, budget: SearchBudget,
+    wishes: Wishes = NO_WISHES,
 ) -> str:
     """SHA-256 of a mapping problem, in hexadecimal."""
-    content = {
+    content: dict[str, object] = {
         "model": MODEL_VERSION,
         "layer": layer.model_dump(mode="json", exclude={"name"}),
         "precision": precision.model_dump(mode="json"),
@@ -42,6 +44,9 @@ def problem_key(
         "objective": objective,
         "budget": budget.model_dump(mode="json"),
     }
+    if wishes != NO_WISHES:
+        constraints = wishes.constraints.model_dump(mode="json", exclude_defaults=True)
+        content["wishes"] = {**wishes._asdict(), "constraints": constraints}
     return hashlib.sha256(canonical_json(content).encode()).hexdigest()
 
 

@@ -22,6 +22,7 @@ The space (it is named in every certificate):
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +49,7 @@ REGISTER_TILES = (1, 2, 4, 8, 16)
 MOST_TILES = 12
 BLOCKS: tuple[tuple[Dim, ...], ...] = (("G",), ("N",), ("K",), ("C",), ("P", "R"), ("Q", "S"))
 Ints = npt.NDArray[np.int64]
+Axes = tuple[tuple[int, tuple[Dim, ...]], ...]  # size, and the dimensions that may lie along it
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,14 @@ class Block:
         )
 
 
+@dataclass(frozen=True)
+class OwnNumbers:
+    """Numbers that are candidates for one dimension because the user named them: an axis's factors, and tiles."""
+
+    axis_factors: tuple[tuple[int, ...], ...] = ()
+    buffer_tiles: tuple[int, ...] = ()
+
+
 def axis_factors(extent: int, size: int) -> list[int]:
     """Factors of one dimension on an axis that are worth trying (module docstring).
 
@@ -184,13 +194,13 @@ def few_smallest_tiles(extent: int) -> list[int]:
     return found
 
 
-def buffer_tiles(extent: int, grid_tile: int) -> list[int]:
-    """Buffer tiles that are worth trying: smallest for their trips, and rounded up to register tiles.
+def buffer_tiles(extent: int, grid_tile: int, own: tuple[int, ...] = ()) -> list[int]:
+    """Buffer tiles that are worth trying: smallest for their trips, ``own``, and these rounded up to register tiles.
 
     >>> buffer_tiles(7, 2)
     [1, 2, 3, 4, 7]
     """
-    return _with_rounded(extent, smallest_tiles(extent), grid_tile)
+    return _with_rounded(extent, sorted({*smallest_tiles(extent), *own}), grid_tile)
 
 
 def _with_rounded(extent: int, tiles: list[int], inner: int) -> list[int]:
@@ -198,15 +208,17 @@ def _with_rounded(extent: int, tiles: list[int], inner: int) -> list[int]:
     return sorted({*tiles, *(min(extent, -(-tile // inner) * inner) for tile in tiles)})
 
 
-def nested_tiles(extent: int, grid_tile: int, levels: int) -> list[tuple[int, ...]]:
+def nested_tiles(extent: int, grid_tile: int, levels: int, own: tuple[int, ...] = ()) -> list[tuple[int, ...]]:
     """Tiles of several levels of buffers that are worth trying, one inside the other, outermost first.
+
+    ``own`` tiles are tried at every level.
 
     >>> nested_tiles(3, 1, 2)
     [(1, 1), (2, 1), (3, 1), (2, 2), (3, 2), (3, 3)]
     """
     if levels == 1:
-        return [(tile,) for tile in buffer_tiles(extent, grid_tile)]
-    smallest = few_smallest_tiles(extent)
+        return [(tile,) for tile in buffer_tiles(extent, grid_tile, own)]
+    smallest = sorted({*few_smallest_tiles(extent), *own})
     nests: list[tuple[int, ...]] = [(tile,) for tile in _with_rounded(extent, smallest, grid_tile)]
     for _ in range(levels - 1):
         nests = [
@@ -217,29 +229,34 @@ def nested_tiles(extent: int, grid_tile: int, levels: int) -> list[tuple[int, ..
 
 
 def dimension_choices(
-    dim: Dim, extent: int, axes: tuple[tuple[int, tuple[Dim, ...]], ...], register_tiles: tuple[int, ...],
-    levels: int = 1,
+    dim: Dim, extent: int, axes: Axes, register_tiles: tuple[int, ...], levels: int = 1, own: OwnNumbers | None = None
 ) -> DimChoices:
-    """All ways to cut one dimension on axes given as (size, dimensions allowed), for some levels of buffers."""
+    """All ways to cut one dimension on axes given as (size, dimensions allowed), for some levels of buffers; with
+    ``own`` numbers too."""
     per_axis = [axis_factors(extent, size) if dim in allowed else [1] for size, allowed in axes]
+    if own is not None:
+        per_axis = [sorted({*mine, *more}) for mine, more in zip(per_axis, own.axis_factors, strict=True)]
     rows: list[tuple[int, ...]] = []
     nests: dict[int, list[tuple[int, ...]]] = {}
     for factors in itertools.product(*per_axis):
         unroll = int(np.prod(factors))
         # A factor that could be dropped without losing a step is not worth its place.
-        if any(f > 1 and unroll // f >= extent for f in factors):
+        if own is None and any(f > 1 and unroll // f >= extent for f in factors):
             continue
         for register in sorted({*register_tiles, extent} if extent <= max(register_tiles) else set(register_tiles)):
             if register > 1 and unroll * (register - 1) >= extent:
                 continue
             held = unroll * register
             if held not in nests:
-                nests[held] = nested_tiles(extent, held, levels)
+                nests[held] = nested_tiles(extent, held, levels, () if own is None else own.buffer_tiles)
             for nest in nests[held]:
                 if nest[-1] > unroll * (register - 1) and (nest[-1] >= unroll or nest[-1] == extent):
                     rows.append((*factors, register, *nest))
     table = np.array(rows, dtype=np.int64)
     return DimChoices(dim, extent, table[:, : len(axes)], table[:, len(axes)], table[:, len(axes) + 1 :])
+
+
+ChoicesOf = Callable[[Dim, int, Axes, tuple[int, ...], int], DimChoices]
 
 
 def _plain_columns(choice: DimChoices) -> dict[str, Ints]:
@@ -345,10 +362,12 @@ def _input_registers(layer: Layer, axis: int, position: DimChoices, tap: DimChoi
     return np.asarray(one * other - np.where(contiguous, shared, 0), dtype=np.int64)
 
 
-def build_blocks(layer: Layer, precision: LayerPrecision, accelerator: Accelerator) -> tuple[Block, ...]:
+def build_blocks(
+    layer: Layer, precision: LayerPrecision, accelerator: Accelerator, choices_of: ChoicesOf = dimension_choices
+) -> tuple[Block, ...]:
     """Candidate rows of every block, in the order of ``BLOCKS``.
 
-    The axes are the grid's, then the lanes.
+    The axes are the grid's, then the lanes. ``choices_of`` gives the ways to cut a dimension.
     """
     grid = accelerator.grid
     axes = tuple((axis.size, axis.unroll) for axis in grid.axes)
@@ -367,7 +386,7 @@ def build_blocks(layer: Layer, precision: LayerPrecision, accelerator: Accelerat
                     if dim in RELEVANT_DIMS[operand] and (file := accelerator.registers_of(operand)) is not None
                 )
                 register_tiles = tuple(tile for tile in REGISTER_TILES if tile <= max(1, room))
-            every = dimension_choices(dim, layer.extent(dim), axes, register_tiles, accelerator.buffer_levels)
+            every = choices_of(dim, layer.extent(dim), axes, register_tiles, accelerator.buffer_levels)
             choices[dim] = _prefilter(every)
     blocks = []
     for dims in BLOCKS:

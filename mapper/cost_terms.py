@@ -13,13 +13,13 @@ truth.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from mapper.candidates import BLOCKS, Block, build_blocks
+from mapper.candidates import BLOCKS, Block, ChoicesOf, build_blocks, dimension_choices
 from mapper.variants import IRRELEVANT, Variant, variants
 from simulator.accelerator import Accelerator, Buffer
 from simulator.interconnect import hops
@@ -93,7 +93,8 @@ class CostModel:
     """All terms of one variant. Costs are sums of terms plus a constant.
 
     ``grid`` and ``channel`` are in cycles, ``energy`` in pJ. What leaks comes on top of ``energy``:
-    ``leakage_pj_per_cycle`` times the latency.
+    ``leakage_pj_per_cycle`` times the latency. ``always_doubled``: operands that every mapping double-buffers
+    (``constrained_space``); the terms count their tiles twice already.
     """
 
     variant: Variant
@@ -110,6 +111,7 @@ class CostModel:
     leakage_pj_per_cycle: float
     capacities: tuple[Capacity, ...]
     axis_sizes: tuple[int, ...]
+    always_doubled: tuple[Operand, ...] = ()
 
 
 class _Builder:
@@ -399,9 +401,12 @@ class _Builder:
         return tuple(found)
 
 
-def build_cost_models(layer: Layer, precision: LayerPrecision, accelerator: Accelerator) -> list[CostModel]:
-    """Lay out the cost of every mapping of a layer, one model a variant that has any."""
-    blocks = build_blocks(layer, precision, accelerator)
+def build_cost_models(
+    layer: Layer, precision: LayerPrecision, accelerator: Accelerator, choices_of: ChoicesOf = dimension_choices,
+    wanted: Callable[[Variant], bool] = lambda variant: True,
+) -> list[CostModel]:
+    """Lay out the cost of every mapping of a layer, one model a variant that is wanted and has any."""
+    blocks = build_blocks(layer, precision, accelerator, choices_of)
     axis_sizes = (
         *(axis.size for axis in accelerator.grid.axes),
         accelerator.processing_element.lanes(precision),
@@ -409,7 +414,7 @@ def build_cost_models(layer: Layer, precision: LayerPrecision, accelerator: Acce
     # Most variants choose from the same rows, and share what follows from these alone.
     shared: dict[frozenset[tuple[int, Dim]], tuple[tuple[Block, ...], int]] = {}
     found = []
-    for variant in variants(accelerator, precision):
+    for variant in filter(wanted, variants(accelerator, precision)):
         if variant.single_trip not in shared:
             own = _without_loops(blocks, variant.single_trip)
             possible = all(block.size for block in own)

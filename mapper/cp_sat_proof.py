@@ -12,7 +12,7 @@ from mapper.cost_terms import CostModel
 from mapper.descent import Candidate, may_double
 from mapper.incumbent import Incumbent
 from mapper.posynomial import Subproblem, build_subproblem, surviving_rows
-from mapper.solution import SearchBudget
+from mapper.solution import NO_LIMITS, SearchBudget
 from mapper.tiling_model import TilingModel
 from simulator.layer import OPERANDS
 
@@ -33,16 +33,16 @@ class _Prover:
 
         Energy without leakage does not depend on double-buffering: there the relaxation is the problem.
         """
-        objective = self.incumbent.objective
+        objective, limits = self.incumbent.objective, self.incumbent.limits
         doubles = [operand for operand, allowed in zip(OPERANDS, may_double(model), strict=True) if allowed]
-        if objective == "energy" and model.leakage_pj_per_cycle == 0:
+        if objective == "energy" and model.leakage_pj_per_cycle == 0 and limits == NO_LIMITS:
             doubles = []
         members = [
-            build_subproblem(model, chosen, objective)
+            build_subproblem(model, chosen, objective, limits)
             for count in range(len(doubles), -1, -1)
             for chosen in itertools.combinations(doubles, count)
         ]
-        return build_subproblem(model, tuple(doubles), objective, relaxed=True), members
+        return build_subproblem(model, tuple(doubles), objective, limits, relaxed=True), members
 
     def prove(self, models: list[CostModel], deadline: float) -> float:
         """Search every variant, the least promising last. Returns the lower bound of them all."""

@@ -19,4 +19,6 @@ def cp_solver(*, num_workers: int, random_seed: int, time_limit_seconds: float) 
     solver.parameters.random_seed = random_seed
     solver.parameters.max_time_in_seconds = max(MIN_SECONDS, time_limit_seconds)
     solver.parameters.presolve_inclusion_work_limit = 0
+    # The solver would take Ctrl-C for itself, and nobody else would hear of it (``mapper.interruptible``).
+    solver.parameters.catch_sigint_signal = False
     return solver

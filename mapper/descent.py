@@ -8,10 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from mapper.cost_terms import CostModel, Term
-from mapper.solution import OBJECTIVES, Objective
+from mapper.interruptible import heard
+from mapper.solution import NO_LIMITS, OBJECTIVES, Limits, Objective
 from simulator.kernels import choice_cost as kernel
 from simulator.kernels import random_descents
 from simulator.layer import OPERANDS, Operand
+
+ROUNDING = 1e-9  # relative; closed-form costs are right to about 1e-12
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,10 @@ def may_double(model: CostModel) -> tuple[bool, ...]:
     return tuple(operand in allowed for operand in OPERANDS)
 
 
-def kernel_input(model: CostModel, objective: Objective, event_price_cycles: float = 0.0) -> kernel.CostInput:
-    """Lay a cost model out for the kernel."""
+def kernel_input(
+    model: CostModel, objective: Objective, event_price_cycles: float = 0.0, limits: Limits = NO_LIMITS
+) -> kernel.CostInput:
+    """Lay a cost model out for the kernel. Choices whose closed-form cost is beyond ``limits`` cost infinitely much."""
     terms: list[tuple[Term, int, int, int]] = []
     terms += [(term, kernel.GRID, 0, 0) for term in model.grid]
     if event_price_cycles > 0:
@@ -86,6 +91,8 @@ def kernel_input(model: CostModel, objective: Objective, event_price_cycles: flo
         leakage=float(model.leakage_pj_per_cycle),
         single_constant=single_constant,
         objective=OBJECTIVES.index(objective),
+        latency_limit=limits.latency_cycles * (1 + ROUNDING),
+        energy_limit=limits.energy_pj * (1 + ROUNDING),
     )
 
 
@@ -111,15 +118,16 @@ def smallest_rows(model: CostModel) -> np.ndarray:
 
 
 def descend(
-    model: CostModel, objective: Objective, *, starts: int = 40, seed: int = 1, event_price_cycles: float = 0.0
+    model: CostModel, objective: Objective, *, starts: int = 40, seed: int = 1, event_price_cycles: float = 0.0,
+    limits: Limits = NO_LIMITS,
 ) -> list[Candidate]:
     """Ends of several descents, cheapest first, each once. Empty if nothing fits.
 
     ``event_price_cycles`` is added for each pass of the tile loop; costs then include it.
     """
-    data = kernel_input(model, objective, event_price_cycles)
+    data = kernel_input(model, objective, event_price_cycles, limits)
     first = data.block_start[:-1] + smallest_rows(model)
-    rows, costs, masks = random_descents(data, first, starts, seed)
+    rows, costs, masks = heard(random_descents, data, first, starts, seed)
     found: dict[tuple[int, ...], Candidate] = {}
     for row, cost, mask in zip(rows, costs, masks, strict=True):
         if not np.isfinite(cost):

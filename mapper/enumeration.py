@@ -7,23 +7,28 @@ the first choice that was not simulated is the bound.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from mapper.cost_terms import CostModel
 from mapper.descent import kernel_input, may_double
 from mapper.incumbent import Incumbent
+from mapper.interruptible import interruptible
 from mapper.posynomial import build_subproblem, surviving_rows
-from mapper.solution import Objective
-from simulator.kernels import choice_cost, enumerate_choices
+from mapper.solution import Objective, ProofInterrupted
+from simulator.kernels import choice_cost, enumerate_choices, least_cost
 from simulator.layer import OPERANDS
 
 BATCHES = (1 << 6, 1 << 11, 1 << 15, 1 << 18)  # choices simulated a variant, at most
 NODES_PER_SECOND = 2_000_000  # of the depth-first search, roughly; a limit for it follows from the time left
 RELAXED_NODES = 100_000  # for the least energy of a variant, at least (``relaxed_bound``)
 CHUNKS = (8, 256)  # choices simulated between two looks at the clock: at first, and at most
+
+_Found = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64], float, bool]
 
 
 @dataclass
@@ -55,9 +60,7 @@ def relaxed_bound(model: CostModel, incumbent: Incumbent, seconds: float = 0.0) 
         latency = _lowest(model, "latency", np.inf)
         below = incumbent.target() / latency if latency > 0 else np.inf
         nodes = max(RELAXED_NODES, int(seconds * NODES_PER_SECOND))
-        _, _, _, energy, known = enumerate_choices(
-            kernel_input(model, "energy"), below, 1, nodes, undominated=True
-        )
+        _, _, _, energy, known = _enumerate(kernel_input(model, "energy"), below, 1, nodes, undominated=True)
         if known:
             lowest = max(lowest, latency * min(energy, below))
     return min(incumbent.proven(), lowest)
@@ -76,7 +79,28 @@ def prove_by_enumeration(
     A variant of which even the cheapest choices are not known at ``give_up`` is left to others. Returns the lower
     bound over the variants that were searched, and the variants that were left.
     """
-    variants = [_Variant(model, kernel_input(model, incumbent.objective)) for model in models]
+    variants = [_Variant(model, _kernel_input(model, incumbent)) for model in models]
+    try:
+        _search(variants, incumbent, give_up, deadline)
+    except KeyboardInterrupt:
+        # What was known of the variants before still holds.
+        floors = [v.floor if v.known else max(v.floor, least_cost(v.kernel)) for v in variants]
+        raise ProofInterrupted(min([incumbent.proven(), *floors])) from None
+    open_floors = [v.floor for v in variants if v.known and v.floor < incumbent.target() * (1 - 1e-12)]
+    return min([incumbent.proven(), *open_floors]), [v.model for v in variants if not v.known]
+
+
+def least_floor(models: list[CostModel], incumbent: Incumbent) -> float:
+    """A lower bound of what any mapping costs, found without a search."""
+    return min((least_cost(_kernel_input(model, incumbent)) for model in models), default=math.inf)
+
+
+def _kernel_input(model: CostModel, incumbent: Incumbent) -> choice_cost.CostInput:
+    return kernel_input(model, incumbent.objective, limits=incumbent.limits)
+
+
+def _search(variants: list[_Variant], incumbent: Incumbent, give_up: float, deadline: float) -> None:
+    """Raise the floors of variants, and improve the incumbent, until nothing is left or time is over."""
     for place, variant in enumerate(variants):
         left = give_up - time.process_time()
         if left > 0:
@@ -88,25 +112,31 @@ def prove_by_enumeration(
             left = deadline - time.process_time()
             if left > 0 and variant.floor < incumbent.target():
                 _extend(variant, incumbent, most, left / (len(still) - place) ** 0.5, deadline)
-    open_floors = [v.floor for v in variants if v.known and v.floor < incumbent.target() * (1 - 1e-12)]
-    return min([incumbent.proven(), *open_floors]), [v.model for v in variants if not v.known]
+
+
+def _enumerate(
+    kernel: choice_cost.CostInput, below: float, most: int, nodes: int, *, undominated: bool = False
+) -> _Found:
+    """``enumerate_choices``, in a thread of its own: Ctrl-C stops it at once."""
+    stop = np.zeros(1, dtype=np.int64)
+    return interruptible(
+        lambda: enumerate_choices(kernel, below, most, nodes, undominated, stop), lambda: stop.fill(1)
+    )
 
 
 def _find_cheapest(variant: _Variant, incumbent: Incumbent, seconds: float) -> None:
     """Find the least closed-form cost of a variant, if below the target, and simulate it."""
     nodes = max(1000, int(seconds * NODES_PER_SECOND))
-    rows, masks, _, floor, variant.known = enumerate_choices(
-        variant.kernel, incumbent.target(), 1, nodes, undominated=True
-    )
-    if variant.known:
-        variant.floor = floor
+    rows, masks, _, floor, known = _enumerate(variant.kernel, incumbent.target(), 1, nodes, undominated=True)
+    if known:
+        variant.floor, variant.known = floor, True
     incumbent.consider_many(variant.model, rows, masks)
 
 
 def _extend(variant: _Variant, incumbent: Incumbent, most: int, seconds: float, deadline: float) -> None:
     """Enumerate and simulate the ``most`` cheapest choices of a variant below the target."""
     nodes = max(1000, int(seconds * NODES_PER_SECOND))
-    rows, masks, costs, floor, finished = enumerate_choices(variant.kernel, incumbent.target(), most, nodes)
+    rows, masks, costs, floor, finished = _enumerate(variant.kernel, incumbent.target(), most, nodes)
     order = np.argsort(costs, kind="stable")
     order = order[costs[order] >= variant.floor]  # the cheaper ones were simulated before
     begin, size = 0, CHUNKS[0]

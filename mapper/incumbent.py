@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from mapper.build_mapping import buffer_order, build_mapping, outer_orders
 from mapper.cost_terms import CostModel
-from mapper.descent import Candidate, double_buffer_bits, double_buffered
-from mapper.solution import Objective, objective_cost
+from mapper.descent import ROUNDING, Candidate, double_buffer_bits, double_buffered
+from mapper.interruptible import heard
+from mapper.solution import NO_LIMITS, Limits, Objective, objective_cost
 from simulator.accelerator import Accelerator
 from simulator.engine import simulate
 from simulator.errors import MappingError
@@ -45,6 +46,7 @@ class Incumbent:
     accelerator: Accelerator
     objective: Objective
     target_gap: float
+    limits: Limits = NO_LIMITS
     cost: float = float("inf")
     mapping: Mapping | None = None
     result: LayerResult | None = None
@@ -84,7 +86,8 @@ class Incumbent:
         if len(rows) == 0:
             return simulated
         leakage = model.leakage_pj_per_cycle
-        if self.objective == "energy" and leakage == 0:
+        masks = masks | double_buffer_bits(model.always_doubled)
+        if self.objective == "energy" and leakage == 0 and self.limits == NO_LIMITS:
             # The closed form is exact, and the order outside the held loops takes no energy.
             self._keep_best(model, rows, masks, 0, _energy_pj(model, rows))
             return simulated
@@ -106,14 +109,17 @@ class Incumbent:
         )
         inner = _places(buffer_order(model.variant))
         for which, (order,) in enumerate(outer_orders(model.variant)):
-            cycles = tiling_cycles(template, geometry, _places(order), inner, *tilings, doubled, MOST_EVENTS)
+            cycles = heard(
+                tiling_cycles, template, geometry, _places(order), inner, *tilings, doubled, MOST_EVENTS
+            )
             simulated &= cycles >= 0
+            with_leakage = energy + leakage * cycles
             costs = {
-                "latency": cycles.astype(np.float64),
-                "energy": energy + leakage * cycles,
-                "edp": cycles * (energy + leakage * cycles),
+                "latency": cycles.astype(np.float64), "energy": with_leakage, "edp": cycles * with_leakage,
             }[self.objective]
-            self._keep_best(model, rows, masks, which, np.where(cycles >= 0, costs, np.inf))
+            allowed = (cycles >= 0) & (cycles <= self.limits.latency_cycles)
+            allowed &= with_leakage <= self.limits.energy_pj * (1 + ROUNDING)
+            self._keep_best(model, rows, masks, which, np.where(allowed, costs, np.inf))
         return simulated
 
     def _consider_one(self, model: CostModel, candidate: Candidate) -> bool:
@@ -137,9 +143,9 @@ class Incumbent:
                 continue
             self._simulated.add(program)
             self.proposals += 1
-            result = simulate_fast(plan)
+            result = heard(simulate_fast, plan)
             cost = objective_cost(result, self.objective)
-            if cost < self.cost:
+            if cost < self.cost and self.limits.allow(result):
                 self.cost, self.mapping, self.result = cost, mapping, result
         return every
 
@@ -161,15 +167,24 @@ class Incumbent:
         return self._walks[id(model)][1]
 
     def _adopt(self, model: CostModel, rows: Ints, mask: int, order: int) -> None:
-        mapping = build_mapping(model, _candidate(rows, mask), self.accelerator)[order]
-        try:
-            result = simulate(self.layer, self.precision, self.accelerator, mapping)
-        except MappingError:
-            if len(mapping.buffer_levels) == 1:
-                raise
-            return  # finished outputs that are wider than sums do not fit where a buffer happens to get no sums
+        mappings = build_mapping(model, _candidate(rows, mask), self.accelerator)
+        if model.variant.levels == 1:
+            self.offer(mappings[order])
+            return
+        # All of them cost the same energy, but where a buffer happens to get no partial sums, outputs that are wider
+        # when finished may leave no room for what is held twice, or for anything.
+        for mapping in mappings:
+            try:
+                self.offer(mapping)
+            except MappingError:
+                continue
+            return
+
+    def offer(self, mapping: Mapping) -> None:
+        """Simulate a mapping, and take it where it keeps the limits and is cheaper."""
+        result = heard(simulate, self.layer, self.precision, self.accelerator, mapping)
         cost = objective_cost(result, self.objective)
-        if cost < self.cost:
+        if cost < self.cost and self.limits.allow(result):
             self.cost, self.mapping, self.result = cost, mapping, result
 
 

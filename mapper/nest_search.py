@@ -22,7 +22,7 @@ from mapper.nest_costs import QUANTITIES, Blocks, Costs, Floats
 from mapper.nest_options import Extents, Group, Option, OptionTable, Order, groups_of, lower_options, upper_options
 from mapper.nest_spread import laid_out, possible_spreads, strides
 from simulator.counting_rules import accelforge
-from simulator.counting_rules.loop_nest import Loop, LoopNest, Machine, Memory, Store
+from simulator.counting_rules.loop_nest import Loop, LoopNest, Machine, Memory, Store, check_precision
 from simulator.errors import ConfigurationError, InfeasibleError, Problem
 from simulator.kernels import nest_front as kernel
 from simulator.layer import OPERANDS, RELEVANT_DIMS, Layer, Operand
@@ -80,10 +80,11 @@ class Upper:
 def nest_front(layer: Layer, precision: LayerPrecision, machine: Machine) -> NestFront:
     """Return every nest of a layer that no other one matches or beats in both energy and latency.
 
-    Raises ``ConfigurationError`` for a machine that the search does not know, and ``InfeasibleError`` where no nest
-    fits.
+    Raises ``ConfigurationError`` for a machine that the search does not know, ``PrecisionError`` for layers split by
+    channel, and ``InfeasibleError`` where no nest fits.
     """
     began = time.process_time()
+    check_precision(precision)
     blocks = Blocks.of(machine)
     groups = groups_of(layer) or [Group(("G",), (1,))]
     costs = Costs(layer, precision, machine)

@@ -10,16 +10,19 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
+from typing import TypeVar
 
 from mapper.cache import MappingCache, problem_key
+from mapper.constraints import NO_WISHES, Wishes
 from mapper.search import map_layer
 from mapper.solution import MappingSolution, Objective, SearchBudget
 from simulator.accelerator import Accelerator
 from simulator.engine import simulate, simulate_vector_op
+from simulator.errors import InfeasibleError, MappingError, Problem
 from simulator.layer import Layer, VectorOp
 from simulator.precision import LayerPrecision
-from simulator.provenance import network_confidence, not_modelled
 from simulator.result import LayerResult, NetworkResult, VectorResult
+from simulator.tiled import Machine, machine_confidence, machine_not_modelled, tiles_of
 from simulator.values import ValueProvider
 from workloads.network import Network
 
@@ -34,15 +37,29 @@ class MappingJob:
     precision: LayerPrecision
 
 
+Task = tuple[MappingJob, Accelerator]
+"""A job, and the machine or the tile that it is to be mapped on."""
+
+
 def _solve(
-    job: MappingJob, accelerator: Accelerator, objective: Objective, budget: SearchBudget
-) -> MappingSolution:
-    return map_layer(job.layer, job.precision, accelerator, objective, budget=budget)
+    task: Task, objective: Objective, budget: SearchBudget, wishes: Wishes
+) -> MappingSolution | InfeasibleError:
+    job, accelerator = task
+    try:
+        return map_layer(
+            job.layer, job.precision, accelerator, objective, budget=budget, constraints=wishes.constraints,
+            latency_limit_cycles=wishes.latency_limit_cycles, energy_limit_pj=wishes.energy_limit_pj,
+        )
+    except InfeasibleError as error:
+        return error
 
 
-def _renamed(solution: MappingSolution, layer: Layer) -> MappingSolution:
+Found = TypeVar("Found", MappingSolution, MappingSolution | InfeasibleError)
+
+
+def renamed(solution: Found, layer: Layer) -> Found:
     """The same solution for an equal layer of another name."""
-    if solution.layer == layer:
+    if isinstance(solution, InfeasibleError) or solution.layer == layer:
         return solution
     result = solution.result.model_copy(update={"layer": layer.name})
     return solution.model_copy(update={"layer": layer, "result": result})
@@ -67,33 +84,56 @@ def map_many(
     objective: Objective = "latency",
     *,
     budget: SearchBudget | None = None,
+    wishes: Wishes = NO_WISHES,
     cache: MappingCache | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> list[MappingSolution]:
-    """Map every job; equal ones are solved once, solved ones come from the cache. Results are in the jobs' order.
+    """Map every job on one machine or tile: ``solve_tasks``. Raises what ``map_layer`` raises."""
+    found = solve_tasks(
+        [(job, accelerator) for job in jobs], objective, budget=budget, wishes=wishes, cache=cache, workers=workers,
+        progress=progress,
+    )
+    return [solution for solution in found if isinstance(solution, MappingSolution)]
+
+
+def solve_tasks(
+    tasks: Sequence[Task],
+    objective: Objective,
+    *,
+    budget: SearchBudget | None = None,
+    wishes: Wishes = NO_WISHES,
+    cache: MappingCache | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    keep_infeasible: bool = False,
+) -> list[MappingSolution | InfeasibleError]:
+    """Solve every task; equal ones are solved once, solved ones come from the cache. Results are in the tasks' order.
 
     ``workers`` processes share the work (None: the cores there are). ``progress(done, total)`` counts distinct
     problems. What is solved is in the cache at once, so an interrupted call loses only what was in flight.
-    Raises what ``map_layer`` raises.
+    ``wishes`` hold for every job. Raises what ``map_layer`` raises, ``SearchInterrupted`` only where one process works;
+    with ``keep_infeasible`` the error of a task that fits in no way is its result.
     """
     budget = budget or SearchBudget()
-    keys = [problem_key(job.layer, job.precision, accelerator, objective, budget) for job in jobs]
-    solved: dict[str, MappingSolution] = {}
-    pending: dict[str, MappingJob] = {}
-    for key, job in zip(keys, jobs, strict=True):
+    keys = [problem_key(job.layer, job.precision, accelerator, objective, budget, wishes) for job, accelerator in tasks]
+    solved: dict[str, MappingSolution | InfeasibleError] = {}
+    pending: dict[str, Task] = {}
+    for key, task in zip(keys, tasks, strict=True):
         if key in solved or key in pending:
             continue
         known = cache.get(key) if cache else None
         if known is None:
-            pending[key] = job
+            pending[key] = task
         else:
             solved[key] = known
     total = len(solved) + len(pending)
 
-    def finish(key: str, solution: MappingSolution) -> None:
+    def finish(key: str, solution: MappingSolution | InfeasibleError) -> None:
+        if isinstance(solution, InfeasibleError) and not keep_infeasible:
+            raise solution
         solved[key] = solution
-        if cache:
+        if cache and isinstance(solution, MappingSolution):
             cache.put(key, solution)
         if progress:
             progress(len(solved), total)
@@ -102,15 +142,15 @@ def map_many(
         progress(len(solved), total)
     count = min(workers or os.cpu_count() or 1, len(pending))
     if count <= 1:
-        for key, job in pending.items():
-            finish(key, _solve(job, accelerator, objective, budget))
+        for key, task in pending.items():
+            finish(key, _solve(task, objective, budget, wishes))
     else:
         # Spawned, not forked: the parent may run threads (onnxruntime, CP-SAT) that do not survive a fork.
         pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"))
         try:
             with _ctrl_c_held_back():
-                futures: dict[Future[MappingSolution], str] = {
-                    pool.submit(_solve, job, accelerator, objective, budget): key for key, job in pending.items()
+                futures: dict[Future[MappingSolution | InfeasibleError], str] = {
+                    pool.submit(_solve, task, objective, budget, wishes): key for key, task in pending.items()
                 }
             waiting = set(futures)
             while waiting:
@@ -119,7 +159,7 @@ def map_many(
                     finish(futures[future], future.result())
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-    return [_renamed(solved[key], job.layer) for key, job in zip(keys, jobs, strict=True)]
+    return [renamed(solved[key], job.layer) for key, (job, _) in zip(keys, tasks, strict=True)]
 
 
 def network_precisions(
@@ -153,42 +193,84 @@ def _readers(network: Network, name: str) -> list[Layer | VectorOp]:
 
 def simulate_network(
     network: Network,
-    accelerator: Accelerator,
+    accelerator: Machine,
     assignment: Mapping[str, LayerPrecision],
     solutions: Mapping[str, MappingSolution],
     values: ValueProvider | None = None,
 ) -> NetworkResult:
     """Cost of one inference: every layer under its mapping, every vector operation, one after the other.
 
-    ``assignment`` and ``solutions`` have an entry for each layer's name. A solution's mapping is simulated at the
-    precision of the assignment. ``values``: gives the codes of each layer's operands, for a machine whose time depends
-    on them. Raises ``MappingError`` where a mapping does not fit its precision, ``ConfigurationError`` where values are
-    needed and missing.
+    On a machine of several tiles each layer runs on the tile of its solution, and vector operations on the tile that
+    ``vector_tiles`` names. ``assignment`` and ``solutions`` have an entry for each layer's name. A solution's mapping
+    is simulated at the precision of the assignment. ``values``: gives the codes of each layer's operands, for a machine
+    whose time depends on them. Raises ``MappingError`` where a mapping does not fit its precision, or is for no tile of
+    the machine, ``ConfigurationError`` where values are needed and missing.
     """
-    by_value = accelerator.processing_element.depends_on_values
-    known: dict[tuple[Layer, LayerPrecision, str], LayerResult] = {}
+    tiles = tiles_of(accelerator)
+    placed = {layer.name: solutions[layer.name].tile for layer in network.layers}
+    _check_placement(accelerator, placed)
+    placed |= vector_tiles(network, placed, next(iter(tiles)))
+    known: dict[tuple[Layer, LayerPrecision, str, str | None], LayerResult] = {}
     operations: list[LayerResult | VectorResult] = []
     for operation in network.operations:
-        if isinstance(operation, Layer):
-            solution = solutions[operation.name]
-            precision = assignment[operation.name]
-            if solution.precision == precision and not by_value:
-                operations.append(_renamed(solution, operation).result)
-                continue
-            key = operation.model_copy(update={"name": ""}), precision, solution.mapping.model_dump_json()
-            if key not in known:
-                own = values.values(operation, precision) if by_value and values is not None else None
-                known[key] = simulate(operation, precision, accelerator, solution.mapping, values=own)
-            operations.append(known[key].model_copy(update={"layer": operation.name}))
-            if by_value and values is not None and not values.draws_everything:
-                del known[key]
-        else:
-            operations.append(simulate_vector_op(operation, accelerator))
+        name = placed[operation.name]
+        tile = tiles[name]
+        if isinstance(operation, VectorOp):
+            operations.append(simulate_vector_op(operation, tile).model_copy(update={"tile": name}))
+            continue
+        by_value = tile.processing_element.depends_on_values
+        solution = solutions[operation.name]
+        precision = assignment[operation.name]
+        if solution.precision == precision and not by_value:
+            operations.append(renamed(solution, operation).result)
+            continue
+        key = operation.model_copy(update={"name": ""}), precision, solution.mapping.model_dump_json(), name
+        if key not in known:
+            own = values.values(operation, precision) if by_value and values is not None else None
+            known[key] = simulate(operation, precision, tile, solution.mapping, values=own)
+        operations.append(known[key].model_copy(update={"layer": operation.name, "tile": name}))
+        if by_value and values is not None and not values.draws_everything:
+            del known[key]
+    ran: dict[str | None, set[LayerPrecision]] = {name: set() for name in tiles if name in placed.values()}
+    for layer in network.layers:
+        ran[placed[layer.name]].add(assignment[layer.name])
     return NetworkResult(
         network=network.name,
         accelerator=accelerator.name,
         clock_mhz=accelerator.clock_mhz,
         operations=tuple(operations),
-        confidence=network_confidence(accelerator, {assignment[layer.name] for layer in network.layers}),
-        not_modelled=not_modelled(accelerator),
+        confidence=machine_confidence(accelerator, ran),
+        not_modelled=machine_not_modelled(accelerator),
     )
+
+
+def _check_placement(machine: Machine, placed: Mapping[str, str | None]) -> None:
+    """Raise ``MappingError`` where a solution is for a tile that the machine has not, or for none where it has some."""
+    allowed = tiles_of(machine)
+    problems = [
+        Problem("the solution is for no tile of this machine", where=f"layer {layer}", path="tile", value=str(tile),
+                allowed=tuple(str(name) for name in allowed))
+        for layer, tile in placed.items() if tile not in allowed
+    ]
+    if problems:
+        raise MappingError(problems)
+
+
+def vector_tiles(
+    network: Network, placed: Mapping[str, str | None], otherwise: str | None
+) -> dict[str, str | None]:
+    """Vector operation's name → the tile that runs it, given the tiles of the layers.
+
+    It is that of the operation before it whose result it reads, where there are several of the last one in program
+    order: results are in the format of their tile, and what is fused drains from there. One that reads the network's
+    inputs alone runs on the first layer's tile, and in a network without layers on ``otherwise``.
+    """
+    first = placed[network.layers[0].name] if network.layers else otherwise
+    order: dict[str, int] = {}
+    tiles = dict(placed)
+    for number, operation in enumerate(network.operations):
+        order[operation.name] = number
+        if isinstance(operation, VectorOp):
+            before = max(network.graph.predecessors(operation.name), key=order.__getitem__, default=None)
+            tiles[operation.name] = first if before is None else tiles[before]
+    return {name: tile for name, tile in tiles.items() if name not in placed}

@@ -10,6 +10,7 @@ the energy-delay product three, whose terms are products of theirs and the energ
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,12 +18,14 @@ import numpy.typing as npt
 
 from mapper.candidates import Block
 from mapper.cost_terms import CostModel, Term
-from mapper.solution import Objective
+from mapper.descent import ROUNDING
+from mapper.solution import NO_LIMITS, Limits, Objective
 from mapper.variants import Variant
 from simulator.kernels import non_dominated
 from simulator.layer import Operand
 
 Rows = list[npt.NDArray[np.int64]]
+TINY = 1e-9
 
 
 @dataclass(frozen=True)
@@ -120,9 +123,12 @@ def _with_leakage(model: CostModel, latency: Sum) -> Sum:
 
 
 def build_subproblem(
-    model: CostModel, double_buffer: tuple[Operand, ...], objective: Objective, *, relaxed: bool = False
+    model: CostModel, double_buffer: tuple[Operand, ...], objective: Objective, limits_of_cost: Limits = NO_LIMITS, *,
+    relaxed: bool = False,
 ) -> Subproblem:
     """Fix the double-buffered operands of a variant.
+
+    ``limits_of_cost``: limits of what is not the objective; the closed form must keep them too.
 
     ``relaxed``: double buffering takes no room. Such a subproblem is a relaxation of all those of its variant that
     double-buffer no more operands, so that nothing cheap in it means nothing cheap in any of them.
@@ -141,9 +147,10 @@ def build_subproblem(
     latency = (grid, channel, final)
     # The latency is the largest of the three, and so leakage is the largest of three sums too.
     energy = tuple(_with_leakage(model, total) for total in latency)
+    sums_of_energy = energy if model.leakage_pj_per_cycle else energy[:1]
     sums = {
         "latency": latency,
-        "energy": energy if model.leakage_pj_per_cycle else energy[:1],
+        "energy": sums_of_energy,
         "edp": tuple(_product(*pair) for pair in zip(latency, energy, strict=True)),
     }[objective]
     limits = []
@@ -156,6 +163,14 @@ def build_subproblem(
     for axis, size in enumerate(model.axis_sizes):
         use = tuple(block.axis_use[:, axis] for block in model.blocks)
         limits.append(Limit(f"axis {axis}", float(size), (Term(f"axis {axis}", 1.0, use),)))
+    for name, most, totals in (
+        ("latency", limits_of_cost.latency_cycles, latency), ("energy", limits_of_cost.energy_pj, sums_of_energy),
+    ):
+        if math.isfinite(most):
+            # A sum that is over the limit with its constant alone keeps it nowhere; a tiny size says so.
+            limits += [
+                Limit(name, max(most * (1 + ROUNDING) - total.constant, TINY), total.terms) for total in totals
+            ]
     return Subproblem(model, double_buffer, sums, tuple(limits))
 
 

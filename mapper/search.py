@@ -13,18 +13,30 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass
 
 from mapper.candidates import DEEP_SPACE, SPACE
-from mapper.cost_terms import CostModel, build_cost_models
+from mapper.constrained_space import constrained_models
+from mapper.constraints import MappingConstraints
+from mapper.cost_terms import CostModel
 from mapper.cp_sat_proof import prove_by_cp_sat
 from mapper.descent import descend, pass_count
-from mapper.enumeration import compile_enumeration, prove_by_enumeration, relaxed_bound
+from mapper.enumeration import compile_enumeration, least_floor, prove_by_enumeration, relaxed_bound
 from mapper.incumbent import PROOF_TOLERANCE, Incumbent
+from mapper.infeasible import explain_infeasible
 from mapper.planned_steps import planned_machine
-from mapper.solution import MappingSolution, Objective, SearchBudget
+from mapper.solution import (
+    NO_LIMITS,
+    Limits,
+    MappingSolution,
+    Objective,
+    ProofInterrupted,
+    SearchBudget,
+    SearchInterrupted,
+)
 from mapper.split_mapping import map_split_layer
 from simulator.accelerator import Accelerator
-from simulator.errors import InfeasibleError, Problem
+from simulator.errors import ConfigurationError, InfeasibleError, Problem
 from simulator.layer import Layer
 from simulator.plan import grid_timing
 from simulator.precision import LayerPrecision
@@ -42,8 +54,9 @@ def _start(models: list[CostModel], incumbent: Incumbent, deadline: float) -> No
     A mapping of millions of passes takes a good part of a second to simulate, so there may be no time for all.
     """
     accelerator = incumbent.accelerator
+    limits = incumbent.limits
     price = grid_timing(accelerator).tail_cycles + accelerator.dram.latency_cycles + 1
-    takes_time = incumbent.objective != "energy" or bool(accelerator.leakage_pj_per_cycle)
+    takes_time = incumbent.objective != "energy" or bool(accelerator.leakage_pj_per_cycle) or limits != NO_LIMITS
     prices = EVENT_PRICES if takes_time else (0.0,)
     if models[0].variant.levels > 1:
         _start_deep(models, incumbent, deadline, [factor * price for factor in prices])
@@ -51,7 +64,8 @@ def _start(models: list[CostModel], incumbent: Incumbent, deadline: float) -> No
     for factor in prices:
         for model in models:
             ends = descend(
-                model, incumbent.objective, starts=DESCENT_STARTS, event_price_cycles=float(factor * price)
+                model, incumbent.objective, starts=DESCENT_STARTS, event_price_cycles=float(factor * price),
+                limits=limits,
             )
             for candidate in ends:
                 if incumbent.mapping is not None and time.process_time() > deadline:
@@ -70,7 +84,8 @@ def _start_deep(models: list[CostModel], incumbent: Incumbent, deadline: float, 
             (candidate.cost, place, candidate)
             for place, model in enumerate(models)
             for candidate in descend(
-                model, incumbent.objective, starts=DESCENT_STARTS, event_price_cycles=float(price)
+                model, incumbent.objective, starts=DESCENT_STARTS, event_price_cycles=float(price),
+                limits=incumbent.limits,
             )
         ]
         ends.sort(key=lambda end: end[:2])
@@ -83,7 +98,7 @@ def _start_deep(models: list[CostModel], incumbent: Incumbent, deadline: float, 
 
 
 def prove(models: list[CostModel], incumbent: Incumbent, budget: SearchBudget) -> float:
-    """Search every variant. Returns the lower bound of them all."""
+    """Search every variant. Returns the lower bound of them all. Raises ``ProofInterrupted`` at Ctrl-C."""
     began = time.process_time()
     deadline = began + budget.cpu_seconds
     bound, left = incumbent.proven(), models
@@ -93,20 +108,30 @@ def prove(models: list[CostModel], incumbent: Incumbent, budget: SearchBudget) -
         bound, left = prove_by_enumeration(models, incumbent, began + share * budget.cpu_seconds, deadline)
     if not left:
         return bound
+    try:
+        return min(bound, _prove_left(left, incumbent, budget, deadline))
+    except KeyboardInterrupt:
+        raise ProofInterrupted(min(bound, incumbent.proven(), least_floor(left, incumbent))) from None
+
+
+def _prove_left(left: list[CostModel], incumbent: Incumbent, budget: SearchBudget, deadline: float) -> float:
+    """Bound the variants that enumeration did not finish, and search them unless the budget says otherwise."""
     if budget.prover == "enumeration":
-        return min(bound, *(relaxed_bound(model, incumbent) for model in left))
-    if models[0].variant.levels == 1:
-        return min(bound, prove_by_cp_sat(left, incumbent, budget, deadline))
+        relaxed = min(relaxed_bound(model, incumbent) for model in left)
+        return min(incumbent.proven(), max(relaxed, least_floor(left, incumbent)))
+    if left[0].variant.levels == 1:
+        return prove_by_cp_sat(left, incumbent, budget, deadline)
     # Of the many variants of deeper machines most are closed, or nearly, without a search.
-    relaxed: dict[int, float] = {}
+    bounds: list[float] = []
     for place, model in enumerate(left):
         seconds = max(0.0, deadline - time.process_time()) / (len(left) - place) ** 0.5
-        relaxed[id(model)] = relaxed_bound(model, incumbent, seconds)
-    left = [model for model in left if relaxed[id(model)] < incumbent.target() * (1 - 1e-9)]
-    if left:
-        found = prove_by_cp_sat(left, incumbent, budget, deadline)
-        bound = min(bound, max(found, min(relaxed[id(model)] for model in left)))
-    return min(bound, incumbent.proven())
+        bounds.append(relaxed_bound(model, incumbent, seconds))
+    still = [place for place, bound in enumerate(bounds) if bound < incumbent.target() * (1 - 1e-9)]
+    lowest = incumbent.proven()
+    if still:
+        found = prove_by_cp_sat([left[place] for place in still], incumbent, budget, deadline)
+        lowest = min(lowest, max(found, min(bounds[place] for place in still)))
+    return min(lowest, incumbent.proven())
 
 
 def map_layer(
@@ -116,12 +141,23 @@ def map_layer(
     objective: Objective = "latency",
     *,
     budget: SearchBudget | None = None,
+    constraints: MappingConstraints | None = None,
+    latency_limit_cycles: int | None = None,
+    energy_limit_pj: float | None = None,
 ) -> MappingSolution:
     """Map one layer on one tile, with a proof of how good the mapping is.
 
     ``cost`` and ``lower_bound`` are in cycles (latency), pJ (energy) or pJ·cycles (edp). Raises ``PrecisionError``
-    where the PE cannot run the precision, and ``InfeasibleError`` where no mapping fits: it names the memory, the
-    smallest demand, the capacity, and what would make it fit.
+    where the PE cannot run the precision, ``ConfigurationError`` for constraints on a machine with several levels of
+    buffers, and ``InfeasibleError`` where no mapping fits: it names the memory, the smallest demand, the capacity, and
+    what would make it fit.
+
+    ``constraints`` narrow the space (``constraints.py``); the proof then holds within them. ``latency_limit_cycles`` is
+    for the objectives energy and edp, ``energy_limit_pj`` (leakage included) for latency and edp, one of them at a
+    time: only mappings whose simulated cost keeps it count. Where descents find none that does, the least of what is
+    limited is searched for first, with a budget of its own.
+
+    At Ctrl-C ``SearchInterrupted`` is raised, a ``KeyboardInterrupt`` with the best mapping so far in ``solution``.
 
     Where the time of a step depends on values, which are not known here, mapping, result, cost and bound are those of
     the machine whose steps all take ``planned_step_cycles``; ``simulate`` then gives the mapping's cycles with values.
@@ -130,59 +166,152 @@ def map_layer(
     """
     budget = budget or SearchBudget()
     accelerator.processing_element.check(precision)
+    limits = _limits(objective, latency_limit_cycles, energy_limit_pj)
+    constraints = constraints or MappingConstraints()
     if precision.split is not None:
+        if limits != NO_LIMITS or constraints != MappingConstraints():
+            raise ConfigurationError(
+                Problem("layers split by channel are mapped without constraints and limits: their mappings are those "
+                        "of the parts, fitted", where=f"layer {layer.name}", path="precision", value=precision.label)
+            )
         return map_split_layer(layer, precision, accelerator, objective, budget, search=map_layer)
     accelerator = planned_machine(accelerator, precision)
     began = time.process_time()
-    models = build_cost_models(layer, precision, accelerator)
-    incumbent = Incumbent(layer, precision, accelerator, objective, budget.target_gap)
-    _start(models, incumbent, time.process_time() + START_SHARE * budget.cpu_seconds)
+    models = constrained_models(layer, precision, accelerator, constraints)
     compile_enumeration(models[0])
-    if incumbent.mapping is None:
-        # Where little fits, descents may see nothing; a search through everything does.
-        deadline = time.process_time() + budget.cpu_seconds
-        prove_by_enumeration(models, incumbent, deadline, deadline)
-    if incumbent.mapping is None or incumbent.result is None:
-        raise InfeasibleError(explain_infeasible(models, layer, precision))
-    lower_bound = prove(models, incumbent, budget)
-    if objective == "latency":
-        lower_bound = float(math.ceil(lower_bound - 1e-6))  # cycles are whole
-    lower_bound = min(lower_bound, incumbent.cost)
-    gap = max(0.0, 1.0 - lower_bound / incumbent.cost) if incumbent.cost > 0 else 0.0
-    return MappingSolution(
-        layer=layer,
-        precision=precision,
-        objective=objective,
-        status="optimal" if gap <= 2 * PROOF_TOLERANCE else "feasible",
-        mapping=incumbent.mapping,
-        result=incumbent.result,
-        cost=incumbent.cost,
-        lower_bound=lower_bound,
-        gap=gap,
-        solve_seconds=time.process_time() - began,
-        proposals=incumbent.proposals,
-        space=SPACE if accelerator.buffer_levels == 1 else DEEP_SPACE,
+    space = LayerSpace(layer, precision, accelerator, models, constraints)
+    incumbent = space.incumbent(objective, budget, limits)
+    lower_bound = search_models(space, incumbent, budget)
+    return space.solution(incumbent, lower_bound, time.process_time() - began)
+
+
+@dataclass(frozen=True)
+class LayerSpace:
+    """Everything that may be chosen for one layer in one precision on one machine."""
+
+    layer: Layer
+    precision: LayerPrecision
+    accelerator: Accelerator
+    models: list[CostModel]
+    constraints: MappingConstraints
+
+    @property
+    def restrictions(self) -> str:
+        """The restrictions of the space in words, the user's constraints among them."""
+        return self.constraints.space(SPACE if self.accelerator.buffer_levels == 1 else DEEP_SPACE)
+
+    def incumbent(self, objective: Objective, budget: SearchBudget, limits: Limits = NO_LIMITS) -> Incumbent:
+        """A search that has found nothing yet."""
+        return Incumbent(self.layer, self.precision, self.accelerator, objective, budget.target_gap, limits)
+
+    def solution(self, incumbent: Incumbent, lower_bound: float, seconds: float) -> MappingSolution:
+        """The incumbent with its certificate."""
+        assert incumbent.mapping is not None and incumbent.result is not None
+        objective, limits = incumbent.objective, incumbent.limits
+        if objective == "latency":
+            lower_bound = float(math.ceil(lower_bound - 1e-6))  # cycles are whole
+        lower_bound = min(lower_bound, incumbent.cost)
+        gap = max(0.0, 1.0 - lower_bound / incumbent.cost) if incumbent.cost > 0 else 0.0
+        return MappingSolution(
+            layer=self.layer,
+            precision=self.precision,
+            objective=objective,
+            status="optimal" if gap <= 2 * PROOF_TOLERANCE else "feasible",
+            mapping=incumbent.mapping,
+            result=incumbent.result,
+            cost=incumbent.cost,
+            lower_bound=lower_bound,
+            gap=gap,
+            solve_seconds=seconds,
+            proposals=incumbent.proposals,
+            space=self.restrictions,
+            latency_limit_cycles=None if math.isinf(limits.latency_cycles) else int(limits.latency_cycles),
+            energy_limit_pj=None if math.isinf(limits.energy_pj) else limits.energy_pj,
+        )
+
+
+def search_models(space: LayerSpace, incumbent: Incumbent, budget: SearchBudget) -> float:
+    """Improve an incumbent until the budget ends or nothing is left. Returns the lower bound.
+
+    Raises ``InfeasibleError`` where there is no mapping, ``SearchInterrupted`` at Ctrl-C where there is one already.
+    """
+    models = space.models
+    began = time.process_time()
+    try:
+        _start(models, incumbent, time.process_time() + START_SHARE * budget.cpu_seconds)
+        if incumbent.mapping is None and incumbent.limits != NO_LIMITS:
+            _start_within(space, incumbent, budget)
+        if incumbent.mapping is None:
+            # Where little fits, descents may see nothing; a search through everything does.
+            deadline = time.process_time() + budget.cpu_seconds
+            prove_by_enumeration(models, incumbent, deadline, deadline)
+        if incumbent.mapping is None:
+            raise InfeasibleError(_no_mapping(space, incumbent.limits))
+        return prove(models, incumbent, budget)
+    except KeyboardInterrupt as interrupt:
+        if incumbent.mapping is None:
+            raise
+        # The interrupt may have come between a cost and its mapping: what counts is the mapping.
+        mapping, incumbent.cost = incumbent.mapping, math.inf
+        incumbent.offer(mapping)
+        reached = isinstance(interrupt, ProofInterrupted)
+        bound = interrupt.lower_bound if reached else least_floor(models, incumbent)  # type: ignore[attr-defined]
+        raise SearchInterrupted(space.solution(incumbent, bound, time.process_time() - began)) from None
+
+
+def _limits(objective: Objective, latency_limit_cycles: int | None, energy_limit_pj: float | None) -> Limits:
+    """The limits as the search takes them. Raises ``ConfigurationError`` where they make no sense."""
+    problems = []
+    given = {"latency": ("latency_limit_cycles", latency_limit_cycles), "energy": ("energy_limit_pj", energy_limit_pj)}
+    for what, (name, value) in given.items():
+        if value is not None and not value > 0:
+            problems.append(Problem("must be greater than 0", path=name, value=str(value)))
+        if value is not None and what == objective:
+            problems.append(Problem(f"{what} is what is minimised", path=name, value=str(value)))
+    if latency_limit_cycles is not None and energy_limit_pj is not None:
+        problems.append(Problem("one limit at a time, of latency or of energy", path="energy_limit_pj",
+                                value=str(energy_limit_pj)))
+    if problems:
+        raise ConfigurationError(problems)
+    return Limits(
+        math.inf if latency_limit_cycles is None else latency_limit_cycles,
+        math.inf if energy_limit_pj is None else energy_limit_pj,
     )
 
 
-def explain_infeasible(models: list[CostModel], layer: Layer, precision: LayerPrecision) -> list[Problem]:
-    """Name the memories that cannot hold even the smallest tiles."""
-    problems = []
-    seen: set[str] = set()
-    for model in models:
-        for capacity in model.capacities:
-            demand = {operand: int(term.smallest) for operand, term in capacity.tiles.items()}
-            total = sum(demand.values())
-            if total > capacity.size_bits and capacity.memory not in seen:
-                seen.add(capacity.memory)
-                parts = ", ".join(f"{operand} {bits}" for operand, bits in demand.items())
-                problems.append(
-                    Problem(
-                        f"too small for any tile: the smallest needs {total} bits ({parts}); "
-                        f"{total} bits or more would hold it",
-                        where=f"layer {layer.name} in {precision.label}",
-                        path=f"{capacity.memory}.size_bits",
-                        value=str(capacity.size_bits),
-                    )
-                )
-    return problems or [Problem("no mapping fits the machine", where=f"layer {layer.name} in {precision.label}")]
+def _start_within(space: LayerSpace, incumbent: Incumbent, budget: SearchBudget) -> None:
+    """Find a mapping within the limit where descents saw none: the best in what is limited.
+
+    Raises ``InfeasibleError`` where even that one is proven to be beyond the limit.
+    """
+    limits = incumbent.limits
+    limited: Objective = "latency" if math.isfinite(limits.latency_cycles) else "energy"
+    limit = min(limits)
+    least = space.incumbent(limited, budget)
+    try:
+        bound = search_models(space, least, budget)
+    except SearchInterrupted as interrupt:
+        # Found for another objective: to whoever waits it is no mapping yet, unless it keeps the limit.
+        incumbent.offer(interrupt.solution.mapping)
+        raise KeyboardInterrupt from None
+    assert least.mapping is not None
+    incumbent.offer(least.mapping)
+    if incumbent.mapping is None and bound > limit:
+        name, unit = ("latency_limit_cycles", "cycles") if limited == "latency" else ("energy_limit_pj", "pJ")
+        shown = f"{math.ceil(bound - 1e-6):,}" if limited == "latency" else f"{bound:,.6g}"
+        found = f"{least.cost:,.0f}" if limited == "latency" else f"{least.cost:,.6g}"
+        raise InfeasibleError(
+            Problem(f"no mapping of the space takes fewer than {shown} {unit}; a limit of {found} {unit} or more can "
+                    "be met", where=f"layer {space.layer.name} in {space.precision.label}", path=name,
+                    value=f"{limit:.10g}")
+        )
+
+
+def _no_mapping(space: LayerSpace, limits: Limits) -> list[Problem]:
+    """Say why there is no mapping; ``constrained_models`` has said what the constraints alone forbid."""
+    if limits != NO_LIMITS:
+        name = "latency_limit_cycles" if math.isfinite(limits.latency_cycles) else "energy_limit_pj"
+        return [Problem("no mapping within the limit was found in time, nor is it proven that there is none",
+                        where=f"layer {space.layer.name} in {space.precision.label}", path=name,
+                        value=f"{min(limits):.10g}")]
+    return explain_infeasible(space.models, space.layer, space.precision)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
@@ -26,6 +27,20 @@ def objective_cost(result: LayerResult, objective: Objective) -> float:
     return result.energy_delay_product
 
 
+class Limits(NamedTuple):
+    """What a mapping may cost beside the objective: simulated cycles and pJ, leakage included."""
+
+    latency_cycles: float = math.inf
+    energy_pj: float = math.inf
+
+    def allow(self, result: LayerResult) -> bool:
+        """Whether a simulated mapping keeps them."""
+        return result.total_cycles <= self.latency_cycles and result.total_energy_pj <= self.energy_pj
+
+
+NO_LIMITS = Limits()
+
+
 class SearchBudget(Frozen):
     """When a search may stop.
 
@@ -43,8 +58,26 @@ class SearchBudget(Frozen):
     prover: Prover = "auto"
 
 
+class TileOffer(Frozen):
+    """What one tile of a machine would charge for a layer, or why it cannot run it.
+
+    Attributes:
+        cost, lower_bound: as of ``MappingSolution``, for this tile alone; None where it cannot run the layer.
+        reason: why it cannot, in words; empty where it can.
+    """
+
+    tile: str
+    cost: float | None = None
+    lower_bound: float | None = None
+    status: Status | None = None
+    reason: str = ""
+
+
 class MappingSolution(Frozen):
     """The best mapping found for one layer at one precision, with its certificate.
+
+    On a machine of several tiles it is the cheapest tile's, and the certificate is that of the choice too: no mapping
+    on any tile costs less than ``lower_bound``.
 
     Attributes:
         status: ``optimal`` where cost and lower bound meet (to 2e-6, the solver's integer units), else ``feasible``.
@@ -52,7 +85,10 @@ class MappingSolution(Frozen):
         lower_bound: no mapping of the searched space costs less; same unit.
         gap: (cost − lower_bound) / cost.
         proposals: mappings that were simulated.
-        space: the restrictions under which the bound holds.
+        space: the restrictions under which the bound holds, the user's constraints among them.
+        latency_limit_cycles, energy_limit_pj: what the mapping had to keep beside; None: no limit.
+        tile: the tile that the mapping is for; None on a machine of one tile.
+        offers: what each tile would charge, in the order of the machine's description; empty on a machine of one tile.
     """
 
     layer: Layer
@@ -67,3 +103,26 @@ class MappingSolution(Frozen):
     solve_seconds: float
     proposals: int
     space: str
+    tile: str | None = None
+    offers: tuple[TileOffer, ...] = ()
+    latency_limit_cycles: int | None = None
+    energy_limit_pj: float | None = None
+
+
+class SearchInterrupted(KeyboardInterrupt):
+    """Ctrl-C during a search: ``solution`` is the best mapping so far, with the bound and the gap that were reached.
+
+    It is a ``KeyboardInterrupt``, so that whoever does not ask for the solution stops as ever.
+    """
+
+    def __init__(self, solution: MappingSolution) -> None:
+        super().__init__()
+        self.solution = solution
+
+
+class ProofInterrupted(KeyboardInterrupt):
+    """Ctrl-C during a proof that had come to ``lower_bound`` for the whole space (within ``mapper``)."""
+
+    def __init__(self, lower_bound: float) -> None:
+        super().__init__()
+        self.lower_bound = lower_bound

@@ -19,6 +19,7 @@ from ortools.sat.python import cp_model
 
 from mapper.cost_terms import Term
 from mapper.cp_solver import cp_solver
+from mapper.interruptible import interruptible
 from mapper.posynomial import Rows, Subproblem
 
 LOG_SCALE = 1 << 20  # units of a natural logarithm
@@ -135,7 +136,7 @@ class TilingModel:
         self.model.add(self.cost <= ceiling)
         solver = cp_solver(num_workers=1, random_seed=1, time_limit_seconds=max(seconds, 0.05))
         solver.parameters.linearization_level = 2
-        status = solver.solve(self.model)
+        status = interruptible(lambda: solver.solve(self.model), solver.stop_search)
         if status == cp_model.MODEL_INVALID:
             raise RuntimeError(f"the tiling model is malformed: {self.model.validate()}")
         if status == cp_model.INFEASIBLE:

@@ -36,6 +36,7 @@ class Variant:
             the loops irrelevant to the stationary operand, which must be innermost, another one can be held; and those
             without which no partial sums come to some level.
         finished_to: outputs that are finished lie outside this level (0: only where ``held`` says so).
+        second_by_dram: of the orders of the DRAM loops, only the one that would hold this operand next; None: all.
     """
 
     held: tuple[Operand, ...]
@@ -44,6 +45,7 @@ class Variant:
     held_across: frozenset[int] = frozenset()
     single_trip: frozenset[tuple[int, Dim]] = frozenset()
     finished_to: int = 0
+    second_by_dram: Operand | None = None
 
     @property
     def levels(self) -> int:

@@ -6,6 +6,7 @@ levels of buffers, at most one level of registers in the PEs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, NamedTuple, Protocol
 
 from pydantic import Field, model_validator
@@ -19,9 +20,11 @@ from simulator.provenance import Source, UnknownSources, unknown_sources
 LANES = "lanes"
 Energy = Annotated[float, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0)]
+LEAKAGE, IDLE_LEAKAGE = "leakage", "idle_leakage"
 # Components of energy beside the memories, which go by their names (simulator.counts, simulator.engine).
 COMPONENTS = (
-    "processing_elements", "weight_expansion", "interconnect", "conversion", "scaling", "vector_unit", "leakage",
+    "processing_elements", "weight_expansion", "interconnect", "conversion", "scaling", "vector_unit", LEAKAGE,
+    IDLE_LEAKAGE,
 )
 
 
@@ -273,6 +276,45 @@ class VectorUnit(Frozen):
     leakage_mw: Amount | None = None
 
 
+def check_memories(memories: Sequence[Memory]) -> None:
+    """Raise ``ValueError`` where memories do not make a hierarchy: order, names, who keeps which operand, levels.
+
+    A DRAM, where there is one among them, stands first; that there is one is for the machine to say.
+    """
+    kinds = [memory.kind for memory in memories]
+    if kinds != sorted(kinds, key=["dram", "buffer", "register_file"].index):
+        raise ValueError("memories: must be listed outermost first: DRAM, buffers, register files")
+    names = [memory.name for memory in memories]
+    if len(set(names)) != len(names):
+        raise ValueError(f"memories: names must differ, got {names}")
+    taken = [name for name in names if name in COMPONENTS]
+    if taken:
+        raise ValueError(f"memories: the name {taken[0]!r} is kept for a component of energy")
+    buffers = [memory for memory in memories if isinstance(memory, Buffer)]
+    for operand in OPERANDS:
+        levels = [buffer_level(buffers, buffer) for buffer in buffers if operand in buffer.keeps]
+        if not levels:
+            raise ValueError(f"memories: no buffer keeps the {operand}")
+        if sorted(set(levels)) != levels:
+            raise ValueError(
+                f"memories: the buffers of the {operand} are on levels {levels}; each must lie further in"
+            )
+        files = sum(isinstance(memory, RegisterFile) and operand in memory.keeps for memory in memories)
+        if files > 1:
+            raise ValueError(f"memories: {files} register files keep the {operand}; this version runs one")
+    levels = sorted({buffer_level(buffers, buffer) for buffer in buffers})
+    if levels != list(range(1, len(levels) + 1)):
+        raise ValueError(f"memories: buffers are on levels {levels}; levels are counted from 1 without gaps")
+
+
+def buffer_level(buffers: Sequence[Buffer], buffer: Buffer) -> int:
+    """Which of a mapping's buffer tiles a buffer holds, counted from 1, the outermost."""
+    if buffer.level is not None:
+        return buffer.level
+    outer = buffers[: [other.name for other in buffers].index(buffer.name)]
+    return 1 + max((buffer_level(buffers, other) for other in outer if set(other.keeps) & set(buffer.keeps)), default=0)
+
+
 class Accelerator(Frozen):
     """One tile: memories outermost first, a grid, its PEs, a vector unit, a clock.
 
@@ -295,28 +337,7 @@ class Accelerator(Frozen):
         kinds = [memory.kind for memory in self.memories]
         if kinds.count("dram") != 1 or kinds[0] != "dram":
             raise ValueError("memories: the first must be the one DRAM")
-        if kinds != sorted(kinds, key=["dram", "buffer", "register_file"].index):
-            raise ValueError("memories: must be listed outermost first: DRAM, buffers, register files")
-        names = [memory.name for memory in self.memories]
-        if len(set(names)) != len(names):
-            raise ValueError(f"memories: names must differ, got {names}")
-        taken = [name for name in names if name in COMPONENTS]
-        if taken:
-            raise ValueError(f"memories: the name {taken[0]!r} is kept for a component of energy")
-        for operand in OPERANDS:
-            levels = [self.level_of(buffer) for buffer in self.buffers if operand in buffer.keeps]
-            if not levels:
-                raise ValueError(f"memories: no buffer keeps the {operand}")
-            if sorted(set(levels)) != levels:
-                raise ValueError(
-                    f"memories: the buffers of the {operand} are on levels {levels}; each must lie further in"
-                )
-            files = sum(operand in file.keeps for file in self.register_files)
-            if files > 1:
-                raise ValueError(f"memories: {files} register files keep the {operand}; this version runs one")
-        levels = sorted({self.level_of(buffer) for buffer in self.buffers})
-        if levels != list(range(1, len(levels) + 1)):
-            raise ValueError(f"memories: buffers are on levels {levels}; levels are counted from 1 without gaps")
+        check_memories(self.memories)
         unknown = unknown_sources(self.model_dump(mode="json", exclude={"sources"}), self.sources)
         if unknown:
             raise UnknownSources(unknown)
@@ -341,10 +362,7 @@ class Accelerator(Frozen):
 
     def level_of(self, buffer: Buffer) -> int:
         """Which of a mapping's buffer tiles a buffer holds, counted from 1, the outermost."""
-        if buffer.level is not None:
-            return buffer.level
-        outer = self.buffers[: [other.name for other in self.buffers].index(buffer.name)]
-        return 1 + max((self.level_of(other) for other in outer if set(other.keeps) & set(buffer.keeps)), default=0)
+        return buffer_level(self.buffers, buffer)
 
     @property
     def buffer_levels(self) -> int:
@@ -391,11 +409,22 @@ class Accelerator(Frozen):
         return sum(areas) * 1e-6 if len(areas) == len(on_chip) else None
 
     @property
-    def leakage_pj_per_cycle(self) -> float | None:
+    def own_leakage_pj_per_cycle(self) -> float | None:
         """Energy that all parts together draw in a cycle, working or not; None where that of none is modelled."""
         known = [part.copies * part.leakage_mw for part in self.parts if part.leakage_mw is not None]
         # mW times µs are nJ.
         return sum(known) * 1e3 / self.clock_mhz if known else None
+
+    @property
+    def idle_leakage_pj_per_cycle(self) -> float | None:
+        """Energy that tiles beside this one draw in a cycle; None where there are none, or that of none is modelled."""
+        return None
+
+    @property
+    def leakage_pj_per_cycle(self) -> float | None:
+        """All that leaks in a cycle, here and in tiles beside this one; None where nothing is modelled."""
+        known = [each for each in (self.own_leakage_pj_per_cycle, self.idle_leakage_pj_per_cycle) if each is not None]
+        return sum(known) if known else None
 
     def registers_of(self, operand: Operand) -> RegisterFile | None:
         """Return the register file that keeps an operand, or None where it is read anew for every step."""

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator import kernels
-from simulator.accelerator import LANES, Accelerator, Buffer, RegisterFile, SystolicPassing
+from simulator.accelerator import IDLE_LEAKAGE, LANES, LEAKAGE, Accelerator, Buffer, RegisterFile, SystolicPassing
 from simulator.bound import port_cycles
-from simulator.counts import LEAKAGE, MOVED_INWARD, Moves, dram_traffic, energy_pj, moved_bits
+from simulator.counts import MOVED_INWARD, Moves, dram_traffic, energy_pj, moved_bits
 from simulator.errors import ConfigurationError, MappingError, Problem, closest
 from simulator.kernels import batch as kernel
 from simulator.kernels.transfers import WalkInput
@@ -229,7 +229,7 @@ def _count(
             found[is_valid, kernel.CYCLES] = np.maximum(found[:, kernel.CYCLES], busy)[is_valid]
     cycles = found[:, kernel.CYCLES]
     energy = energy_pj(plan, dram, moves, moves.active_pe_steps * plan.step_cycles, cycles)
-    is_known = is_valid & (cycles >= 0) if LEAKAGE in energy else is_valid
+    is_known = is_valid & (cycles >= 0) if {LEAKAGE, IDLE_LEAKAGE} & energy.keys() else is_valid
     return BatchResult(
         is_valid=is_valid,
         total_cycles=cycles,

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from simulator.accelerator import IDLE_LEAKAGE, LEAKAGE, Accelerator
 from simulator.interconnect import INTERCONNECT, hops
 from simulator.layer import OPERANDS, Operand
 from simulator.plan import Plan
 from simulator.result import Traffic, TrafficOperand
 
-PROCESSING_ELEMENTS, LEAKAGE = "processing_elements", "leakage"
+PROCESSING_ELEMENTS = "processing_elements"
 WEIGHT_EXPANSION = "weight_expansion"
 
 MOVED_INWARD: tuple[Operand, ...] = ("weight", "input")
@@ -223,7 +224,10 @@ def energy_pj(
         energy[INTERCONNECT] = bit_hops(plan, dram, moves) * accelerator.grid.interconnect.energy_pj_per_bit_hop
     if accelerator.output_stage is not None:
         energy |= accelerator.output_stage.energy_pj(plan.layer, plan.precision)
-    leakage = accelerator.leakage_pj_per_cycle
-    if leakage is not None:
-        energy[LEAKAGE] = total_cycles * leakage
-    return energy
+    return energy | leakage_pj(accelerator, total_cycles)
+
+
+def leakage_pj(accelerator: Accelerator, total_cycles: Count) -> dict[str, Any]:
+    """Energy in pJ that leaks in so many cycles: of the machine's own parts, and of tiles that rest beside it."""
+    rates = {LEAKAGE: accelerator.own_leakage_pj_per_cycle, IDLE_LEAKAGE: accelerator.idle_leakage_pj_per_cycle}
+    return {name: total_cycles * rate for name, rate in rates.items() if rate is not None}

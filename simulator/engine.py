@@ -6,7 +6,7 @@ from typing import Literal
 
 from simulator.accelerator import Accelerator
 from simulator.bound import simulate_bound
-from simulator.counts import LEAKAGE
+from simulator.counts import leakage_pj
 from simulator.fast import simulate_fast
 from simulator.layer import Layer, VectorOp
 from simulator.mapping import Mapping
@@ -49,7 +49,6 @@ def simulate_vector_op(operation: VectorOp, accelerator: Accelerator) -> VectorR
     written = 0 if fused else operation.output_count * unit.element_bits
     transfer = -(-(read + written) // dram.bandwidth_bits_per_cycle)
     total = max(compute, transfer) + (dram.latency_cycles if read else 0)
-    leakage = accelerator.leakage_pj_per_cycle
     return VectorResult(
         operation=operation.name,
         operator=operation.operator,
@@ -61,6 +60,6 @@ def simulate_vector_op(operation: VectorOp, accelerator: Accelerator) -> VectorR
         energy_pj={
             dram.name: read * dram.read_energy_pj_per_bit + written * dram.write_energy_pj_per_bit,
             VECTOR_UNIT: operations * unit.energy_pj_per_operation,
-            **({} if leakage is None else {LEAKAGE: total * leakage}),
+            **leakage_pj(accelerator, total),
         },
     )

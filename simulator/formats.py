@@ -90,3 +90,12 @@ class Format(str):
         return core_schema.no_info_after_validator_function(
             parse, core_schema.str_schema(), serialization=core_schema.to_string_ser_schema()
         )
+
+
+def shortened(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of formats for a message: widths of integers as a range, formats in floating point one by one.
+
+    >>> shortened(("int1", "int2", "int3", "int4", "int5"))
+    ('int1 … int5',)
+    """
+    return (f"{names[0]} … {names[-1]}",) if len(names) > 4 and names[0].startswith("int") else names

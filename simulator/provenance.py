@@ -19,6 +19,7 @@ from simulator.output_stage import CONVERSION_FIELDS
 if TYPE_CHECKING:
     from simulator.accelerator import Accelerator
     from simulator.precision import LayerPrecision
+    from simulator.tiled import Machine
 
 Confidence = Literal["measured", "extracted", "scaled", "recalled", "assumed"]
 CONFIDENCES: tuple[Confidence, ...] = get_args(Confidence)
@@ -115,7 +116,7 @@ def source_of(sources: Mapping[str, Source], path: str) -> Source | None:
     return sources[max(names, key=lambda key: (key != EVERYTHING, len(key)))] if names else None
 
 
-def uncovered(accelerator: Accelerator) -> tuple[str, ...]:
+def uncovered(accelerator: Machine) -> tuple[str, ...]:
     """Places of the numbers that a machine's description gives without a source.
 
     What it leaves at a field's default is no number of its own: nothing is modelled there that costs anything.
@@ -134,7 +135,7 @@ def weakest(confidences: Iterable[Confidence | None]) -> Confidence | None:
     return max(known, key=CONFIDENCES.index) if known else None
 
 
-def confidence_of(accelerator: Accelerator, *paths: str) -> Confidence | None:
+def confidence_of(accelerator: Machine, *paths: str) -> Confidence | None:
     """The weakest confidence of some numbers of a machine; None where one of them has no source."""
     found = [source_of(accelerator.sources, path) for path in paths]
     return weakest(None if source is None else source.confidence for source in found)

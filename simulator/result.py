@@ -57,7 +57,8 @@ class LayerResult(Frozen):
         stalls: the same cycles by cause and memory; empty for ``bound``.
         traffic: bits moved, by memory and operand.
         energy_pj: energy by component: a memory's name, ``processing_elements``; where the machine describes them
-            ``interconnect``, ``conversion``, ``scaling``, ``leakage``. ``bound``'s leakage is that of its cycles.
+            ``interconnect``, ``conversion``, ``scaling``, ``leakage``; on a machine of several tiles ``idle_leakage``,
+            of the tiles that rest meanwhile. ``bound``'s leakage is that of its cycles.
         macs: multiply-accumulates of the layer.
         active_pe_cycles: Σ over PEs of the cycles in which they work on at least one product.
         pe_utilization: useful products ÷ products that grid and cycles would allow at this precision, a step every
@@ -68,6 +69,7 @@ class LayerResult(Frozen):
         value_source: what the values were on which the time depends: ``recorded`` of a run of the network, or
             ``statistical``, drawn from a distribution; None where time does not depend on values.
         mean_step_cycles: cycles of a step of the grid, in the mean (None in records of earlier versions).
+        tile: the tile that it ran on; None on a machine of one tile.
     """
 
     engine: Engine
@@ -87,6 +89,7 @@ class LayerResult(Frozen):
     tile_count: int
     value_source: ValueSource | None = None
     mean_step_cycles: float | None = None
+    tile: str | None = None
 
     @model_validator(mode="after")
     def _check(self) -> LayerResult:
@@ -117,6 +120,7 @@ class VectorResult(Frozen):
     Attributes:
         total_cycles: compute_cycles plus stall_cycles.
         dram_busy_cycles: cycles in which the DRAM channel transfers.
+        tile: the tile whose vector unit ran it; None on a machine of one tile.
     """
 
     operation: str
@@ -127,6 +131,7 @@ class VectorResult(Frozen):
     dram_busy_cycles: int
     traffic: tuple[Traffic, ...]
     energy_pj: dict[str, float]
+    tile: str | None = None
 
     @property
     def total_energy_pj(self) -> float:
@@ -135,7 +140,7 @@ class VectorResult(Frozen):
 
 
 class NetworkResult(Frozen):
-    """Cost of a network: its operations run one after the other on the tile.
+    """Cost of a network: its operations run one after the other, each on one tile, never two at once.
 
     Attributes:
         confidence: component of energy → the weakest confidence, over all operations, of the numbers of the machine

@@ -33,6 +33,8 @@ WALK = ("tests/properties/test_engines_agree.py", "tests/properties/test_trace.p
 SEARCH = ("tests/properties/test_mapper_optimal.py", "-k", "not cp_sat and not latency-enumeration")
 SUITES: dict[str, tuple[str, ...]] = {
     "batch": ("tests/properties/test_batch.py", "tests/unit/test_batch.py"),
+    "bit_fusion_tiling": ("tests/unit/test_bit_fusion_search.py",),
+    "chains": ("tests/unit/test_zigzag_search.py", "-k", "nothing_costs_less"),
     "dram_rows": WALK,
     "extents": WALK,
     "functional": (

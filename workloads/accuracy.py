@@ -1,29 +1,33 @@
 """Accuracy, measured: a precision assignment goes in, the task's metric on real data comes out.
 
-The evaluator calibrates activation ranges once (on the task's calibration data), opens one session, and
-then measures assignments; each is measured once and remembered. Without an assignment for a layer, that
-layer runs in FP32. What is modelled is post-training quantisation: round to nearest, no fine-tuning.
+The evaluator calibrates activation ranges once (on the task's calibration data), opens one session, and then measures
+assignments; each is measured once and remembered. Without an assignment for a layer, that layer runs in FP32. What is
+modelled is post-training quantisation, by any of ``QUANTISERS``, without fine-tuning.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.formats import Format
 from simulator.precision import LayerPrecision
 from workloads.calibration import calibrate, can_batch, input_shapes, trained_model, with_free_batch
-from workloads.fake_quantised_model import Assignment, Calibrated, QuantisedSession
+from workloads.fake_quantised_model import Assignment, Calibrated, QuantisedSession, weight_key
+from workloads.input_moments import InputMoments, record_moments
 from workloads.network import Network
 from workloads.quantisation import MAX_ABS, Clipping, Scheme
 from workloads.tasks.task import Feed, Run, Task, batches, check_feed
+from workloads.taylor import SquaredGradients, squared_gradients
+from workloads.weight_quantisers import Quantiser, check_quantiser
 
-# What of an assignment can change an output: layer, weight format, group, input format.
-_Key = frozenset[tuple[str, str, int, str]]
+# What of an assignment can change an output: layer, what the weights are quantised to, input format.
+_Key = frozenset[tuple[str, str, str]]
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,7 @@ class AccuracyResult:
         metric: what ``value`` is, e.g. ``accuracy``.
         value: 0 … 1, higher is better.
         count: examples.
-        cpu_seconds: processor time of the measurement (all threads); of the first one, where it was
-            remembered.
+        cpu_seconds: processor time of the measurement (all threads); of the first one, where it was remembered.
         extra: further figures of the task.
     """
 
@@ -55,35 +58,52 @@ class AccuracyEvaluator:
         scheme: ``affine`` (with zero points, the default) or ``symmetric`` activations.
         percentile: of activation values that calibration keeps; 100 keeps all.
         clipping: of weights.
+        quantiser: of weights: ``rtn`` rounds to nearest; ``gptq``, ``gptq_act`` and ``dpq`` (for weights that are
+            expanded, as in ``w4:fp8_e4m3``) look at the layers' inputs on the calibration data.
+        moments: of the layers' inputs, as another evaluator of the network has them; None: recorded where needed.
         threads: of onnxruntime; 0 lets it choose. Take 1 inside parallel sweeps.
 
-    Raises ``NetworkError`` where the network has no trained weights or the calibration data do not fit it.
+    ``moments.missing`` names the layers that are rounded to nearest all the same, because their inputs cannot be
+    recorded. Raises ``PrecisionError`` for an unknown quantiser, ``NetworkError`` where the network has no trained
+    weights or the calibration data do not fit it.
     """
 
     def __init__(
         self, network: Network, task: Task, *, scheme: Scheme = "affine", percentile: float = 100.0,
-        clipping: Clipping = MAX_ABS, threads: int = 0,
+        clipping: Clipping = MAX_ABS, quantiser: Quantiser = "rtn", moments: InputMoments | None = None,
+        threads: int = 0,
     ) -> None:
+        check_quantiser(quantiser)
         self.network = network
         self.task = task
         feeds = tuple(task.calibration_feeds())
         shapes = input_shapes(with_free_batch(trained_model(network)))
         for feed in feeds:
             check_feed(feed, shapes, f"{network.name}: calibration data of {task.name!r}")
+        self.threads = threads
         self._one_by_one = bool(feeds) and not can_batch(network, feeds[0], threads)
         self._feeds = tuple(single for feed in feeds for single in batches(feed, 1)) if self._one_by_one else feeds
         ranges = calibrate(network, self._feeds, percentile=percentile, threads=threads)
-        self.calibrated = Calibrated(network, ranges, scheme, clipping)
+        if moments is None:
+            moments = InputMoments() if quantiser == "rtn" else record_moments(network, self._feeds, threads)
+        self.moments = moments
+        self.calibrated = Calibrated(network, ranges, scheme, clipping, quantiser, self.moments.by_layer)
         self._session = QuantisedSession(self.calibrated, threads)
         self._results: dict[_Key, AccuracyResult] = {}
         self._errors: dict[_Key, float] = {}
+        self._gradients: SquaredGradients | None = None
+        self._gradient_pairs: set[tuple[str, Format]] = set()
         self._reference: list[list[NDArray[Any]]] | None = None
+
+    @property
+    def calibration_feeds(self) -> tuple[Feed, ...]:
+        """The calibration data, in feeds that the network can run: single examples where it cannot batch."""
+        return self._feeds
 
     def measure(self, assignment: Assignment) -> AccuracyResult:
         """Score the network under an assignment (layer name → precision; layers left out run in FP32).
 
-        Raises ``NetworkError`` for an unknown layer, ``PrecisionError`` for a format that operands cannot
-        have.
+        Raises ``NetworkError`` for an unknown layer, ``PrecisionError`` for a format that operands cannot have.
         """
         key = _key(assignment)
         if key not in self._results:
@@ -137,6 +157,24 @@ class AccuracyEvaluator:
             self._errors[key] = error if np.isfinite(error) else float("inf")
         return self._errors[key]
 
+    def squared_gradients(
+        self, layers: Sequence[str], input_formats: Sequence[Format],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> SquaredGradients:
+        """Mean squared gradients of the outputs on the calibration data, with the layers' input errors in each format.
+
+        The last ones are remembered, for all that they hold. Raises ``NetworkError`` where an operator has no gradient.
+        """
+        known = self._gradients
+        pairs = {(layer, format) for layer in layers for format in input_formats}
+        if known is None or not (known.weight.keys() >= set(layers) and self._gradient_pairs >= pairs):
+            known = squared_gradients(
+                self.calibrated, self._feeds, layers, input_formats, one_by_one=self._one_by_one,
+                threads=self.threads, progress=progress,
+            )
+            self._gradients, self._gradient_pairs = known, pairs
+        return known
+
 
 def uniform(network: Network, precision: LayerPrecision) -> dict[str, LayerPrecision]:
     """The same precision for every layer whose weights are trained."""
@@ -145,6 +183,6 @@ def uniform(network: Network, precision: LayerPrecision) -> dict[str, LayerPreci
 
 def _key(assignment: Assignment) -> _Key:
     return frozenset(
-        (layer, str(precision.weight), precision.weight_group, str(precision.input))
+        (layer, weight_key(precision), str(precision.input))
         for layer, precision in assignment.items()
     )

@@ -1,10 +1,8 @@
 """Where activations are quantised, and the ranges that their values take on calibration data.
 
-A *site* is one operand of a layer that is computed rather than trained: the input of every layer, and also
-the ``weight`` operand of an attention product. Ranges are measured by running the FP32 model with the
-sites' tensors
-as further outputs: smallest and largest value, or percentiles of all values (two passes: the first finds
-    the ends, the
+A *site* is one operand of a layer that is computed rather than trained: the input of every layer, and also the
+``weight`` operand of an attention product. Ranges are measured by running the FP32 model with the sites' tensors as
+further outputs: smallest and largest value, or percentiles of all values (two passes: the first finds the ends, the
 second fills a histogram between them).
 """
 

@@ -16,7 +16,7 @@ starting its session takes 0.8 to 1.1, and then 16 images 0.7 and 100 images 5.4
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from simulator.errors import NetworkError, Problem, closest
+from simulator.errors import NetworkError, PrecisionError, Problem, closest
 from simulator.precision import LayerPrecision
 from workloads.calibration import (
     ActivationSite,
@@ -33,18 +33,12 @@ from workloads.calibration import (
     open_session,
     trained_model,
 )
+from workloads.error_compensation import Moments
 from workloads.network import Network
-from workloads.quantisation import (
-    MAX_ABS,
-    Clipping,
-    Quantised,
-    Scheme,
-    activation_parameters,
-    float_format,
-    quantise,
-)
+from workloads.quantisation import MAX_ABS, Clipping, Quantised, Scheme, activation_parameters, float_format
 from workloads.quantised_graph import CONSTANTS, Mode, instrumented, site_prefix, weight_name
 from workloads.tasks.task import Feed, Run
+from workloads.weight_quantisers import Quantiser, quantise_weight
 
 Assignment = Mapping[str, LayerPrecision]
 Arrays = dict[str, NDArray[Any]]
@@ -61,12 +55,21 @@ class Calibrated:
         ranges: tensor name → range, of every site that an assignment may quantise.
         scheme: ``affine`` (zero point) or ``symmetric`` activations.
         clipping: of weights.
+        quantiser: of weights.
+        moments: layer → second moments of its inputs (``record_moments``), for quantisers other than ``rtn``; a layer
+            without is rounded to nearest.
     """
 
     network: Network
     ranges: Mapping[str, ValueRange]
     scheme: Scheme = "affine"
     clipping: Clipping = MAX_ABS
+    quantiser: Quantiser = "rtn"
+    moments: Mapping[str, Moments] = field(default_factory=dict)
+
+    def weight(self, layer: str, precision: LayerPrecision) -> Quantised | None:
+        """Quantise a layer's weights; None without trained ones. Raises as ``quantised_weight`` does."""
+        return quantised_weight(self.network, layer, precision, self.clipping, self.quantiser, self.moments.get(layer))
 
 
 def trained_weight(network: Network, layer: str) -> NDArray[Any] | None:
@@ -81,16 +84,18 @@ def trained_weight(network: Network, layer: str) -> NDArray[Any] | None:
 
 
 def quantised_weight(
-    network: Network, layer: str, precision: LayerPrecision, clipping: Clipping = MAX_ABS
+    network: Network, layer: str, precision: LayerPrecision, clipping: Clipping = MAX_ABS,
+    quantiser: Quantiser = "rtn", moments: Moments | None = None,
 ) -> Quantised | None:
-    """Quantise a layer's weights with ``precision.weight`` and ``weight_group``; None without trained weights."""
+    """Quantise a layer's weights as ``quantise_weight`` does; None without trained weights.
+
+    Raises as that does, and ``NetworkError`` for an unknown layer.
+    """
     weight = trained_weight(network, layer)
     if weight is None:
         return None
-    return quantise(
-        weight, precision.weight, channel_axes=network.bindings[layer].weight_channel_axes,
-        group=precision.weight_group, clipping=clipping,
-    )
+    return quantise_weight(weight, network.bindings[layer].weight_channel_axes, precision, clipping=clipping,
+                           quantiser=quantiser, moments=moments)
 
 
 def fake_quantised_model(calibrated: Calibrated, assignment: Assignment) -> onnx.ModelProto:
@@ -100,12 +105,12 @@ def fake_quantised_model(calibrated: Calibrated, assignment: Assignment) -> onnx
     ``PrecisionError`` for a format that operands cannot have.
     """
     network = calibrated.network
-    check_layers(network, assignment)
+    _check_assignment(network, assignment)
     arrays: Arrays = {**CONSTANTS}
     weights: list[str] = []
     modes: dict[ActivationSite, Mode] = {}
     for layer, precision in assignment.items():
-        quantised = quantised_weight(network, layer, precision, calibrated.clipping)
+        quantised = calibrated.weight(layer, precision)
         if quantised is not None and precision.weight != "fp32":
             weights.append(layer)
             arrays[weight_name(layer)] = quantised.values.astype(_weight_type(network, layer))
@@ -146,14 +151,14 @@ class QuantisedSession:
         model.graph.input.extend(inputs)
         model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in CONSTANTS.items())
         self._session = open_session(model, threads)
-        self._weights: dict[tuple[str, str, int], NDArray[Any]] = {}
+        self._weights: dict[tuple[str, str], NDArray[Any]] = {}
 
     def runner(self, assignment: Assignment) -> Run:
         """Return what runs the network under an assignment: feed → outputs, in the graph's order.
 
         Raises as ``fake_quantised_model`` does.
         """
-        check_layers(self.calibrated.network, assignment)
+        _check_assignment(self.calibrated.network, assignment)
         arrays: Arrays = {weight_name(layer): self._weight(layer, assignment) for layer in self._layers}
         for site in self._sites:
             arrays.update(_site_arrays(self.calibrated, site, assignment))
@@ -168,13 +173,22 @@ class QuantisedSession:
         precision = assignment.get(layer)
         if precision is None or precision.weight == "fp32":
             return self._trained[layer]
-        key = layer, str(precision.weight), precision.weight_group
+        key = layer, weight_key(precision)
         if key not in self._weights:
-            calibrated = self.calibrated
-            quantised = quantised_weight(calibrated.network, layer, precision, calibrated.clipping)
+            quantised = self.calibrated.weight(layer, precision)
             assert quantised is not None  # only layers with trained weights come here
             self._weights[key] = _contiguous(quantised.values.astype(self._trained[layer].dtype))
         return self._weights[key]
+
+
+def weight_key(precision: LayerPrecision) -> str:
+    """What of a precision can change quantised weights, in one text."""
+    kinds = [str(precision.weight), str(precision.weight_group)]
+    if precision.zero_bits:
+        kinds.append("zeros")
+    if precision.expanded_weight is not None:
+        kinds.append(str(precision.expanded_weight))
+    return " ".join(kinds)
 
 
 def check_layers(network: Network, names: Mapping[str, Any] | tuple[str, ...]) -> None:
@@ -187,6 +201,18 @@ def check_layers(network: Network, names: Mapping[str, Any] | tuple[str, ...]) -
     ]
     if problems:
         raise NetworkError(problems)
+
+
+def _check_assignment(network: Network, assignment: Assignment) -> None:
+    """Raise for layers that the network does not have, and for those split by channel."""
+    check_layers(network, assignment)
+    problems = [
+        Problem("layers split by channel are measured by workloads.flexiq_model.FlexiqSession", where=network.name,
+                path=layer, value=precision.label)
+        for layer, precision in assignment.items() if precision.split is not None
+    ]
+    if problems:
+        raise PrecisionError(problems)
 
 
 def _untouched(site: ActivationSite) -> Arrays:

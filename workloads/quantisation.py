@@ -1,13 +1,12 @@
-"""Quantisers: real values to the codes of a number format, and back.
+"""Quantisers: real values to the codes of a number format, and back, each value rounded to nearest.
 
-One interface for all formats: ``quantise(values, format, …)`` picks a scale from the values, or takes one,
-    and
-returns the codes, the scale and the values that the codes stand for. Integers of any width from 1 to 16
-bits are rounded to nearest, ties to even (as ONNX and IEEE 754 do); floating-point formats are clipped to
-their largest finite value and then cast by ``ml_dtypes`` (the cast alone would turn 500 into NaN in
-``fp8_e4m3``). Weights are symmetric (zero is code 0), with one scale a tensor, an output channel, or a
-group of consecutive weights of a channel; activations have one scale a tensor, and a zero point unless they
-are asked to be symmetric.
+One interface for all formats: ``quantise(values, format, …)`` picks scales from the values, or takes them, and returns
+the codes, the scales and the values that the codes stand for. Integers of any width from 1 to 16 bits are rounded to
+nearest, ties to even (as ONNX and IEEE 754 do); floating-point formats are clipped to their largest finite value and
+then cast by ``ml_dtypes`` (the cast alone would turn 500 into NaN in ``fp8_e4m3``). Weights have one scale a tensor, an
+output channel, or a group of consecutive weights of a channel; they are symmetric (zero is code 0), or have a zero
+point beside each scale. Activations have one scale a tensor, and a zero point unless they are asked to be symmetric.
+Quantisers that look at what a layer is fed are in ``gptq`` and ``dpq``.
 """
 
 from __future__ import annotations
@@ -16,57 +15,40 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from simulator.errors import PrecisionError, Problem
 from simulator.floating import FLOAT_TYPES
 from simulator.formats import Format
+from workloads.scale_choice import (
+    LEAST_ERROR,
+    MAX_ABS,
+    SMALLEST_SCALE,
+    Array,
+    Clipping,
+    CodeGrid,
+    FloatFormat,
+    Integers,
+    choose_scales,
+    code_range,
+    float_format,
+    symmetric_scales,
+)
 
-Array = NDArray[np.float32]
+__all__ = [
+    "LEAST_ERROR", "MAX_ABS", "AffineParameters", "Clipping", "FloatFormat", "Quantised", "Scheme",
+    "activation_parameters", "as_rows", "as_tensor", "code_range", "float_format", "quantise", "quantise_activation",
+]
+
 Scheme = Literal["affine", "symmetric"]
-
-MAX_INTEGER_BITS = 16
-# A scale below the smallest normal number would make values / scale overflow.
-_SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
-
-
-@dataclass(frozen=True)
-class Clipping:
-    """Which values still fit: the largest magnitude (``percentile`` 100), or a percentile of the magnitudes.
-
-    What lies beyond saturates: a coarse error on few values buys a finer step for all others.
-    Raises ``PrecisionError`` unless 0 < percentile ≤ 100.
-    """
-
-    percentile: float = 100.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.percentile <= 100:
-            raise PrecisionError(
-                Problem("must be above 0 and at most 100", path="clipping.percentile", value=str(self.percentile))
-            )
-
-
-MAX_ABS = Clipping()
-
-
-@dataclass(frozen=True)
-class FloatFormat:
-    """A floating-point format in numbers: mantissa bits, exponent of the smallest normal, largest finite value."""
-
-    mantissa_bits: int
-    smallest_exponent: int
-    largest: float
 
 
 @dataclass(frozen=True)
 class AffineParameters:
     """How one tensor maps to codes: ``code = clip(round(value / scale) + zero_point, lowest, highest)``.
 
-    For floating-point formats ``code`` is the number itself, ``zero_point`` is 0 and rounding is the
-    format's.
+    For floating-point formats ``code`` is the number itself, ``zero_point`` is 0 and rounding is the format's.
     """
 
     format: Format
@@ -82,45 +64,18 @@ class Quantised:
 
     Attributes:
         values: float32, the shape of the input: what the codes stand for.
-        scale: float32; 0-d for one scale a tensor, [channels] for one a channel, [channels, groups] for
-            groups.
-        zero_point: code of the value 0 (0 for weights and for floating-point formats).
-        codes: int32 for integer formats, an ``ml_dtypes`` or NumPy float array otherwise; the shape of the
-            input.
+        scale: float32; 0-d for one scale a tensor, [channels] for one a channel, [channels, groups] for groups.
+        zero_point: int32, as ``scale``: code of the value 0 (0 where values are symmetric or floating-point).
+        codes: int32 for integer formats, an ``ml_dtypes`` or NumPy float array otherwise; the shape of the input.
+        tensor_scale: of weights that are expanded to a floating-point format, what all expanded values are multiplied
+            by outside the sums; else 1.
     """
 
     values: Array
     scale: Array
-    zero_point: int
+    zero_point: Integers
     codes: NDArray[Any]
-
-
-def float_format(format: Format) -> FloatFormat:
-    """Mantissa, exponent and range of a floating-point format. Raises ``PrecisionError`` for an integer one."""
-    if format.is_integer:
-        raise PrecisionError(Problem("is no floating-point format", path="format", value=repr(str(format))))
-    info: Any = ml_dtypes.finfo(FLOAT_TYPES[format])  # type: ignore[no-untyped-call]
-    return FloatFormat(int(info.nmant), int(info.minexp), float(info.max))
-
-
-def code_range(format: Format, *, symmetric: bool) -> tuple[float, float]:
-    """Lowest and highest code. Symmetric signed integers leave out the lowest one, so that −x is as exact
-    as x.
-
-    ``int1`` has the codes −1 and 0 (two's complement), and keeps both.
-    Raises ``PrecisionError`` for integers wider than 16 bits, which are for accumulators.
-    """
-    if not format.is_integer:
-        largest = float_format(format).largest
-        return -largest, largest
-    if format.bits > MAX_INTEGER_BITS:
-        raise PrecisionError(
-            Problem("is for accumulators: operands have at most 16 bits", path="format", value=repr(str(format)))
-        )
-    lowest, highest = format.integer_range
-    if symmetric and format.is_signed and highest > 0:
-        lowest = -highest
-    return float(lowest), float(highest)
+    tensor_scale: float = 1.0
 
 
 def quantise(
@@ -129,56 +84,75 @@ def quantise(
     *,
     channel_axes: tuple[int, ...] = (),
     group: int = 0,
+    symmetric: bool = True,
     clipping: Clipping = MAX_ABS,
     scale: ArrayLike | None = None,
+    zero_point: ArrayLike | None = None,
 ) -> Quantised:
-    """Quantise symmetrically: ``code = clip(round(value / scale))``, ``values = code · scale``.
+    """Quantise: ``code = clip(round(value / scale) + zero_point)``, ``values = (code − zero_point) · scale``.
 
     Args:
-        values: any shape, finite. Unsigned formats turn negative values into 0.
+        values: any shape, finite. Unsigned formats without a zero point turn negative values into 0.
         format: integer of 1 to 16 bits, or a floating-point format.
-        channel_axes: axes that number output channels; together they are the rows that get scales of their
-            own.
-        group: 0 one scale a tensor, -1 one a channel, g > 0 one for each g consecutive values of a channel
-            (in the order of the remaining axes; the last group of a channel may be shorter).
-        clipping: which magnitude maps to the highest code, within each set of values that share a scale.
+        channel_axes: axes that number output channels; together they are the rows that get scales of their own.
+        group: 0 one scale a tensor, -1 one a channel, g > 0 one for each g consecutive values of a channel (in the
+            order of the remaining axes; the last group of a channel may be shorter).
+        symmetric: False gives integers a zero point beside each scale: all codes serve the range of the values, widened
+            to hold 0. Floating-point formats are symmetric always.
+        clipping: which range maps to all codes, within each set of values that share a scale.
         scale: use these scales (shape as in ``Quantised.scale``) instead of choosing them.
+        zero_point: beside ``scale``, where not symmetric; whole numbers in the format's range, of its shape.
 
-    The error of a value inside the range is at most scale / 2 (integers); ``fp16``, ``bf16`` and ``fp32``
-    keep scale 1, since they have exponents enough. Raises ``PrecisionError`` for values that are not
-    finite, an axis that does not exist, or a scale of the wrong shape.
+    The error of a value inside the range is at most scale / 2 (integers); ``fp16``, ``bf16`` and ``fp32`` keep scale 1,
+    since they have exponents enough. Raises ``PrecisionError`` for values that are not finite, an axis that does not
+    exist, or scales or zero points that do not fit.
     """
     format = Format(format)
     array = np.asarray(values, dtype=np.float32)
     if not np.isfinite(array).all():
         raise PrecisionError(Problem("must be finite: NaN or infinity found", path="values"))
-    lowest, highest = code_range(format, symmetric=True)
-    rows = _as_rows(array, channel_axes, group)
+    grid = CodeGrid.of(format, symmetric=symmetric)
+    rows, last = as_rows(array, channel_axes, group)
     if scale is None:
-        scales = _choose_scales(rows, format, clipping)
+        scales, zeros = choose_scales(rows, grid, clipping, last)
     else:
-        scales = np.asarray(scale, dtype=np.float32)
-        if scales.size != rows.shape[0] * rows.shape[1] or not (scales > 0).all():
-            raise PrecisionError(
-                Problem("must be positive, one for each set of values that shares it", path="scale",
-                        value=f"shape {scales.shape}", allowed=(f"{rows.shape[0]}×{rows.shape[1]}",))
-            )
-        scales = scales.reshape(rows.shape[:2])
-    with np.errstate(over="ignore"):  # a caller's scale may be far too small: the clip catches infinity
-        scaled = np.clip(rows / scales[:, :, None], lowest, highest)
+        scales, zeros = _given(rows, grid, scale, zero_point)
+    steps = grid.steps(rows, scales[:, :, None], zeros[:, :, None])
+    shape = scale_shape(rows, group)
     if format.is_integer:
-        scaled = np.rint(scaled)
-        row_codes: NDArray[Any] = scaled.astype(np.int32)
+        row_codes: NDArray[Any] = steps.astype(np.int32) + zeros[:, :, None]
     else:
-        row_codes = scaled.astype(FLOAT_TYPES[format])
-        scaled = row_codes.astype(np.float32)
-    shape = {0: (), -1: (len(rows),)}.get(group, rows.shape[:2])
+        row_codes = steps.astype(FLOAT_TYPES[format])
     return Quantised(
-        values=_as_tensor(scaled * scales[:, :, None], array.shape, channel_axes, group),
+        values=as_tensor(steps * scales[:, :, None], array.shape, channel_axes, group),
         scale=scales.reshape(shape),
-        zero_point=0,
-        codes=_as_tensor(row_codes, array.shape, channel_axes, group),
+        zero_point=zeros.reshape(shape),
+        codes=as_tensor(row_codes, array.shape, channel_axes, group),
     )
+
+
+def _given(rows: Array, grid: CodeGrid, scale: ArrayLike, zero_point: ArrayLike | None) -> tuple[Array, Integers]:
+    """Check scales and zero points that a caller chose."""
+    sets = rows.shape[:2]
+    scales, zeros = np.asarray(scale, dtype=np.float32), np.asarray(0 if zero_point is None else zero_point)
+    if scales.size != sets[0] * sets[1] or not (scales > 0).all():
+        raise PrecisionError(
+            Problem("must be positive, one for each set of values that shares it", path="scale",
+                    value=f"shape {scales.shape}", allowed=(f"{sets[0]}×{sets[1]}",))
+        )
+    if zero_point is not None and zeros.size != scales.size:
+        raise PrecisionError(
+            Problem("must stand one beside each scale", path="zero_point", value=f"shape {zeros.shape}",
+                    allowed=(f"{sets[0]}×{sets[1]}",))
+        )
+    lowest, highest = (0.0, 0.0) if grid.symmetric else (grid.lowest, grid.highest)
+    outside = zeros[(zeros < lowest) | (zeros > highest)]
+    if outside.size or not np.issubdtype(zeros.dtype, np.integer):
+        raise PrecisionError(
+            Problem("must be whole numbers, codes of the format, and 0 where values are symmetric", path="zero_point",
+                    value=str(outside.flat[0] if outside.size else zeros.dtype), allowed=(f"{lowest:g} … {highest:g}",))
+        )
+    return scales.reshape(sets), np.broadcast_to(zeros.reshape(-1), scales.size).astype(np.int32).reshape(sets)
 
 
 def activation_parameters(
@@ -186,11 +160,10 @@ def activation_parameters(
 ) -> AffineParameters:
     """Scale and zero point for activations that lie in ``low`` … ``high``.
 
-    The range is first widened to hold 0, so that padding and ReLU's zeros stay exact. ``affine`` maps it to
-    all codes (Jacob et al., arXiv 1712.05877, §2.1); ``symmetric`` maps ±max(−low, high) and keeps the zero
-    point at 0. Floating-point formats are symmetric always; the 8-bit ones get a scale that puts the range
-    at their largest value, wider ones scale 1. Raises ``PrecisionError`` where the range is empty or not
-    finite.
+    The range is first widened to hold 0, so that padding and ReLU's zeros stay exact. ``affine`` maps it to all codes
+    (Jacob et al., arXiv 1712.05877, §2.1); ``symmetric`` maps ±max(−low, high) and keeps the zero point at 0.
+    Floating-point formats are symmetric always; the 8-bit ones get a scale that puts the range at their largest value,
+    wider ones scale 1. Raises ``PrecisionError`` where the range is empty or not finite.
     """
     format = Format(format)
     if not (math.isfinite(low) and math.isfinite(high) and low <= high):
@@ -199,9 +172,10 @@ def activation_parameters(
     symmetric = scheme == "symmetric" or not format.is_integer
     lowest, highest = code_range(format, symmetric=symmetric)
     if symmetric:
-        return AffineParameters(format, _symmetric_scale(max(-low, high), format), 0, lowest, highest)
+        scale = float(symmetric_scales(np.asarray(max(-low, high)), CodeGrid.of(format)))
+        return AffineParameters(format, scale, 0, lowest, highest)
     scale = float(np.float32((high - low) / (highest - lowest)))
-    if scale < _SMALLEST_SCALE:
+    if scale < SMALLEST_SCALE:
         scale = 1.0
     zero_point = int(min(max(round(lowest - low / scale), lowest), highest))
     return AffineParameters(format, scale, zero_point, lowest, highest)
@@ -223,36 +197,21 @@ def quantise_activation(values: ArrayLike, parameters: AffineParameters) -> Quan
     else:
         codes = np.clip(array / scale, low, high).astype(FLOAT_TYPES[parameters.format])
         steps = codes.astype(np.float32)
-    return Quantised(steps * scale, np.asarray(scale), parameters.zero_point, codes)
+    return Quantised(steps * scale, np.asarray(scale), np.asarray(parameters.zero_point, np.int32), codes)
 
 
-def _symmetric_scale(bound: float, format: Format) -> float:
-    """Step (integers) or scale (8-bit floats) that puts ``bound`` at the end of the range; 1 where all is zero."""
-    if not format.is_integer and format.bits > 8:
-        return 1.0
-    lowest, highest = code_range(format, symmetric=True)
-    scale = float(np.float32(bound / max(-lowest, highest)))
-    return scale if scale >= _SMALLEST_SCALE else 1.0
+def scale_shape(rows: Array, group: int) -> tuple[int, ...]:
+    """Shape of ``Quantised.scale`` for values arranged as rows."""
+    return {0: (), -1: (len(rows),)}.get(group, rows.shape[:2])
 
 
-def _choose_scales(rows: Array, format: Format, clipping: Clipping) -> Array:
-    """One scale for each [row, group] of ``rows`` [rows, groups, values]; padding is NaN-free zeros."""
-    magnitudes = np.abs(rows)
-    if format.is_integer and (not format.is_signed or format.bits == 1):
-        # Only one sign can be held: the other one must not widen the step.
-        magnitudes = np.maximum(-rows if format.is_signed else rows, 0)
-    if clipping.percentile == 100:
-        bounds = magnitudes.max(axis=2, initial=0)
-    else:
-        bounds = np.percentile(magnitudes, clipping.percentile, axis=2)
-    flat = [_symmetric_scale(float(bound), format) for bound in bounds.ravel()]
-    return np.asarray(flat, dtype=np.float32).reshape(bounds.shape)
+def as_rows(array: Array, channel_axes: tuple[int, ...], group: int) -> tuple[Array, int]:
+    """Arrange as [rows, groups, values], and count the values of the last group, which is filled up with zeros.
 
-
-def _as_rows(array: Array, channel_axes: tuple[int, ...], group: int) -> Array:
-    """Arrange as [rows, groups, values]; a short last group is filled with zeros, which never move a maximum."""
+    Raises ``PrecisionError`` for axes that do not exist.
+    """
     if group == 0:
-        return array.reshape(1, 1, -1)
+        return array.reshape(1, 1, -1), array.size
     try:
         front = np.moveaxis(array, channel_axes, range(len(channel_axes)))
     except (ValueError, np.exceptions.AxisError) as error:
@@ -261,14 +220,14 @@ def _as_rows(array: Array, channel_axes: tuple[int, ...], group: int) -> Array:
         ) from error
     rows = front.reshape(math.prod(front.shape[: len(channel_axes)]), -1)
     if group < 0:
-        return rows[:, None, :]
+        return rows[:, None, :], rows.shape[1]
     groups = -(-rows.shape[1] // group)
     filled = np.pad(rows, ((0, 0), (0, groups * group - rows.shape[1])))
-    return filled.reshape(len(rows), groups, group)
+    return filled.reshape(len(rows), groups, group), rows.shape[1] - (groups - 1) * group
 
 
-def _as_tensor(rows: NDArray[Any], shape: tuple[int, ...], channel_axes: tuple[int, ...], group: int) -> NDArray[Any]:
-    """Undo ``_as_rows``."""
+def as_tensor(rows: NDArray[Any], shape: tuple[int, ...], channel_axes: tuple[int, ...], group: int) -> NDArray[Any]:
+    """Undo ``as_rows``."""
     if group == 0:
         return rows.reshape(shape)
     channels = tuple(axis % len(shape) for axis in channel_axes)

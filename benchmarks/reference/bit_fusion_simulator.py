@@ -57,7 +57,8 @@ def mapping(row: Row) -> Answer:
     return {"feasible": 1, **_columns(rules.count(machine, work, tiling))}
 
 
-def _energy_is_known(machine: rules.Machine) -> bool:
+def energy_is_known(machine: rules.Machine) -> bool:
+    """Whether a machine is the paper's, whose energies alone can be derived."""
     same = (machine.rows, machine.columns, machine.max_bits, machine.min_bits) == (16, 32, 8, 2)
     return same and machine.buffer_bits == rules.PAPER_BUFFER_BITS
 
@@ -66,5 +67,5 @@ def best_tiling(row: Row) -> Answer:
     """Evaluate the tiling that its search chose. Energies exist for the paper's machine alone: blank for others."""
     machine = machine_of(row)
     counts = rules.count(machine, work_of(row), tiling_of(row))
-    energy = rules.PAPER_ENERGY.total_pj(counts) / 1e3 if _energy_is_known(machine) else None
+    energy = rules.PAPER_ENERGY.total_pj(counts) / 1e3 if energy_is_known(machine) else None
     return {**_columns(counts), "compute_cycles": counts.compute_cycles, "dyn_energy_nJ": energy}

@@ -10,6 +10,7 @@ from benchmarks.bit_fusion_summary import figures as bit_fusion_summary
 from benchmarks.reference import (
     accelforge,
     accelforge_search,
+    bit_fusion_search,
     bit_fusion_simulator,
     bitmod,
     bitsim,
@@ -17,6 +18,7 @@ from benchmarks.reference import (
     rtl,
     scalesim,
     zigzag,
+    zigzag_search,
 )
 from benchmarks.reference.comparison import Answer, Comparison, Row, compare, read_rows
 
@@ -78,10 +80,12 @@ REFERENCE_SETS: tuple[ReferenceSet, ...] = (
     _rows("rtl_systolic_fold.csv", rtl.systolic_fold),
     _rows("bitfusion_simulator_mappings.csv", bit_fusion_simulator.mapping),
     _rows("bitfusion_simulator_grid.csv", bit_fusion_simulator.best_tiling),
+    ReferenceSet(bit_fusion_search.GRID, bit_fusion_search.run, what="search"),
     ReferenceSet("bitfusion_simulator_summary.csv", _summary),
     ReferenceSet("hawqv3_ilp_optima.csv", _hawqv3, also_reads=("hawqv3_ilp_inputs.csv",)),
     ReferenceSet("bitmod_per_layer.csv", _bitmod),
     ReferenceSet(zigzag.MAPPINGS, zigzag.run, also_reads=(f"{zigzag.INPUTS}/layers.yaml",)),
+    ReferenceSet(zigzag.MAPPINGS, zigzag_search.run, also_reads=(f"{zigzag.INPUTS}/layers.yaml",), what="search"),
     ReferenceSet(accelforge.FRONTS, accelforge.run, also_reads=(f"{accelforge.INPUTS}/arch_A.yaml",)),
     ReferenceSet(accelforge.FRONTS, accelforge_search.run, also_reads=(f"{accelforge.INPUTS}/arch_A.yaml",),
                  what="search"),

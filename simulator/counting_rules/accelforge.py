@@ -24,6 +24,7 @@ from simulator.counting_rules.loop_nest import (
     Memory,
     axes_inside,
     check,
+    check_precision,
     extents,
     spatial_loops,
     tile_elements,
@@ -65,7 +66,11 @@ class Cost:
 
 
 def rooms(layer: Layer, precision: LayerPrecision, machine: Machine, nest: LoopNest) -> dict[str, int]:
-    """Bits that the tiles take in one copy of each memory."""
+    """Bits that the tiles take in one copy of each memory.
+
+    Here and in ``problems`` and ``count``: raises ``PrecisionError`` for layers split by channel.
+    """
+    check_precision(precision)
     found = {memory.name: 0 for memory in machine.memories}
     for operand in OPERANDS:
         for memory, store in zip(machine.levels(operand), nest.stores[operand], strict=True):
@@ -111,6 +116,7 @@ def _shares_rows(layer: Layer, dim: str) -> bool:
 
 def count(layer: Layer, precision: LayerPrecision, machine: Machine, nest: LoopNest) -> Cost:
     """Cost of one layer at one mapping. Raises ``MappingError`` for a mapping that does not fit."""
+    check_precision(precision)
     check(layer, machine, nest)
     found = problems(layer, precision, machine, nest)
     if found:

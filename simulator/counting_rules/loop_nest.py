@@ -14,8 +14,9 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from simulator.errors import MappingError, Problem
+from simulator.errors import MappingError, PrecisionError, Problem
 from simulator.layer import DIMS, OPERANDS, Dim, Frozen, Layer, Operand
+from simulator.precision import LayerPrecision
 
 # Seen from a memory: reads for the memory (or MAC) inside, writes by it; reads for the memory outside, writes by it.
 Flow = Literal["to_inner", "from_inner", "to_outer", "from_outer"]
@@ -209,6 +210,15 @@ def tile_elements(layer: Layer, operand: Operand, tile: Mapping[Dim, int], every
     if operand == "input":
         return input_elements(layer, tile, every_row)
     return weight_elements(tile) if operand == "weight" else output_elements(tile)
+
+
+def check_precision(precision: LayerPrecision) -> None:
+    """Raise ``PrecisionError`` where a precision has what neither tool knows: channels of different widths."""
+    if precision.split is not None:
+        raise PrecisionError(
+            Problem("these counting rules know no layers split by channel: count each part's precision alone",
+                    path="precision.split", value=precision.split.label)
+        )
 
 
 def check(layer: Layer, machine: Machine, nest: LoopNest) -> None:

@@ -20,7 +20,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from simulator.counting_rules.loop_nest import FLOWS, LoopNest, Machine, check
+from simulator.counting_rules.loop_nest import FLOWS, LoopNest, Machine, check, check_precision
 from simulator.counting_rules.zigzag_flows import (
     Transfer,
     double_buffered,
@@ -85,8 +85,10 @@ def count(
     """Cost of one layer at one mapping.
 
     ``operand_order`` is the order in which operands claim free room for a second buffer (in the tool: the order of the
-    layer's equation). Raises ``MappingError`` for a mapping that does not fit.
+    layer's equation). Raises ``MappingError`` for a mapping that does not fit, and ``PrecisionError`` for layers split
+    by channel.
     """
+    check_precision(precision)
     check(layer, machine, nest)
     levels = {operand: levels_of(layer, operand, machine, nest) for operand in OPERANDS}
     room = room_taken(machine, precision, levels)

@@ -24,11 +24,11 @@ def _cache_folder() -> Path:
 _previous = numba.config.CACHE_DIR
 numba.config.CACHE_DIR = str(_cache_folder())
 try:
-    from simulator.kernels import nest_front
+    from simulator.kernels import bit_fusion_tiling, chains, nest_front
     from simulator.kernels.batch import bound_batch, walk_batch
     from simulator.kernels.descent import random_descents
     from simulator.kernels.dominance import non_dominated
-    from simulator.kernels.enumeration import enumerate_choices
+    from simulator.kernels.enumeration import enumerate_choices, least_cost
     from simulator.kernels.extents import nested_starts, touched_counts
     from simulator.kernels.functional import narrow_products, ordered_sums, patches, wide_products
     from simulator.kernels.tile_walk import full_walk, walk
@@ -38,7 +38,7 @@ finally:
     numba.config.CACHE_DIR = _previous
 
 __all__ = [
-    "bound_batch", "enumerate_choices", "full_walk", "input_counts", "narrow_products", "nest_front", "nested_starts",
-    "non_dominated", "ordered_sums", "pass_times", "patches", "random_descents", "tiling_cycles", "touched_counts",
-    "walk", "walk_batch", "weight_counts", "wide_products",
+    "bit_fusion_tiling", "bound_batch", "chains", "enumerate_choices", "full_walk", "input_counts", "least_cost",
+    "narrow_products", "nest_front", "nested_starts", "non_dominated", "ordered_sums", "pass_times", "patches",
+    "random_descents", "tiling_cycles", "touched_counts", "walk", "walk_batch", "weight_counts", "wide_products",
 ]

@@ -34,6 +34,7 @@ CostInput = namedtuple(
         "leakage",  # added to the energy for each cycle of latency
         "single_constant",  # (3,)
         "objective",
+        "latency_limit", "energy_limit",  # a choice beyond one of them costs inf; inf: no limit
     ],
 )
 
@@ -50,7 +51,7 @@ def choice_cost(m, value, scratch, by_mask):
 
     Returns (cost, double-buffered operands as bits) of the cheapest set of double-buffered operands, and leaves the
     cost with each set in ``by_mask`` (``MASKS``,). Energy without leakage does not depend on double buffering: there
-    only the empty set counts.
+    only the empty set counts, unless latency is limited.
     """
     grid, channel, final, energy = m.grid_constant, m.channel_constant, m.final_constant, m.energy_constant
     for place in range(scratch.shape[0]):
@@ -77,7 +78,7 @@ def choice_cost(m, value, scratch, by_mask):
     best_mask = 0
     for mask in range(MASKS):
         by_mask[mask] = np.inf
-        if mask > 0 and m.objective == ENERGY_COST and m.leakage == 0.0:
+        if mask > 0 and m.objective == ENERGY_COST and m.leakage == 0.0 and m.latency_limit == np.inf:
             continue
         fits = True
         exposed = 0.0
@@ -96,12 +97,15 @@ def choice_cost(m, value, scratch, by_mask):
         if not fits:
             continue
         latency = max(grid + exposed, channel)
+        with_leakage = energy + m.leakage * latency
+        if latency > m.latency_limit or with_leakage > m.energy_limit:
+            continue
         if m.objective == LATENCY:
             cost = latency
         elif m.objective == ENERGY_COST:
-            cost = energy + m.leakage * latency
+            cost = with_leakage
         else:
-            cost = latency * (energy + m.leakage * latency)
+            cost = latency * with_leakage
         by_mask[mask] = cost
         if cost < best:
             best = cost

@@ -83,8 +83,16 @@ def _sift(cost, place, count, rows, masks):
         place = child
 
 
+def least_cost(m: CostInput) -> float:
+    """A lower bound of all choices' costs: of each block the best row, with the other blocks at their best."""
+    alive, bound = np.ones(len(m.factors), dtype=np.bool_), np.zeros(len(m.factors))
+    smallest = np.empty((len(m.block_start) - 1, m.factors.shape[1]))
+    surviving_rows(m, np.inf, alive, bound, smallest)
+    return max(float(bound[a:b].min()) for a, b in zip(m.block_start[:-1], m.block_start[1:], strict=True))
+
+
 def enumerate_choices(
-    m: CostInput, below: float, most: int, node_limit: int, undominated: bool = False
+    m: CostInput, below: float, most: int, node_limit: int, undominated: bool = False, stop: Ints | None = None
 ) -> tuple[Ints, Ints, npt.NDArray[np.float64], float, bool]:
     """Find the ``most`` cheapest pairs of choice and double buffering that cost less than ``below``.
 
@@ -92,6 +100,7 @@ def enumerate_choices(
     but those that were found; that holds only where ``finished``: else the search gave up after ``node_limit`` nodes.
     ``undominated``: of rows of which one is at most another in every term, only that one is tried. The cheapest cost
     is the same then, and sooner found; other choices may be missing.
+    ``stop`` (1,): where another thread sets it to other than 0, the search gives up too.
     """
     blocks, terms = len(m.block_start) - 1, m.factors.shape[1]
     alive, bound = np.ones(len(m.factors), dtype=np.bool_), np.zeros(len(m.factors))
@@ -111,14 +120,15 @@ def enumerate_choices(
     for level in range(blocks - 1, -1, -1):
         rest[level] = rest[level + 1] * smallest[order[level]]
     search = _depth_first(
-        m, below, node_limit if possible else 0, order, listed, start, bound, rest, rows, masks, costs
+        m, below, node_limit if possible else 0, order, listed, start, bound, rest, rows, masks, costs,
+        np.zeros(1, dtype=np.int64) if stop is None else stop,
     )
     count, floor, finished = (0, below, True) if not possible else search
     return rows[:count], masks[:count], costs[:count], floor, finished
 
 
-@numba.njit(cache=True)
-def _depth_first(m, below, node_limit, order, listed, start, bound, rest, rows, masks, cost):
+@numba.njit(cache=True, nogil=True)
+def _depth_first(m, below, node_limit, order, listed, start, bound, rest, rows, masks, cost, stop):
     """Fill ``rows``, ``masks``, ``cost`` with the cheapest choices. Returns (found, floor, finished).
 
     ``order`` (blocks,): the block of each level; ``listed`` from ``start[level]``: its rows, by rising ``bound``;
@@ -151,7 +161,7 @@ def _depth_first(m, below, node_limit, order, listed, start, bound, rest, rows, 
             following[level] = start[level + 1]
             continue
         nodes += 1
-        if nodes > node_limit:
+        if nodes > node_limit or (nodes & 1023 == 0 and stop[0] != 0):
             return count, 0.0, False
         fits = True
         for a in range(axes):

@@ -1,9 +1,9 @@
 """``dual_precision``: weights stored and moved as narrow integers, multiplied in floating point (W4A8).
 
-After Zhang et al., "DPQ" (arXiv:2505.14638): weights lie in memory as 4-bit integers in groups that share a scale and a
-zero point. On their way into the PEs' registers they are expanded to FP8, and multiplied there with FP8 activations at
-the rate of FP8. Memories down to the buffers thus hold and move the stored width, registers the expanded one; the
-groups' scales and zero points are parameters of the layer, and cost storage and traffic.
+After DPQ (Gafni, Karnieli and Hanani, arXiv:2505.14638): weights lie in memory as 4-bit integers in groups that share a
+scale and a zero point. On their way into the PEs' registers they are expanded to FP8, and multiplied there with FP8
+activations at the rate of FP8. Memories down to the buffers thus hold and move the stored width, registers the expanded
+one; the groups' scales and zero points are parameters of the layer, and cost storage and traffic.
 
 A weight q of a group with scale s and zero point z becomes ``rounded(clip(s · (q − z), ±limit))``: the product is
 exact, and is rounded once to the expanded format. A scale of the whole tensor, a power of two in DPQ, is no part of a

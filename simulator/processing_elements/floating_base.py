@@ -8,7 +8,7 @@ The arithmetic, in this order (docs/simulator.md, "Values", says how steps and P
    underflow) BF16 operands are exact, so that nothing is lost there;
 2. the products of a step are added over the lanes, each addition rounded to the accumulator's format;
 3. sums of steps are added to what the unit holds, each addition rounded the same way;
-4. a finished sum is rounded once to the output's format.
+4. a finished sum is rounded once to the output's format; where that is an integer, it is handed out as it is.
 
 All rounding is to nearest, ties to even (IEEE 754-2019, 4.3.1). Infinities and NaN come and go as in IEEE 754; a NaN
 that arithmetic gives is always the same one. What differs between machines is a parameter; fused multiply–add with
@@ -81,13 +81,11 @@ class FloatingElementBase(ProcessingElementBase):
 
     def problems(self, precision: LayerPrecision) -> list[Problem]:
         """Say what of a precision this PE cannot run; empty if nothing."""
-        floats = tuple(FLOAT_BITS)
         accumulates = "is not what the processing element adds up in"
         found = self._weight_problems(precision)
         for name, number_format, allowed, rule in (
             ("input", precision.input, self.operand_formats, CANNOT_RUN),
             ("accumulator", precision.accumulator, (self.accumulator_format,), accumulates),
-            ("output", precision.output, floats, "sums in floating point are written in floating point"),
         ):
             found += unless_allowed(name, number_format, allowed, rule)
         return found
@@ -122,7 +120,13 @@ class FloatingElementBase(ProcessingElementBase):
         return [int(code) for code in self.output_codes(decode(sums, self._accumulator), precision)]
 
     def output_codes(self, sums: Reals, precision: LayerPrecision) -> IntArray:
-        """Codes of the output's format for the values of finished sums."""
+        """Codes of the output's format for the values of finished sums.
+
+        Where the output is an integer these are the sums as they are, codes of the accumulator's format: scales, which
+        are no part of a layer here, decide the integers.
+        """
+        if precision.output.is_integer:
+            return encode(sums, self._accumulator)
         values = rounded(sums, precision.output)
         if self.subnormals == "flushed":
             values = flushed(values, precision.output)

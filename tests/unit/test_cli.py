@@ -26,7 +26,7 @@ from bitmosaic.progress import PlainProgress, TerminalProgress
 from hw_configs import list_presets
 from workloads import list_networks
 
-COMMANDS = ("explore", "hardware", "networks", "redraw", "simulate", "validate")
+COMMANDS = ("explore", "hardware", "map", "networks", "redraw", "simulate", "validate")
 ENVIRONMENT = dict(os.environ)  # with the user's cache: compiled kernels are in it
 QUICK = ("--seconds-per-layer", "0.1", "--gap", "0.5", "--workers", "1")
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -204,7 +204,7 @@ def test_options_reach_the_job(folder: Path, tmp_path: Path, monkeypatch: pytest
     assert (name, machine) == ("digits_cnn", "bit_fusion")
     assert options.pop("progress") is not None
     assert options == {
-        "menu": None, "objective": "edp", "sensitivity": "perturbation", "points": 10, "inputs": None,
+        "menu": None, "objective": "edp", "sensitivity": "auto", "points": 10, "inputs": None,
         "results": None, "budget": explorer.DEFAULT_BUDGET, "workers": None,
     }
     _run("explore", folder / "open.onnx", "--shape", "image=1x1x6x6", "--hardware", "loom", "--menu", "w8a8, w4a8",
@@ -254,7 +254,7 @@ def test_ctrl_c_in_other_commands(folder: Path, monkeypatch: pytest.MonkeyPatch)
     def interrupt(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("bitmosaic.baseline_cost.map_many", interrupt)
+    monkeypatch.setattr("bitmosaic.baseline_cost.map_network", interrupt)
     result = _run("simulate", folder / "small.onnx")
     assert result.exit_code == 130 and result.stderr == "Interrupted.\n" and result.stdout == ""
 

@@ -28,6 +28,7 @@ from simulator import processing_elements as elements
 from simulator.interconnect import Interconnect
 from simulator.output_stage import OutputStage
 from simulator.provenance import Source
+from simulator.tiled import Tile, TiledAccelerator
 from workloads.tasks.digits import DigitsTask
 from workloads.tasks.magika import MOST_OF_A_KIND
 from workloads.tasks.pp_ocrv6 import PpOcrTask
@@ -40,6 +41,8 @@ Row = dict[str, str]
 
 SECTIONS: dict[str, type[BaseModel]] = {
     "The file": machine.Accelerator,
+    "The file of a machine of several tiles": TiledAccelerator,
+    "Tile": Tile,
     "Memory: `dram`": machine.Dram,
     "DRAM rows": machine.DramRows,
     "Memory: `buffer`": machine.Buffer,
@@ -178,7 +181,7 @@ def test_documented_python_names_what_there_is(page: Path) -> None:
 
 
 def test_every_part_of_a_machine_has_a_section() -> None:
-    assert set(SECTIONS.values()) == _reached(machine.Accelerator)
+    assert set(SECTIONS.values()) == _reached(machine.Accelerator) | _reached(TiledAccelerator)
     documented = re.findall(r"^### (.+)$", HARDWARE, re.MULTILINE)
     assert [heading for heading in documented if heading != "Technology tables"] == list(SECTIONS)
 
@@ -189,7 +192,7 @@ def test_fields_units_and_defaults_are_those_of_the_schema(heading: str) -> None
     assert all(row["meaning"] for row in rows)
     fields = {row["field"]: row for row in rows}
     assert len(fields) == len(rows)
-    if model is machine.Accelerator:
+    if model in (machine.Accelerator, TiledAccelerator):
         assert fields.pop(VERSION_FIELD)["default"] == "required"
     assert set(fields) == set(model.model_fields)
     for name, row in fields.items():
@@ -207,8 +210,8 @@ def test_fields_units_and_defaults_are_those_of_the_schema(heading: str) -> None
 
 
 def test_presets_are_listed_with_their_numbers_and_sources() -> None:
-    sizes, sources = _tables(_section(HARDWARE, "Presets"))
-    names = [preset.name for preset in bitmosaic.list_presets()]
+    sizes, sources, tiles = _tables(_section(HARDWARE, "Presets"))
+    names = [preset.name for preset in bitmosaic.list_presets() if not preset.tiles]
     assert [row["preset"] for row in sizes] == [row["preset"] for row in sources] == names
     for size, source in zip(sizes, sources, strict=True):
         found = bitmosaic.open_accelerator(size["preset"])
@@ -224,6 +227,14 @@ def test_presets_are_listed_with_their_numbers_and_sources() -> None:
             "recalled": counts["recalled"], "assumed": counts["assumed"],
         }
         assert f"- **`{found.name}`**" in HARDWARE or f"and **`{found.name}`**" in HARDWARE
+    (tiled,) = (preset.name for preset in bitmosaic.list_presets() if preset.tiles)
+    assert f"- **`{tiled}`**" in HARDWARE
+    frame = bitmosaic.tiles_frame(bitmosaic.open_machine(tiled))
+    for row, tile in zip(tiles, frame.itertuples(), strict=True):
+        assert (row["tile"], row["grid"], row["PE kind"]) == (tile.tile, tile.grid, tile.element)
+        assert (row["passing"], row["from preset"]) == (tile.passing, tile.preset)
+        assert float(row["on chip (KiB)"]) == tile.buffers_kib
+        assert float(row["area (mm²)"]) == pytest.approx(tile.area_mm2, abs=0.05)
 
 
 def _example() -> str:
@@ -244,6 +255,13 @@ def test_the_example_is_valid_and_runs(tmp_path: Path, monkeypatch: pytest.Monke
         bitmosaic.map_layer(network.layers[0], precision, accelerator, budget=budget) for precision in precisions
     )
     assert narrow.cost < wide.cost, "weights arrive bit by bit"
+
+
+def test_the_example_of_tiles_is_valid(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```yaml\n(name: duo.*?)```", HARDWARE, re.DOTALL)
+    (tmp_path / "duo.yaml").write_text(example, encoding="utf-8")
+    found = bitmosaic.open_machine(tmp_path / "duo.yaml")
+    assert [tile.name for tile in found.tiles] == ["integer", "float"]
 
 
 def test_the_messages_shown_are_those_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -222,6 +222,21 @@ def test_shapes_without_weights_are_stored_as_shapes(files: tuple[Path, Path], t
         explore(shapes, "bit_fusion", inputs=files[1], results=tmp_path / "other")
 
 
+def test_harms_are_rated_by_taylor_where_gradients_exist(
+    files: tuple[Path, Path], finished: Exploration, tmp_path: Path
+) -> None:
+    assert (finished.settings.sensitivity, finished.settings.sensitivity_note) == ("taylor", "")
+    assert "Harms of layers: taylor. Rank correlation" in (finished.folder / "report.txt").read_text()
+    model = tiny_model()
+    model.graph.node[1].op_type = "Sin"
+    onnx.save(model, tmp_path / "sine.onnx")
+    sine = explore(tmp_path / "sine.onnx", "bit_fusion", menu=MENU[:2], points=2, inputs=files[1], budget=BUDGET,
+                   results=tmp_path / "sine", workers=1)
+    assert sine.settings.sensitivity == "perturbation" and len(sine.harms) == 4
+    report = " ".join((tmp_path / "sine/report.txt").read_text().split())
+    assert "Harms of layers: perturbation, since taylor needs gradients: node 'relu': no vector–Jacobian" in report
+
+
 def test_wrong_settings_are_named_together(files: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
         explore(files[0], "bit_fusion", objective="speed", sensitivity="guess", points=1,  # type: ignore[arg-type]

@@ -132,7 +132,8 @@ def test_half_the_width_twice_the_lanes() -> None:
     (precision("fp8_e4m3", "bf16"), []),
     (precision("fp8_e5m2", "bf16"), ["precision.weight"]),
     (precision("bf16", "int8", "fp16"), ["precision.input", "precision.accumulator"]),
-    (LayerPrecision(), ["precision.weight", "precision.input", "precision.accumulator", "precision.output"]),
+    (LayerPrecision(), ["precision.weight", "precision.input", "precision.accumulator"]),
+    (precision("bf16", "bf16", output="int8"), []),
 ])
 def test_what_it_cannot_run_is_named(formats: LayerPrecision, paths: list[str]) -> None:
     problems = element("bf16", "fp8_e4m3").problems(formats)

@@ -22,6 +22,8 @@ SUITES = {
     "batches": ("tests/properties/test_batch.py", "tests/unit/test_batch.py", ""),
     "steps by values": ("tests/properties/test_bit_sparse.py", "tests/unit/test_bit_sparse.py", ""),
     "nests": ("tests/unit/test_nest_search.py", ""),
+    "chains": ("tests/unit/test_zigzag_search.py", "nothing_costs_less"),
+    "tilings": ("tests/unit/test_bit_fusion_search.py", ""),
     "values": ("tests/properties/test_functional.py", "tests/unit/test_functional.py", "not every_width"),
     "mapper": ("tests/properties/test_mapper_optimal.py", "tests/unit/test_pareto.py", "not cp_sat and not latency"),
 }

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from mapper.constraints import MappingConstraints
+from mapper.front import map_front
 from mapper.search import map_layer
 from mapper.solution import SearchBudget
 from simulator.accelerator import (
@@ -21,7 +23,7 @@ from simulator.accelerator import (
     VectorUnit,
 )
 from simulator.engine import simulate
-from simulator.errors import MappingError
+from simulator.errors import ConfigurationError, MappingError
 from simulator.layer import Layer
 from simulator.mapping import Mapping, MappingLevel
 from simulator.precision import LayerPrecision
@@ -131,6 +133,15 @@ class TestLevels:
         found = map_layer(LAYER, PRECISION, two, budget=SearchBudget(cpu_seconds=2))
         assert len(found.mapping.buffer_levels) == 2 and "outer buffer" in found.space
         assert found.lower_bound <= found.cost == run(two, found.mapping).total_cycles
+
+    def test_the_mapper_refuses_constraints_on_them(self) -> None:
+        two = machine(buffer("outer", ALL), buffer("inner", ALL))
+        wanted = MappingConstraints.model_validate({"tile": {"K": 4}}, strict=False)
+        message = r"constraints on product: tile\.K=4: constraints are for machines with one level of buffers"
+        with pytest.raises(ConfigurationError, match=message):
+            map_layer(LAYER, PRECISION, two, constraints=wanted)
+        with pytest.raises(ConfigurationError, match=message):
+            map_front(LAYER, PRECISION, two, constraints=wanted)
 
 
 class TestPorts:

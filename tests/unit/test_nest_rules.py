@@ -7,6 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from mapper.nest_search import nest_front
 from simulator.counting_rules import accelforge, zigzag, zigzag_flows, zigzag_latency
 from simulator.counting_rules.loop_nest import (
     FLOWS,
@@ -20,7 +21,7 @@ from simulator.counting_rules.loop_nest import (
     input_elements,
     touched,
 )
-from simulator.errors import MappingError
+from simulator.errors import MappingError, PrecisionError
 from simulator.formats import Format
 from simulator.layer import OPERANDS, RELEVANT_DIMS, Layer
 from simulator.precision import LayerPrecision
@@ -149,6 +150,15 @@ def test_a_tile_that_passes_piece_by_piece_takes_the_room_of_a_piece_and_fetches
     with pytest.raises(MappingError, match="pieces may lie along"):
         accelforge.count(layer, BYTES, three_levels(), LoopNest(**nest, stores={
             **kept, "weight": (kept["weight"][0], piece, kept["weight"][2])}))
+
+
+def test_layers_split_by_channel_are_refused_and_not_counted_as_whole_ones():
+    split = LayerPrecision.parse("w8a8/w4a4@0.5")
+    for counted in (zigzag.count, accelforge.count, accelforge.problems, accelforge.rooms):
+        with pytest.raises(PrecisionError, match=r"precision\.split=.*know no layers split by channel"):
+            counted(PRODUCT, split, three_levels(), NEST)
+    with pytest.raises(PrecisionError, match="know no layers split by channel"):
+        nest_front(PRODUCT, split, three_levels())
 
 
 def test_nests_that_are_not_the_layers_are_refused():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from bitmosaic.folder import write_outputs
 from bitmosaic.frames import cycles_frame, energy_frame, front_frame, layers_frame, points_frame
 from bitmosaic.plots import plot_costs, plot_front, plot_layers, save_figure
 from bitmosaic.records import Accuracy, LayerRow, PointRecord, Settings, VectorRow
-from bitmosaic.report import energy_note, energy_table, report_text
+from bitmosaic.report import energy_note, energy_table, harm_note, report_text
 
 
 def _layer(name: str, precision: str, cycles: int, energy: float) -> LayerRow:
@@ -75,6 +76,22 @@ def test_the_chosen_point_is_the_fastest_within_one_percent(tmp_path: Path) -> N
     far = _exploration(tmp_path, POINTS[1:4], fp32=1.0)
     assert far.chosen().label == "m1", "the most accurate, where none is close enough"  # type: ignore[union-attr]
     assert _exploration(tmp_path, ()).chosen() is None
+
+
+def test_the_report_says_how_well_harms_rank(tmp_path: Path) -> None:
+    exploration = _exploration(tmp_path)
+    # a and b are rated in w4a8 alone, so that all points with a harm have the same.
+    assert harm_note(exploration).endswith("how well harms rank them cannot be told.")
+    known = replace(exploration, harms={**exploration.harms, ("a", "w8a8"): 0.0, ("b", "w8a8"): 0.0})
+    assert harm_note(replace(known, points=POINTS[:3])) == "Harms of layers: perturbation.", "too few points"
+    few = replace(known, points=(POINTS[0], POINTS[1], POINTS[0], POINTS[1]))
+    assert harm_note(few).endswith("with the loss of accuracy, 4 points: 1.00.")
+    same = replace(known, points=(POINTS[0],) * 4)
+    assert harm_note(same).endswith("cannot be told.")
+    note = known.settings.model_copy(update={"sensitivity_note": "taylor needs gradients: node 'x'"})
+    assert harm_note(replace(few, settings=note)).startswith(
+        "Harms of layers: perturbation, since taylor needs gradients: node 'x'. Rank"
+    )
 
 
 def test_points_frame(tmp_path: Path) -> None:

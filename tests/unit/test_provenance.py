@@ -8,7 +8,7 @@ from click.testing import CliRunner
 import bitmosaic
 from bitmosaic.cli import main
 from bitmosaic.report import energy_note
-from hw_configs import list_technologies, open_accelerator, open_technology
+from hw_configs import list_technologies, open_accelerator, open_machine, open_technology
 from simulator.accelerator import Accelerator
 from simulator.errors import ConfigurationError
 from simulator.precision import LayerPrecision
@@ -150,7 +150,7 @@ def test_every_preset_can_be_shown() -> None:
 
 def test_parts_add_up_to_the_area() -> None:
     for preset in bitmosaic.list_presets():
-        machine = open_accelerator(preset.name)
+        machine = open_machine(preset.name)
         frame = bitmosaic.parts_frame(machine)
         assert frame["area_mm2"].sum() == pytest.approx(machine.area_mm2)
         leakage = frame["leakage_mw"].sum() * 1e3 / machine.clock_mhz

@@ -10,6 +10,8 @@ from hypothesis.extra import numpy as hnp
 from simulator.errors import PrecisionError
 from simulator.formats import Format
 from workloads.quantisation import (
+    LEAST_ERROR,
+    MAX_ABS,
     Clipping,
     activation_parameters,
     code_range,
@@ -47,18 +49,75 @@ def test_maximum_magnitude_is_never_clipped(values, bits):
     assert np.abs(result.values).max() == pytest.approx(np.abs(values).max(), rel=1e-5, abs=1e-35)
 
 
-@given(arrays, formats)
-def test_quantising_again_with_the_same_scale_changes_nothing(values, format):
-    once = quantise(values, format)
-    twice = quantise(once.values, format, scale=once.scale)
+clippings = st.sampled_from([MAX_ABS, Clipping(98.0), LEAST_ERROR])
+
+
+@given(arrays, formats, st.booleans(), clippings)
+def test_quantising_again_with_the_same_scale_changes_nothing(values, format, symmetric, clipping):
+    once = quantise(values, format, symmetric=symmetric, clipping=clipping)
+    twice = quantise(once.values, format, symmetric=symmetric, scale=once.scale, zero_point=once.zero_point)
     np.testing.assert_array_equal(once.values, twice.values)
     np.testing.assert_array_equal(once.codes, twice.codes)
 
 
-@given(arrays, formats)
-def test_monotone(values, format):
+@given(arrays, formats, st.booleans(), clippings)
+def test_monotone(values, format, symmetric, clipping):
     order = np.argsort(values.ravel(), kind="stable")
-    assert (np.diff(quantise(values, format).values.ravel()[order]) >= 0).all()
+    quantised = quantise(values, format, symmetric=symmetric, clipping=clipping)
+    assert (np.diff(quantised.values.ravel()[order]) >= 0).all()
+
+
+@given(arrays, integers.filter(lambda format: format.bits > 1))
+def test_zero_points_give_all_values_half_a_step(values, format):
+    result = quantise(values, format, symmetric=False)
+    lowest, highest = code_range(format, symmetric=False)
+    assert lowest <= result.codes.min() and result.codes.max() <= highest
+    assert lowest <= result.zero_point <= highest
+    scale = float(result.scale)
+    np.testing.assert_allclose(result.values, (result.codes - result.zero_point) * scale, rtol=1e-6)
+    # The zero point is rounded, so an end of the range may be clipped by up to half a step more.
+    slack = np.abs(values) * 4 * np.finfo(np.float32).eps
+    assert (np.abs(result.values.astype(np.float64) - values) <= scale * 1.001 + slack).all()
+    inside = (values >= (lowest - result.zero_point) * scale) & (values <= (highest - result.zero_point) * scale)
+    error = np.abs(result.values.astype(np.float64) - values)[inside]
+    assert (error <= scale / 2 * (1 + 1e-6) + slack[inside]).all()
+    assert quantise(np.append(values, 0.0), format, symmetric=False).values[-1] == 0
+
+
+def test_a_zero_point_halves_the_step_of_one_sided_values():
+    weights = np.linspace(0, 15, 16, dtype=np.float32)
+    result = quantise(weights, "uint4", symmetric=False)
+    assert (result.scale, result.zero_point) == (1.0, 0) and (result.values == weights).all()
+    result = quantise(-weights, "int4", symmetric=False)
+    assert (result.scale, result.zero_point) == (1.0, 7) and (result.values == -weights).all()
+
+
+def squared_error(result, values):
+    return float(np.square(result.values.astype(np.float64) - values).sum())
+
+
+@given(arrays, formats, st.booleans())
+def test_least_error_is_never_worse_than_the_whole_range(values, format, symmetric):
+    errors = [squared_error(quantise(values, format, symmetric=symmetric, clipping=clipping), values)
+              for clipping in (LEAST_ERROR, MAX_ABS)]
+    assert errors[0] <= errors[1] * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 6])
+@pytest.mark.parametrize("shape", ["normal", "laplace"])
+def test_least_error_is_near_the_exact_optimum(bits, shape):
+    values = getattr(np.random.default_rng([bits, len(shape)]), shape)(size=200).astype(np.float32)
+    highest = (1 << (bits - 1)) - 1
+    # Between neighbouring scales at which a code changes all codes hold, and least squares gives the best scale.
+    edges = np.sort((np.abs(values)[:, None] / (np.arange(highest) + 0.5)).ravel().astype(np.float64))
+    optimum = np.inf
+    for scale in (edges[1:] + edges[:-1]) / 2:
+        codes = np.clip(np.rint(values / scale), -highest, highest)
+        optimum = min(optimum, float(np.square(values - codes * (values @ codes) / (codes @ codes)).sum()))
+    found = squared_error(quantise(values, f"int{bits}", clipping=LEAST_ERROR), values)
+    assert optimum * (1 - 1e-6) <= found <= 1.01 * optimum
+    if bits < 6:
+        assert found < 0.95 * squared_error(quantise(values, f"int{bits}"), values)
 
 
 @given(arrays, integers)
@@ -68,10 +127,12 @@ def test_values_are_codes_times_scale(values, format):
     assert result.codes.dtype == np.int32 and result.codes.shape == values.shape == result.values.shape
 
 
-@given(hnp.arrays(np.float32, (2, 3, 5), elements=numbers), st.integers(2, 8), st.sampled_from([1, 2, 3, 4, 10, 99]),
-       st.sampled_from([(0,), (1,), (2,), (0, 2), (-1,)]))
-def test_groups_equal_a_plain_loop(values, bits, group, axes):
-    result = quantise(values, f"int{bits}", channel_axes=axes, group=group)
+@given(hnp.arrays(np.float32, (2, 3, 5), elements=numbers), st.sampled_from(["int2", "uint4", "int7", "fp8_e4m3"]),
+       st.sampled_from([1, 2, 3, 4, 10, 99]), st.sampled_from([(0,), (1,), (2,), (0, 2), (-1,)]), st.booleans(),
+       clippings)
+def test_groups_equal_a_plain_loop(values, format, group, axes, symmetric, clipping):
+    options = {"symmetric": symmetric, "clipping": clipping}
+    result = quantise(values, format, channel_axes=axes, group=group, **options)
     rest = [axis for axis in range(3) if axis not in {a % 3 for a in axes}]
     channels = np.ndindex(*(values.shape[axis] for axis in axes))
     for row, channel in enumerate(channels):
@@ -81,9 +142,10 @@ def test_groups_equal_a_plain_loop(values, bits, group, axes):
         flat, got = values[tuple(index)].ravel(), result.values[tuple(index)].ravel()
         assert len(flat) == np.prod([values.shape[axis] for axis in rest])
         for number, start in enumerate(range(0, len(flat), group)):
-            part = quantise(flat[start : start + group], f"int{bits}")
+            part = quantise(flat[start : start + group], format, **options)
             np.testing.assert_array_equal(got[start : start + group], part.values)
             assert result.scale[row, number] == part.scale
+            assert result.zero_point[row, number] == part.zero_point
 
 
 def test_a_scale_for_each_channel_serves_small_channels():
@@ -156,6 +218,9 @@ def test_affine_uses_all_codes_of_a_relu():
     (lambda: quantise([1.0], "int8", channel_axes=(3,), group=-1), "channel_axes"),
     (lambda: quantise([1.0], "int8", scale=[1.0, 2.0]), "scale"),
     (lambda: quantise([1.0], "int8", scale=0.0), "must be positive"),
+    (lambda: quantise([1.0], "uint4", symmetric=False, scale=1.0, zero_point=16), "zero_point=16"),
+    (lambda: quantise([1.0], "uint4", scale=1.0, zero_point=3), "0 where values are symmetric"),
+    (lambda: quantise([1.0], "uint4", symmetric=False, scale=1.0, zero_point=[1, 2]), "one beside each scale"),
     (lambda: quantise([1.0], "itn8"), "did you mean 'int8'"),
     (lambda: Clipping(0.0), "clipping.percentile"),
     (lambda: activation_parameters(1.0, 0.0, "int8"), "low ≤ high"),

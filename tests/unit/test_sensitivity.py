@@ -37,7 +37,10 @@ def test_harm_is_non_negative_and_falls_with_width(digits, evaluator, method):
 
 def test_perturbation_is_what_the_evaluator_measures(digits, evaluator):
     calls = []
-    table = estimate(digits, evaluator, MENU[1:2], progress=lambda done, total: calls.append((done, total)))
+    table = estimate(
+        digits, evaluator, MENU[1:2], method="perturbation",
+        progress=lambda done, total: calls.append((done, total)),
+    )
     assert table.method == "perturbation"
     assert calls == [(done, 6) for done in range(1, 7)]
     assert table.of("conv2", MENU[1]) == evaluator.output_mse({"conv2": MENU[1]})
@@ -47,7 +50,7 @@ def test_perturbation_is_what_the_evaluator_measures(digits, evaluator):
 def test_single_harms_predict_the_joint_one(digits, evaluator):
     """Additivity is what precision assignment rests on: within a factor of two at 4 bits."""
     joint = evaluator.output_mse(uniform(digits, MENU[1]))
-    assert 0.5 < joint / estimate(digits, evaluator, MENU[1:2]).harm.sum() < 2
+    assert 0.5 < joint / estimate(digits, evaluator, MENU[1:2], method="perturbation").harm.sum() < 2
 
 
 def test_weight_error_needs_no_evaluator(digits):
@@ -62,8 +65,9 @@ def test_mistakes(digits, evaluator):
         estimate(digits, evaluator, MENU, method="pertubation")
     with pytest.raises(PrecisionError, match="menu"):
         estimate(digits, evaluator, ())
-    with pytest.raises(NetworkError, match="needs an evaluator"):
-        estimate(digits, None, MENU)
+    for method in ("perturbation", "taylor", "hessian_trace"):
+        with pytest.raises(NetworkError, match=rf"method='{method}': needs an evaluator"):
+            estimate(digits, None, MENU, method=method)
     table = estimate(digits, evaluator, MENU[:1], method="weight_error")
     with pytest.raises(NetworkError, match="did you mean 'conv1'"):
         table.of("conv_1", MENU[0])

@@ -10,12 +10,15 @@ from collections.abc import Callable
 from workloads.network import Network
 from workloads.tasks.digits import DigitsTask
 from workloads.tasks.magika import MagikaTask
+from workloads.tasks.minilm import MiniLmTask
 from workloads.tasks.pp_ocrv6 import PpOcrTask
 from workloads.tasks.task import Feed, Run, Task, TaskScore
 
 __all__ = ["BUILT_IN", "Feed", "Run", "Task", "TaskScore", "find_task"]
 
-BUILT_IN: dict[str, Callable[[], Task]] = {"digits_cnn": DigitsTask, "magika": MagikaTask, "pp_ocrv6": PpOcrTask}
+BUILT_IN: dict[str, Callable[[], Task]] = {
+    "digits_cnn": DigitsTask, "magika": MagikaTask, "pp_ocrv6": PpOcrTask, "minilm": MiniLmTask,
+}
 
 
 def find_task(network: Network) -> Task | None:

@@ -1,0 +1,157 @@
+"""What a user asks of a mapping beyond that it fits: factors, tiles, orders, what is held, what bypasses.
+
+Constraints narrow the space of the search (``constrained_space``); the proof then holds within them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, model_validator
+
+from simulator.layer import Dim, Frozen, Operand
+
+LoopLevel = Literal["dram", "buffer"]
+LOOP_LEVELS: tuple[LoopLevel, ...] = ("dram", "buffer")
+
+
+class Range(Frozen):
+    """What a number may be: ``exactly`` one, or from ``at_least`` to ``at_most``; a plain number means exactly that."""
+
+    exactly: int | None = Field(default=None, ge=1)
+    at_least: int | None = Field(default=None, ge=1)
+    at_most: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain(cls, value: Any) -> Any:
+        return {"exactly": value} if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @model_validator(mode="after")
+    def _check(self) -> Range:
+        if self.exactly is not None and (self.at_least is not None or self.at_most is not None):
+            raise ValueError(f"exactly={self.exactly}: leaves nothing to at_least and at_most")
+        if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
+            raise ValueError(f"at_least={self.at_least}: must not exceed at_most={self.at_most}")
+        if (self.exactly, self.at_least, self.at_most) == (None, None, None):
+            raise ValueError("needs exactly, at_least or at_most")
+        return self
+
+    @property
+    def least(self) -> int:
+        """The smallest number allowed."""
+        return self.exactly or self.at_least or 1
+
+    @property
+    def named(self) -> tuple[int, ...]:
+        """The numbers that the user wrote."""
+        return tuple(number for number in (self.exactly, self.at_least, self.at_most) if number is not None)
+
+    def holds(self, values: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Which of many numbers are allowed."""
+        allowed = values >= self.least
+        most = self.exactly or self.at_most
+        return allowed if most is None else allowed & (values <= most)
+
+    def __str__(self) -> str:
+        if self.exactly is not None:
+            return str(self.exactly)
+        if self.at_least is not None and self.at_most is not None:
+            return f"{self.at_least} to {self.at_most}"
+        return f"at least {self.at_least}" if self.at_least is not None else f"at most {self.at_most}"
+
+
+class MappingConstraints(Frozen):
+    """Constraints on one layer's mapping, named as in ``Mapping``.
+
+    Attributes:
+        spatial: axis name (or ``lanes``) → dimension → its factor there.
+        tile: extents of the buffer tile.
+        register_tile: extents of the register tile of one lane.
+        trips: trips of the DRAM loops.
+        order: ``dram`` or ``buffer`` → dimensions, outermost first: those of them that loop (more than one trip) stand
+            in this order; loops that are not named may lie anywhere.
+        stationary: ``dram`` or ``buffer`` → the operand that its loops hold: of those that loop, the ones irrelevant to
+            it are innermost.
+        bypass: operand → whether it bypasses its buffer; left out: either.
+        double_buffer: operand → whether its next tile loads while the present one is used; left out: either.
+    """
+
+    spatial: dict[str, dict[Dim, Range]] = Field(default_factory=dict)
+    tile: dict[Dim, Range] = Field(default_factory=dict)
+    register_tile: dict[Dim, Range] = Field(default_factory=dict)
+    trips: dict[Dim, Range] = Field(default_factory=dict)
+    order: dict[LoopLevel, tuple[Dim, ...]] = Field(default_factory=dict)
+    stationary: dict[LoopLevel, Operand] = Field(default_factory=dict)
+    bypass: dict[Operand, bool] = Field(default_factory=dict)
+    double_buffer: dict[Operand, bool] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check(self) -> MappingConstraints:
+        for level, order in self.order.items():
+            if len(set(order)) != len(order):
+                raise ValueError(f"order.{level}={list(order)}: a dimension appears twice")
+        required = [operand for operand, wanted in self.bypass.items() if wanted]
+        if len(required) > 1:
+            raise ValueError(f"bypass.{required[1]}=true: at most one operand bypasses its buffer")
+        return self
+
+    def parts(self) -> Iterator[tuple[str, str, MappingConstraints]]:
+        """Each constraint by itself: its path, what it says, and all the others without it."""
+        content = self.model_dump(mode="json", exclude_none=True)
+        for path in _paths(content):
+            rest = _without(content, path)
+            value: Any = self
+            for part in path:
+                value = value[part] if isinstance(value, dict) else getattr(value, part)
+            yield ".".join(path), said(value), MappingConstraints.model_validate_json(json.dumps(rest))
+
+    def describe(self) -> str:
+        """All constraints in one line."""
+        return "; ".join(f"{path}={value}" for path, value, _ in self.parts())
+
+    def space(self, unconstrained: str) -> str:
+        """The space of a search: what it is without constraints, and these."""
+        if self == MappingConstraints():
+            return unconstrained
+        return f"{unconstrained}; numbers named in constraints are tried too; within the constraints {self.describe()}"
+
+
+class Wishes(NamedTuple):
+    """What a mapping must keep beside fitting; ``None`` is no limit. See ``map_layer``."""
+
+    constraints: MappingConstraints = MappingConstraints()
+    latency_limit_cycles: int | None = None
+    energy_limit_pj: float | None = None
+
+
+NO_WISHES = Wishes()
+
+
+def said(value: Any) -> str:
+    """A constraint's value in words."""
+    if isinstance(value, tuple):
+        return " ".join(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _paths(content: dict[str, Any], before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Places of the single constraints: two keys deep, three on an axis."""
+    for key, value in content.items():
+        path = (*before, key)
+        depth = 3 if path[0] == "spatial" else 2
+        if len(path) == depth:
+            yield path
+        else:
+            yield from _paths(value, path)
+
+
+def _without(content: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+    first, *rest = path
+    if not rest:
+        return {key: value for key, value in content.items() if key != first}
+    return {key: _without(value, tuple(rest)) if key == first else value for key, value in content.items()}

@@ -1,0 +1,415 @@
+"""FlexiQ on a trained network: what its channels cost to lower, and its outputs with some of them lowered.
+
+All trained layers run in 8 bits, symmetric: weights with one scale an output channel, activations with one a tensor,
+from calibration data. Of each layer the input channels that a selection names are lowered to 4 bits
+(``workloads.flexiq``).
+Layers that read the same channels lower the same ones, since these have one order in memory (``channel_classes``).
+Layers with groups of channels, and products of two activations, which stay in FP32 here, are never lowered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from simulator.channel_split import ChannelSplit
+from simulator.errors import NetworkError, Problem
+from simulator.precision import LayerPrecision
+from workloads.calibration import ActivationSite, activation_sites, calibrate, can_batch, open_session, trained_model
+from workloads.channel_classes import channel_classes, reordered
+from workloads.fake_quantised_model import trained_weight
+from workloads.flexiq import (
+    NARROW_BITS,
+    WIDE_BITS,
+    Mask,
+    Unit,
+    channel_errors,
+    channel_order,
+    lowered,
+    narrow_counts,
+    shifts,
+    units_of,
+    unused_bits,
+)
+from workloads.input_moments import recorded_runs
+from workloads.network import Network
+from workloads.quantisation import Quantised, activation_parameters, quantise
+from workloads.quantised_graph import instrumented, site_prefix, weight_name
+from workloads.tasks.task import Feed, Run, batches
+
+Extraction = Literal["static", "dynamic"]
+Lowered = Mapping[str, Mask]
+"""Layer → which of its input channels are lowered; layers left out lower none."""
+
+_HIGHEST = (1 << (WIDE_BITS - 1)) - 1
+_NARROW_LOW, _NARROW_HIGH = -(1 << (NARROW_BITS - 1)), (1 << (NARROW_BITS - 1)) - 1
+_CONSTANTS = {
+    "bitmosaic/flexiq/highest": np.array(_HIGHEST, np.float32),
+    "bitmosaic/flexiq/lowest": np.array(-_HIGHEST, np.float32),
+    "bitmosaic/flexiq/half": np.array(0.5, np.float32),
+    "bitmosaic/flexiq/two": np.array(2.0, np.float32),
+    "bitmosaic/flexiq/log2": np.array(np.log(2.0), np.float32),
+    "bitmosaic/flexiq/zero": np.array(0.0, np.float32),
+    "bitmosaic/flexiq/most": np.array(WIDE_BITS - NARROW_BITS, np.float32),
+    # Length of the magnitude that narrow codes hold without a shift.
+    "bitmosaic/flexiq/held": np.array(NARROW_BITS - 2, np.float32),
+}
+
+
+@dataclass(frozen=True)
+class _LayerData:
+    """What lowering a layer needs.
+
+    Attributes:
+        site: where its activations come in.
+        input_axis, weight_axis: axes of the input channels, in tensors of the model; None where they are not lowered.
+        channel_class: of the input channels; None where they are not lowered.
+        weight: 8-bit codes with scales.
+        scale: of the activations.
+        weight_shifts, input_shifts: by channel; static.
+    """
+
+    site: ActivationSite
+    input_axis: int | None
+    weight_axis: int | None
+    channel_class: int | None
+    weight: Quantised
+    scale: float
+    weight_shifts: NDArray[np.int64]
+    input_shifts: NDArray[np.int64]
+
+
+class FlexiqSession:
+    """One onnxruntime session for all selections of lowered channels.
+
+    Args:
+        network: with trained weights.
+        feeds: calibration data: scales, static shifts, channel errors, and ``distance``.
+        extraction: of activations' effective bits: ``static``, from the calibration data, or ``dynamic``, from each
+            tensor (of one example at a time) as it comes.
+        threads: of onnxruntime; 0 lets it choose.
+
+    Attributes:
+        classes: which channels go together.
+        layers: trained layers that run in 8 bits, in the order of the network.
+        lowerable: those whose channels may be lowered.
+
+    Raises ``NetworkError`` where the model cannot be instrumented or run, or there are no data.
+    """
+
+    def __init__(
+        self, network: Network, feeds: Sequence[Feed], *, extraction: Extraction = "static", threads: int = 0
+    ) -> None:
+        if extraction not in ("static", "dynamic"):
+            raise NetworkError(Problem("no such extraction of effective bits", path="extraction",
+                                       value=repr(extraction), allowed=("static", "dynamic")))
+        self.network = network
+        self.classes = channel_classes(network)
+        self._one_by_one = bool(feeds) and not can_batch(network, feeds[0], threads)
+        self._feeds = tuple(one for feed in feeds for one in batches(feed, 1)) if self._one_by_one else tuple(feeds)
+        self._dynamic = extraction == "dynamic"
+        self._threads = threads
+        ranges = calibrate(network, self._feeds, threads=threads)
+        self._data: dict[str, _LayerData] = {}
+        self._errors: dict[str, tuple[NDArray[np.float64], float]] = {}
+        self._prepare({site.layer: site for site in activation_sites(network) if site.operand == "input"},
+                      {tensor: max(-span.low, span.high) for tensor, span in ranges.items()})
+        self.layers = tuple(self._data)
+        self.lowerable = tuple(name for name, data in self._data.items() if data.channel_class is not None)
+        self._session = open_session(self._model(), threads)
+        self._reference: list[list[NDArray[Any]]] | None = None
+
+    def _prepare(self, sites: Mapping[str, ActivationSite], bounds: Mapping[str, float]) -> None:
+        """Quantise all layers; then measure their channels on the calibration data: first the shifts, then errors."""
+        for layer in self.network.trained_layers:
+            binding, site = self.network.bindings[layer.name], sites.get(layer.name)
+            weight = trained_weight(self.network, layer.name)
+            if weight is None or site is None:
+                continue
+            codes = quantise(weight, f"int{WIDE_BITS}", channel_axes=binding.weight_channel_axes, group=-1)
+            found = self.classes.of_layer(self.network, layer.name)
+            axes = [[axis for axis, loops in enumerate(side) if any(loop.startswith("C") for loop in loops)]
+                    for side in (binding.weight_loops, binding.input_loops)]
+            if any(len(axis) != 1 for axis in axes):
+                found = None
+            weight_axis, input_axis = (None, None) if found is None else (axes[0][0], axes[1][0])
+            bound = bounds[site.tensor]
+            scale = activation_parameters(-bound, bound, f"int{WIDE_BITS}", "symmetric").scale
+            by = np.zeros(0, np.int64) if weight_axis is None else shifts(unused_bits(codes.codes, weight_axis))
+            self._data[layer.name] = _LayerData(site, input_axis, weight_axis, found, codes, scale, by, by)
+        lowerable = {name: data for name, data in self._data.items() if data.channel_class is not None}
+        tensors = tuple(dict.fromkeys(data.site.tensor for data in lowerable.values()))
+        least: dict[str, NDArray[np.int64]] = {}
+        for values in recorded_runs(self.network, self._feeds, tensors, self._threads):
+            for name, data in lowerable.items():
+                assert data.input_axis is not None
+                unused = unused_bits(_wide_codes(values[data.site.tensor], data.scale), data.input_axis)
+                least[name] = np.minimum(least.get(name, unused), unused)
+        for name in lowerable:
+            self._data[name] = _with_input_shifts(self._data[name], shifts(least[name]))
+        self._measure_errors(tensors, tuple(lowerable))
+
+    def _measure_errors(self, tensors: tuple[str, ...], names: tuple[str, ...]) -> None:
+        errors: dict[str, NDArray[np.float64]] = {}
+        energies: dict[str, float] = {}
+        count = 0
+        for values in recorded_runs(self.network, self._feeds, tensors, self._threads):
+            count += 1
+            for name in names:
+                data = self._data[name]
+                assert data.input_axis is not None and data.weight_axis is not None
+                codes = _wide_codes(values[data.site.tensor], data.scale)
+                by = shifts(unused_bits(codes, data.input_axis)) if self._dynamic else data.input_shifts
+                inputs, narrow = (
+                    np.moveaxis(part * data.scale, data.input_axis, 0)[None]
+                    for part in (codes, lowered(codes, by, data.input_axis)[1])
+                )
+                weights, narrow_weights = (
+                    np.moveaxis(part.astype(np.float64), data.weight_axis, 0)
+                    for part in (data.weight.values, self._lowered_weight(name))
+                )
+                found = channel_errors(inputs, narrow, weights, narrow_weights)
+                errors[name] = errors[name] + found if name in errors else found
+                # Nothing lowered against nothing kept: what the sums of all channels are worth.
+                whole = channel_errors(inputs, inputs * 0, weights, weights)
+                energies[name] = energies.get(name, 0.0) + float(whole.sum())
+        self._errors = {name: (errors[name] / count, energies[name] / count) for name in names}
+
+    def errors(self, layer: str, *, relative: bool = False) -> NDArray[np.float64]:
+        """Error of lowering each input channel of a layer, on the calibration data: float64 [channels].
+
+        In squares of the layer's outputs, summed over output channels and places; ``relative`` divides by the sum of
+        all channels' own squares, which makes layers comparable. Raises ``NetworkError`` for a layer not lowered.
+        """
+        if layer not in self._errors:
+            raise NetworkError(Problem("has no channels that can be lowered", where=self.network.name, path=layer,
+                                       allowed=self.lowerable))
+        found, energy = self._errors[layer]
+        return found / energy if relative and energy else found
+
+    def units(
+        self, width: int = 1, *, gains: Mapping[str, float] | None = None, relative: bool = True
+    ) -> tuple[Unit, ...]:
+        """What can be lowered, in groups of ``width`` channels (docs/quantisers.md says how wide a machine asks for).
+
+        ``gains``: time that a layer saves as a whole, by name; None: its multiplications. ``relative``: errors of each
+        layer in shares of its outputs; else as they are.
+        """
+        readers: dict[int, list[str]] = {}
+        for name in self.lowerable:
+            index = self._data[name].channel_class
+            assert index is not None
+            readers.setdefault(index, []).append(name)
+        found: list[Unit] = []
+        for index, names in readers.items():
+            errors = np.sum([self.errors(name, relative=relative) for name in names], axis=0)
+            gain = sum(self._gain(name) if gains is None else gains[name] for name in names)
+            found += units_of(index, errors, max(gain, np.finfo(np.float64).tiny) / len(errors), width,
+                              movable=index not in self.classes.pinned, readers=len(names))
+        return tuple(found)
+
+    def _gain(self, name: str) -> float:
+        macs: int = self.network.graph.nodes[name]["op"].macs
+        return float(macs)
+
+    def lowered_channels(self, units: Sequence[Unit], mask: Mask) -> dict[str, Mask]:
+        """Masks of channels of all layers, from one of units."""
+        narrow: dict[int, list[int]] = {}
+        for unit, is_narrow in zip(units, mask, strict=True):
+            if is_narrow:
+                narrow.setdefault(unit.channel_class, []).extend(unit.channels)
+        masks = {}
+        for name in self.lowerable:
+            index = self._data[name].channel_class
+            assert index is not None
+            own = np.zeros(self.classes.extents[index], bool)
+            own[narrow.get(index, [])] = True
+            masks[name] = own
+        return masks
+
+    def precisions(self, units: Sequence[Unit], mask: Mask) -> dict[str, LayerPrecision]:
+        """What the simulator runs for a selection: ``w8a8`` with the first channels of each layer in ``w4a4``."""
+        counts = narrow_counts(units, mask)
+        wide = LayerPrecision.parse(f"w{WIDE_BITS}a{WIDE_BITS}")
+        found = {}
+        for name, data in self._data.items():
+            count = counts.get(data.channel_class, 0) if data.channel_class is not None else 0
+            share = count / self.classes.extents[data.channel_class] if data.channel_class is not None else 0.0
+            found[name] = wide.model_copy(update={"split": ChannelSplit(share=share)}) if count else wide
+        return found
+
+    def reordered(self, units: Sequence[Unit], masks: Sequence[Mask]) -> Network:
+        """The network with its channels in the order in which nested masks lower them; it computes the same."""
+        orders = {index: order for index, order in channel_order(units, masks).items()
+                  if index not in self.classes.pinned}
+        return reordered(self.network, orders, self.classes)
+
+    def runner(self, channels: Lowered) -> Run:
+        """What runs the network with channels lowered: feed → outputs. Raises ``NetworkError`` for wrong masks."""
+        problems = [
+            Problem("must mark each input channel of a layer that can be lowered", where=self.network.name, path=name,
+                    value=f"shape {np.shape(mask)}", allowed=self.lowerable)
+            for name, mask in channels.items()
+            if name not in self.lowerable or np.shape(mask) != self._data[name].input_shifts.shape
+        ]
+        if problems:
+            raise NetworkError(problems)
+        arrays: dict[str, NDArray[Any]] = {}
+        for name, data in self._data.items():
+            own = channels.get(name, np.zeros(data.input_shifts.shape, bool))
+            arrays |= self._arrays(name, data, own)
+
+        def run(feed: Feed) -> list[NDArray[Any]]:
+            parts = [self._session.run(None, {**arrays, **part})
+                     for part in (batches(feed, 1) if self._one_by_one else [feed])]
+            return [np.concatenate(outputs) if len(parts) > 1 else outputs[0] for outputs in zip(*parts, strict=True)]
+
+        return run
+
+    def distance(self, channels: Lowered) -> float:
+        """Mean squared difference of all float outputs to the 8-bit network's, on the calibration data."""
+        if self._reference is None:
+            wide = self.runner({})
+            self._reference = [wide(feed) for feed in self._feeds]
+        run, total, count = self.runner(channels), 0.0, 0
+        for feed, expected in zip(self._feeds, self._reference, strict=True):
+            for output, right in zip(run(feed), expected, strict=True):
+                if np.issubdtype(right.dtype, np.floating):
+                    total += float(np.square((output - right).astype(np.float64)).sum())
+                    count += right.size
+        error = total / max(count, 1)
+        return error if np.isfinite(error) else float("inf")
+
+    def _lowered_weight(self, name: str) -> NDArray[np.float32]:
+        """Weights with all input channels lowered."""
+        data = self._data[name]
+        assert data.weight_axis is not None
+        codes = lowered(data.weight.codes, data.weight_shifts, data.weight_axis)[1]
+        axes = self.network.bindings[name].weight_channel_axes
+        return _scaled(codes, data.weight.scale, axes)
+
+    def _arrays(self, name: str, data: _LayerData, narrow: Mask) -> dict[str, NDArray[Any]]:
+        prefix = site_prefix(data.site)
+        weight: NDArray[Any] = data.weight.values
+        if data.weight_axis is not None and narrow.any():
+            place = [-1 if axis == data.weight_axis else 1 for axis in range(weight.ndim)]
+            weight = np.where(narrow.reshape(place), self._lowered_weight(name), weight)
+        kind = trained_weight(self.network, name)
+        assert kind is not None
+        arrays = {weight_name(name): np.ascontiguousarray(weight.astype(kind.dtype))}
+        if data.input_axis is None:
+            return arrays
+        shape = self._vector_shape(data)
+        named = {"low": np.where(narrow, _NARROW_LOW, -_HIGHEST), "high": np.where(narrow, _NARROW_HIGH, _HIGHEST)}
+        if self._dynamic:
+            named["narrow"] = narrow
+        else:
+            named["step"] = np.where(narrow, 1 << data.input_shifts, 1)
+        return arrays | {prefix + key: value.astype(np.float32).reshape(shape) for key, value in named.items()}
+
+    def _vector_shape(self, data: _LayerData) -> list[int]:
+        """One value a channel, broadcast along the tensor's other axes."""
+        rank = len(self.network.bindings[data.site.layer].input_loops)
+        return [-1 if axis == data.input_axis else 1 for axis in range(rank)]
+
+    def _model(self) -> onnx.ModelProto:
+        model = instrumented(self.network, self.layers, {})
+        at_node = {(data.site.node, data.site.slot): name for name, data in self._data.items()}
+        nodes: list[onnx.NodeProto] = []
+        used: set[str] = set()
+        constants = dict(_CONSTANTS)
+        for node in model.graph.node:
+            for slot in range(len(node.input)):
+                name = at_node.get((node.name, slot))
+                if name is not None:
+                    prefix = site_prefix(self._data[name].site)
+                    nodes += self._lowering_nodes(self._data[name])
+                    constants[prefix + "scale"] = np.array(self._data[name].scale, np.float32)
+                    node.input[slot] = prefix + "out"
+            nodes.append(node)
+        del model.graph.node[:]
+        model.graph.node.extend(nodes)
+        for name, data in self._data.items():
+            for key, array in self._arrays(name, data, np.zeros(data.input_shifts.shape, bool)).items():
+                kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+                model.graph.input.append(helper.make_tensor_value_info(key, kind, array.shape))
+        used = {tensor for node in model.graph.node for tensor in node.input}
+        model.graph.initializer.extend(
+            numpy_helper.from_array(array, key) for key, array in constants.items() if key in used
+        )
+        return model
+
+    def _lowering_nodes(self, data: _LayerData) -> list[onnx.NodeProto]:
+        """Nodes that compute ``…out``: 8-bit codes, lowered where channels are narrow, times the scale."""
+        p, c = site_prefix(data.site), "bitmosaic/flexiq/"
+        steps: list[tuple[str, list[str], str]] = [
+            ("Div", [data.site.tensor, p + "scale"], p + "ratio"),
+            ("Round", [p + "ratio"], p + "whole"),
+            ("Clip", [p + "whole", c + "lowest", c + "highest"], p + "codes"),
+        ]
+        if data.input_axis is None:
+            steps.append(("Mul", [p + "codes", p + "scale"], p + "out"))
+            return [helper.make_node(operator, inputs, [output]) for operator, inputs, output in steps]
+        nodes = [helper.make_node(operator, inputs, [output]) for operator, inputs, output in steps]
+        if self._dynamic:
+            nodes += self._dynamic_step(data)
+        lowering: list[tuple[str, list[str], str]] = [
+            ("Div", [p + "codes", p + "step"], p + "fine"),
+            ("Round", [p + "fine"], p + "rounded"),
+            ("Max", [p + "rounded", p + "low"], p + "above"),
+            ("Min", [p + "above", p + "high"], p + "narrow_codes"),
+            ("Mul", [p + "narrow_codes", p + "step"], p + "lowered"),
+            ("Mul", [p + "lowered", p + "scale"], p + "out"),
+        ]
+        return [*nodes, *(helper.make_node(operator, inputs, [output]) for operator, inputs, output in lowering)]
+
+    def _dynamic_step(self, data: _LayerData) -> list[onnx.NodeProto]:
+        """``step = 2^(narrow · clip(⌊log2(max|q| + ½)⌋ − (n − 2), 0, b − n))``: the shift is the bits beyond n − 1."""
+        p, c = site_prefix(data.site), "bitmosaic/flexiq/"
+        rank = len(self.network.bindings[data.site.layer].input_loops)
+        # Every example of a batch by itself; without a batch axis of its own, all of the tensor.
+        others = [axis for axis in range(rank) if axis != data.input_axis and (axis > 0 or rank == 1)]
+        opset = next(entry.version for entry in trained_model(self.network).opset_import
+                     if entry.domain in ("", "ai.onnx"))
+        if not others:
+            largest = [helper.make_node("Identity", [p + "size"], [p + "largest"])]
+        elif opset >= 18:
+            axes = helper.make_node("Constant", [], [p + "axes"], value_ints=others)
+            largest = [axes, helper.make_node("ReduceMax", [p + "size", p + "axes"], [p + "largest"], keepdims=1)]
+        else:
+            largest = [helper.make_node("ReduceMax", [p + "size"], [p + "largest"], axes=others, keepdims=1)]
+        steps: list[tuple[str, list[str], str]] = [
+            ("Add", [p + "largest", c + "half"], p + "between"),
+            ("Log", [p + "between"], p + "natural_log"),
+            ("Div", [p + "natural_log", c + "log2"], p + "bits"),
+            ("Floor", [p + "bits"], p + "whole_bits"),
+            ("Sub", [p + "whole_bits", c + "held"], p + "beyond"),
+            ("Clip", [p + "beyond", c + "zero", c + "most"], p + "shift"),
+            ("Mul", [p + "shift", p + "narrow"], p + "own_shift"),
+            ("Pow", [c + "two", p + "own_shift"], p + "step"),
+        ]
+        return [helper.make_node("Abs", [p + "codes"], [p + "size"]), *largest,
+                *(helper.make_node(operator, inputs, [output]) for operator, inputs, output in steps)]
+
+
+def _wide_codes(values: NDArray[Any], scale: float) -> NDArray[np.int64]:
+    codes = np.clip(np.rint(np.asarray(values, np.float32) / np.float32(scale)), -_HIGHEST, _HIGHEST)
+    return np.asarray(codes, dtype=np.int64)
+
+
+def _with_input_shifts(data: _LayerData, by: NDArray[np.int64]) -> _LayerData:
+    return _LayerData(data.site, data.input_axis, data.weight_axis, data.channel_class, data.weight, data.scale,
+                      data.weight_shifts, by)
+
+
+def _scaled(codes: NDArray[np.int64], scale: NDArray[np.float32], channel_axes: tuple[int, ...]) -> NDArray[np.float32]:
+    """Codes times the scale of their output channel."""
+    front = np.moveaxis(codes, channel_axes, range(len(channel_axes))).astype(np.float32)
+    by_channel = scale.reshape(*front.shape[: len(channel_axes)], *(1,) * (codes.ndim - len(channel_axes)))
+    return np.moveaxis(front * by_channel, range(len(channel_axes)), channel_axes)
