@@ -11,18 +11,19 @@ import gzip
 import io
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bitmosaic.baseline_cost import UniformRun
+from simulator.accelerator import Accelerator
 from simulator.errors import ConfigurationError, Problem, closest
 from simulator.layer import OPERANDS, Operand
 from simulator.plan import Plan
 from simulator.precision import LayerPrecision
 from simulator.result import LayerResult, VectorResult
-from simulator.tiled import Machine, TiledAccelerator
+from simulator.tiled import Machine
 from simulator.trace import LayerTrace, count_slices, trace_layer
 
 DEFAULT_MOST_SLICES = 1_000_000
@@ -86,6 +87,7 @@ def write_trace(
 
     def events() -> Iterator[TraceEvent]:
         yield from _names(run.accelerator)
+        threads = {name: thread for thread, name in _buffer_threads(run.accelerator).items()}
         start = 0
         for result in operations:
             if isinstance(result, VectorResult):
@@ -94,7 +96,7 @@ def write_trace(
                 name = result.layer
                 yield from _layer_events(
                     result, plans[name], run.assignment[name],
-                    trace_layer(plans[name], share, run.layer_values(name)), start,
+                    trace_layer(plans[name], share, run.layer_values(name)), start, threads,
                 )
             start += result.total_cycles
 
@@ -138,10 +140,14 @@ def _names(accelerator: Machine) -> Iterator[TraceEvent]:
 
 
 def _buffer_threads(accelerator: Machine) -> dict[int, str]:
-    """Threads of what moves between buffers, where the machine has several levels of them (tiles that run have one)."""
-    if isinstance(accelerator, TiledAccelerator) or accelerator.buffer_levels == 1:
-        return {}
-    names = [f"{buffer.name}: {kind}" for buffer in accelerator.buffers for kind in _BETWEEN_BUFFERS]
+    """Threads of what moves between buffers, where the machine, or a tile of it, has several levels of them."""
+    parts = {"": accelerator} if isinstance(accelerator, Accelerator) else {
+        f"{name}.": accelerator.tile(name) for name in accelerator.tile_names
+    }
+    names = [
+        f"{tile}{buffer.name}: {kind}" for tile, part in parts.items() if part.buffer_levels > 1
+        for buffer in part.buffers for kind in _BETWEEN_BUFFERS
+    ]
     return dict(enumerate(names, start=_BUFFERS))
 
 
@@ -158,7 +164,8 @@ def _tile(result: LayerResult | VectorResult) -> dict[str, object]:
 
 
 def _layer_events(
-    result: LayerResult, plan: Plan, precision: LayerPrecision, trace: LayerTrace, start: int
+    result: LayerResult, plan: Plan, precision: LayerPrecision, trace: LayerTrace, start: int,
+    buffer_threads: Mapping[str, int],
 ) -> Iterator[TraceEvent]:
     yield _slice(
         result.layer, OPERATIONS, start, trace.total_cycles, precision=precision.label, **_tile(result),
@@ -167,12 +174,12 @@ def _layer_events(
         pe_utilization_percent=round(100.0 * result.pe_utilization, 3),
     )
     changes: dict[tuple[str, int], dict[Operand, int]] = defaultdict(lambda: defaultdict(int))
-    buffer_threads = {name: thread for thread, name in _buffer_threads(plan.accelerator).items()}
+    tile = "" if result.tile is None else f"{result.tile}."
     end = 0  # of what the grid is drawn to do
     for piece in trace.slices():
         if piece.track == "held":
             operand: Operand = piece.name  # type: ignore[assignment]
-            memory = piece.memory if result.tile is None else f"{result.tile}.{piece.memory}"
+            memory = f"{tile}{piece.memory}"
             changes[memory, piece.start][operand] += piece.bits
             changes[memory, piece.start + piece.cycles][operand] -= piece.bits
             continue
@@ -181,7 +188,7 @@ def _layer_events(
         if piece.track == "grid":
             fields |= {"memory": piece.memory} if piece.memory else {}
         else:
-            thread = DRAM if piece.track == "dram" else buffer_threads[f"{piece.memory}: {piece.name}"]
+            thread = DRAM if piece.track == "dram" else buffer_threads[f"{tile}{piece.memory}: {piece.name}"]
             fields |= {"bits": piece.bits}
         yield _slice(piece.name, thread, start + piece.start, piece.cycles, **fields)
         if piece.track == "grid":

@@ -11,6 +11,9 @@ The space (it is named in every certificate):
 - a factor on an axis of size s is min(n, ⌊s/k⌋) for some k, or the smallest factor with as many steps: any other
   leaves room on the axis that nothing can use;
 - a buffer tile is the smallest one for its number of trips, or that rounded up to whole register tiles;
+- with several levels of buffers, an outer tile is the smallest one for its number of trips, or that rounded up to
+  whole inner ones; where a dimension has more than ``MOST_TILES`` such tiles, those of 1, 2, 3, 4, 6, 8, 12, 16, …
+  trips;
 - register tiles come from ``REGISTER_TILES``, or are the whole dimension;
 - of two ways to cut a dimension of which one is equal or worse in everything that a cost or limit counts, only the
   other stays.
@@ -36,7 +39,14 @@ SPACE = (
     "less of anything that is counted, only the other; two orders of the DRAM loops for each operand that they hold, "
     "one of the buffer loops; groups outermost"
 )
+DEEP_SPACE = SPACE.replace(
+    "two orders of the DRAM loops for each operand that they hold, one of the buffer loops",
+    "outer buffer tiles ceil(n/T) or these rounded up to inner ones; on dimensions of many such tiles T of 1, 2, 3, 4, "
+    "6, 8, 12, 16, ...; two orders of the loops of DRAM and of each outer buffer for each operand that they hold, one "
+    "of the innermost buffer's; weights and inputs that lie in several buffers are held twice wherever there is room"
+)
 REGISTER_TILES = (1, 2, 4, 8, 16)
+MOST_TILES = 12
 BLOCKS: tuple[tuple[Dim, ...], ...] = (("G",), ("N",), ("K",), ("C",), ("P", "R"), ("Q", "S"))
 Ints = npt.NDArray[np.int64]
 Axes = tuple[tuple[int, tuple[Dim, ...]], ...]  # size, and the dimensions that may lie along it
@@ -46,14 +56,26 @@ Axes = tuple[tuple[int, tuple[Dim, ...]], ...]  # size, and the dimensions that 
 class DimChoices:
     """Ways to cut one dimension, one a row.
 
-    ``axis_factors`` has shape (rows, axes), the others (rows,). The last axis is the lanes.
+    ``axis_factors`` has shape (rows, axes), the last axis being the lanes; ``buffer_tiles`` (rows, levels of buffers),
+    outermost first; ``register_tile`` (rows,).
     """
 
     dim: Dim
     extent: int
     axis_factors: Ints
     register_tile: Ints
-    buffer_tile: Ints
+    buffer_tiles: Ints
+
+    @property
+    def levels(self) -> int:
+        """Levels of buffers."""
+        return int(self.buffer_tiles.shape[1])
+
+    @property
+    def buffer_tile(self) -> Ints:
+        """Innermost buffer tile."""
+        innermost: Ints = self.buffer_tiles[:, -1]
+        return innermost
 
     @property
     def unroll(self) -> Ints:
@@ -65,25 +87,40 @@ class DimChoices:
         """Register tile of the whole grid."""
         return self.unroll * self.register_tile
 
-    @property
-    def trips(self) -> Ints:
-        """DRAM loop trips."""
-        return -(-self.extent // self.buffer_tile)
+    def lengths(self, level: int) -> list[tuple[Ints, Ints]]:
+        """Extents that the tiles of a level (0: the layer) have, each with the number of tiles that have it."""
+        lengths = [(np.full(len(self.buffer_tiles), self.extent), np.ones(len(self.buffer_tiles), dtype=np.int64))]
+        for tile in self.buffer_tiles[:, :level].T:
+            whole = sum(count * (length // tile) for length, count in lengths)
+            lengths = [(tile, np.asarray(whole)), *((length % tile, count) for length, count in lengths)]
+        return lengths
 
     def tiles(self, inner: Ints) -> Ints:
-        """Σ over buffer tiles of ⌈extent of the tile / inner⌉."""
-        whole, rest = np.divmod(self.extent, self.buffer_tile)
-        return np.asarray(whole * -(-self.buffer_tile // inner) + -(-rest // inner), dtype=np.int64)
+        """Σ over innermost buffer tiles of ⌈extent of the tile / inner⌉."""
+        return np.asarray(sum(count * -(-length // inner) for length, count in self.lengths(self.levels)))
 
-    @property
-    def last_tile(self) -> Ints:
-        """Extent of the last buffer tile."""
-        return self.extent - (self.trips - 1) * self.buffer_tile
+    def tile_count(self, level: int) -> Ints:
+        """Tiles of a level of buffers: trips of all loops outside it."""
+        lengths = self.lengths(level)
+        return np.asarray(sum(count * np.minimum(length, 1) for length, count in lengths))
+
+    def last_tile(self, level: int) -> Ints:
+        """Extent of the last tile of a level."""
+        last = np.full(len(self.buffer_tiles), self.extent)
+        for tile in self.buffer_tiles[:, :level].T:
+            last = last - (-(-last // tile) - 1) * tile
+        return last
+
+    def single_trip(self, level: int) -> npt.NDArray[np.bool_]:
+        """Rows in which the loop inside a level's tile (0: the layer) makes one trip."""
+        outer = self.buffer_tiles[:, level - 1] if level else self.extent
+        inner = self.buffer_tiles[:, level] if level < self.levels else self.grid_tile
+        return np.asarray(outer <= inner)
 
     def take(self, rows: npt.NDArray[np.bool_] | Ints) -> DimChoices:
         """Keep some rows."""
         return DimChoices(
-            self.dim, self.extent, self.axis_factors[rows], self.register_tile[rows], self.buffer_tile[rows]
+            self.dim, self.extent, self.axis_factors[rows], self.register_tile[rows], self.buffer_tiles[rows]
         )
 
 
@@ -133,28 +170,74 @@ def axis_factors(extent: int, size: int) -> list[int]:
     return sorted(found)
 
 
+def smallest_tiles(extent: int) -> list[int]:
+    """Tiles of a dimension of which no smaller one makes as few trips.
+
+    >>> smallest_tiles(7)
+    [1, 2, 3, 4, 7]
+    """
+    smallest = {-(-extent // trips) for trips in range(1, min(extent, int(2 * extent**0.5) + 2) + 1)}
+    smallest |= {tile for tile in range(1, int(extent**0.5) + 2) if tile <= extent}
+    return sorted({-(-extent // -(-extent // tile)) for tile in smallest})
+
+
+def few_smallest_tiles(extent: int) -> list[int]:
+    """``smallest_tiles``, of many those of 1, 2, 3, 4, 6, 8, 12, 16, … trips.
+
+    >>> few_smallest_tiles(512)
+    [1, 2, 3, 4, 6, 8, 11, 16, 22, 32, 43, 64, 86, 128, 171, 256, 512]
+    """
+    found = smallest_tiles(extent)
+    if len(found) > MOST_TILES:
+        trips = {min(extent, times << power) for power in range(extent.bit_length()) for times in (1, 3)}
+        found = sorted({-(-extent // -(-extent // -(-extent // count))) for count in trips})
+    return found
+
+
 def buffer_tiles(extent: int, grid_tile: int, own: tuple[int, ...] = ()) -> list[int]:
     """Buffer tiles that are worth trying: smallest for their trips, ``own``, and these rounded up to register tiles.
 
     >>> buffer_tiles(7, 2)
     [1, 2, 3, 4, 7]
     """
-    smallest = {-(-extent // trips) for trips in range(1, min(extent, int(2 * extent**0.5) + 2) + 1)}
-    smallest |= {tile for tile in range(1, int(extent**0.5) + 2) if tile <= extent}
-    smallest = {-(-extent // -(-extent // tile)) for tile in smallest}
-    smallest |= set(own)
-    rounded = {min(extent, -(-tile // grid_tile) * grid_tile) for tile in smallest}
-    return sorted(smallest | rounded)
+    return _with_rounded(extent, sorted({*smallest_tiles(extent), *own}), grid_tile)
+
+
+def _with_rounded(extent: int, tiles: list[int], inner: int) -> list[int]:
+    """Tiles, and the same rounded up to whole inner ones."""
+    return sorted({*tiles, *(min(extent, -(-tile // inner) * inner) for tile in tiles)})
+
+
+def nested_tiles(extent: int, grid_tile: int, levels: int, own: tuple[int, ...] = ()) -> list[tuple[int, ...]]:
+    """Tiles of several levels of buffers that are worth trying, one inside the other, outermost first.
+
+    ``own`` tiles are tried at every level.
+
+    >>> nested_tiles(3, 1, 2)
+    [(1, 1), (2, 1), (3, 1), (2, 2), (3, 2), (3, 3)]
+    """
+    if levels == 1:
+        return [(tile,) for tile in buffer_tiles(extent, grid_tile, own)]
+    smallest = sorted({*few_smallest_tiles(extent), *own})
+    nests: list[tuple[int, ...]] = [(tile,) for tile in _with_rounded(extent, smallest, grid_tile)]
+    for _ in range(levels - 1):
+        nests = [
+            (tile, *nest) for nest in nests
+            for tile in _with_rounded(extent, [tile for tile in smallest if tile >= nest[0]], nest[0])
+        ]
+    return nests
 
 
 def dimension_choices(
-    dim: Dim, extent: int, axes: Axes, register_tiles: tuple[int, ...], own: OwnNumbers | None = None
+    dim: Dim, extent: int, axes: Axes, register_tiles: tuple[int, ...], levels: int = 1, own: OwnNumbers | None = None
 ) -> DimChoices:
-    """All ways to cut one dimension on axes given as (size, dimensions allowed); with ``own`` numbers too."""
+    """All ways to cut one dimension on axes given as (size, dimensions allowed), for some levels of buffers; with
+    ``own`` numbers too."""
     per_axis = [axis_factors(extent, size) if dim in allowed else [1] for size, allowed in axes]
     if own is not None:
         per_axis = [sorted({*mine, *more}) for mine, more in zip(per_axis, own.axis_factors, strict=True)]
     rows: list[tuple[int, ...]] = []
+    nests: dict[int, list[tuple[int, ...]]] = {}
     for factors in itertools.product(*per_axis):
         unroll = int(np.prod(factors))
         # A factor that could be dropped without losing a step is not worth its place.
@@ -163,33 +246,39 @@ def dimension_choices(
         for register in sorted({*register_tiles, extent} if extent <= max(register_tiles) else set(register_tiles)):
             if register > 1 and unroll * (register - 1) >= extent:
                 continue
-            for tile in buffer_tiles(extent, unroll * register, () if own is None else own.buffer_tiles):
-                if tile > unroll * (register - 1) and (tile >= unroll or tile == extent):
-                    rows.append((*factors, register, tile))
+            held = unroll * register
+            if held not in nests:
+                nests[held] = nested_tiles(extent, held, levels, () if own is None else own.buffer_tiles)
+            for nest in nests[held]:
+                if nest[-1] > unroll * (register - 1) and (nest[-1] >= unroll or nest[-1] == extent):
+                    rows.append((*factors, register, *nest))
     table = np.array(rows, dtype=np.int64)
-    return DimChoices(dim, extent, table[:, :-2], table[:, -2], table[:, -1])
+    return DimChoices(dim, extent, table[:, : len(axes)], table[:, len(axes)], table[:, len(axes) + 1 :])
 
 
-ChoicesOf = Callable[[Dim, int, Axes, tuple[int, ...]], DimChoices]
+ChoicesOf = Callable[[Dim, int, Axes, tuple[int, ...], int], DimChoices]
 
 
 def _plain_columns(choice: DimChoices) -> dict[str, Ints]:
     """Integers of one dimension that need no partner."""
-    last = choice.last_tile
+    innermost = choice.levels
+    last = choice.last_tile(innermost)
     last_inner = last - (-(-last // choice.grid_tile) - 1) * choice.grid_tile
-    return {
-        "trips": choice.trips,
+    columns = {
         "steps": choice.tiles(choice.unroll),
         "active": choice.tiles(choice.axis_factors[:, -1]),
         "fetches": choice.tiles(choice.grid_tile),
-        "tile": choice.buffer_tile,
-        "last": last,
         "last_steps": -(-last // choice.unroll),
         "last_inner": last_inner,
         "last_inner_steps": -(-last_inner // choice.unroll),
         "first_grid": np.minimum(choice.grid_tile, choice.buffer_tile),
         "register": np.minimum(choice.register_tile * choice.axis_factors[:, -1], choice.buffer_tile),
     }
+    for level in range(1, innermost + 1):
+        columns[f"trips{level}"] = choice.tile_count(level)
+        columns[f"tile{level}"] = choice.buffer_tiles[:, level - 1]
+        columns[f"last{level}"] = choice.last_tile(level)
+    return columns
 
 
 def _prefilter(choice: DimChoices) -> DimChoices:
@@ -202,47 +291,65 @@ def _prefilter(choice: DimChoices) -> DimChoices:
     return choice.take(non_dominated(values))
 
 
-def _starts(extent: int, *tiles: int) -> Ints:
+def _starts(extent: int, tiles: Ints) -> Ints:
     """Starts of the innermost of nested tiles."""
-    starts: Ints = nested_starts(extent, np.array(tiles, dtype=np.int64))
+    starts: Ints = nested_starts(extent, np.ascontiguousarray(tiles))
     return starts
 
 
 def _pair_block(layer: Layer, axis: int, position: DimChoices, tap: DimChoices) -> Block:
-    """All combinations of a position's and a tap's choices, with the input extents of each."""
+    """All combinations of a position's and a tap's choices, with the input extents of each.
+
+    At each level of buffers: Σ over the pairs of tiles, the largest, and the first one's; with several levels the sum
+    and the first one's also as 0 where a tile of the innermost level may be nothing but padding (``padded``).
+    """
     count = len(position.buffer_tile), len(tap.buffer_tile)
     left = np.repeat(np.arange(count[0]), count[1])
     right = np.tile(np.arange(count[1]), count[0])
     one, other = position.take(left), tap.take(right)
-    stride, dilation = layer.stride[axis], layer.dilation[axis]
-    padding, size = layer.padding_begin[axis], layer.stored_input_size[axis]
-    buffer_sums: dict[tuple[int, int], tuple[int, int, int]] = {}
-    grid_sums: dict[tuple[int, int, int, int], tuple[int, int]] = {}
-    rows = np.empty((5, len(left)), dtype=np.int64)
-    for i in range(len(left)):
-        tiles = int(one.buffer_tile[i]), int(other.buffer_tile[i])
-        if tiles not in buffer_sums:
-            touched = touched_counts(
-                _starts(one.extent, tiles[0]), _starts(other.extent, tiles[1]), stride, dilation, padding, size
-            )
-            buffer_sums[tiles] = int(touched.sum()), int(touched.max()), int(touched[0, 0])
-        key = (*tiles, int(min(one.grid_tile[i], tiles[0])), int(min(other.grid_tile[i], tiles[1])))
-        if key not in grid_sums:
-            touched = touched_counts(
-                _starts(one.extent, key[0], key[2]), _starts(other.extent, key[1], key[3]),
-                stride, dilation, padding, size,
-            )
-            grid_sums[key] = int(touched.sum()), int(touched[0, 0])
-        rows[:, i] = (*buffer_sums[tiles], *grid_sums[key])
+    levels = position.levels
     columns = {
         f"{name}_{choice.dim}": column
         for choice in (one, other)
         for name, column in _plain_columns(choice).items()
     }
-    columns["input_sum"], columns["input_tile"], columns["input_first"] = rows[0], rows[1], rows[2]
-    columns["input_grid_sum"], columns["input_first_grid"] = rows[3], rows[4]
+    empty = np.zeros(len(left), dtype=np.bool_)
+    for level in range(levels, 0, -1):
+        nests = [choice.buffer_tiles[:, :level] for choice in (one, other)]
+        sums, largest, first, least = _touched_columns(layer, axis, *nests)
+        if level == levels:
+            empty = least == 0
+        columns[f"input_sum{level}"], columns[f"input_tile{level}"] = sums, largest
+        columns[f"input_first{level}"] = first
+        if levels > 1:
+            columns[f"input_sum{level}_padded"] = np.where(empty, 0, sums)
+            columns[f"input_first{level}_padded"] = np.where(empty, 0, first)
+    nests = [
+        np.column_stack([choice.buffer_tiles, np.minimum(choice.grid_tile, choice.buffer_tile)])
+        for choice in (one, other)
+    ]
+    columns["input_grid_sum"], _, columns["input_first_grid"], _ = _touched_columns(layer, axis, *nests)
     columns["input_register"] = _input_registers(layer, axis, one, other)
     return Block((one, other), columns, one.axis_factors * other.axis_factors)
+
+
+def _touched_columns(layer: Layer, axis: int, positions: Ints, taps: Ints) -> tuple[Ints, Ints, Ints, Ints]:
+    """Input rows (axis 0) or columns (axis 1) that the pairs of tiles of nests touch, nests given as (rows, levels).
+
+    Over all pairs of tiles the sum, the most, those of the first pair, and the fewest; each of shape (rows,).
+    """
+    geometry = layer.stride[axis], layer.dilation[axis], layer.padding_begin[axis], layer.stored_input_size[axis]
+    position, tap = BLOCKS[4 + axis]
+    both, which = np.unique(np.column_stack([positions, taps]), axis=0, return_inverse=True)
+    found = np.empty((len(both), 4), dtype=np.int64)
+    depth = positions.shape[1]
+    for number, nest in enumerate(both):
+        touched = touched_counts(
+            _starts(layer.extent(position), nest[:depth]), _starts(layer.extent(tap), nest[depth:]), *geometry
+        )
+        found[number] = touched.sum(), touched.max(), touched[0, 0], touched.min()
+    sums, largest, first, least = found[which.ravel()].T
+    return sums, largest, first, least
 
 
 def _input_registers(layer: Layer, axis: int, position: DimChoices, tap: DimChoices) -> Ints:
@@ -279,7 +386,8 @@ def build_blocks(
                     if dim in RELEVANT_DIMS[operand] and (file := accelerator.registers_of(operand)) is not None
                 )
                 register_tiles = tuple(tile for tile in REGISTER_TILES if tile <= max(1, room))
-            choices[dim] = _prefilter(choices_of(dim, layer.extent(dim), axes, register_tiles))
+            every = choices_of(dim, layer.extent(dim), axes, register_tiles, accelerator.buffer_levels)
+            choices[dim] = _prefilter(every)
     blocks = []
     for dims in BLOCKS:
         if len(dims) == 2:

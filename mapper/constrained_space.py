@@ -17,7 +17,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from mapper.build_mapping import buffer_order, dram_orders
+from mapper.build_mapping import buffer_order, outer_orders
 from mapper.candidates import Axes, DimChoices, OwnNumbers, axis_factors, dimension_choices
 from mapper.constraints import LOOP_LEVELS, LoopLevel, MappingConstraints, Range
 from mapper.cost_terms import Capacity, CostModel, Exposed, Term, build_cost_models
@@ -25,7 +25,7 @@ from mapper.descent import kernel_input, may_double
 from mapper.infeasible import explain_infeasible
 from mapper.variants import Variant
 from simulator.accelerator import LANES, Accelerator, SystolicPassing
-from simulator.errors import InfeasibleError, Problem, closest
+from simulator.errors import ConfigurationError, InfeasibleError, Problem, closest
 from simulator.kernels import enumerate_choices
 from simulator.layer import OPERANDS, RELEVANT_DIMS, Dim, Layer, Operand
 from simulator.precision import LayerPrecision
@@ -41,8 +41,15 @@ def constrained_models(
     """Cost models of all mappings within the constraints, at least one.
 
     Raises ``InfeasibleError`` where a constraint asks for what layer or machine have not, or all together leave no
-    mapping that fits: it names them, the demand, the capacity, and what would make it fit.
+    mapping that fits: it names them, the demand, the capacity, and what would make it fit; ``ConfigurationError`` for
+    constraints on a machine with several levels of buffers, of which they could not say which one they mean.
     """
+    if constraints != MappingConstraints() and accelerator.buffer_levels > 1:
+        raise ConfigurationError([
+            Problem("constraints are for machines with one level of buffers; without them the mapper searches deeper "
+                    "ones too, and within limits of latency or energy", f"constraints on {layer.name}", path, value)
+            for path, value, _ in constraints.parts()
+        ])
     if constraints != MappingConstraints():
         problems = list(_impossible(layer, precision, accelerator, constraints))
         if problems:
@@ -62,7 +69,8 @@ def _models(
         return build_cost_models(layer, precision, accelerator)
     axis_names = (*(axis.name for axis in accelerator.grid.axes), LANES)
 
-    def choices_of(dim: Dim, extent: int, axes: Axes, register_tiles: tuple[int, ...]) -> DimChoices:
+    def choices_of(dim: Dim, extent: int, axes: Axes, register_tiles: tuple[int, ...], levels: int) -> DimChoices:
+        assert levels == 1, "constrained_models refuses constraints on deeper machines"
         return _choices(constraints, axis_names, dim, extent, axes, register_tiles)
 
     def wanted(variant: Variant) -> bool:
@@ -78,7 +86,7 @@ def _models(
         kept: list[CostModel] = []
         for model in models:
             for one in _one_by_one(model) if level == "dram" else (model,):
-                has = dram_orders(one.variant)[0] if level == "dram" else buffer_order(one.variant)
+                has = outer_orders(one.variant)[0][0] if level == "dram" else buffer_order(one.variant)
                 kept += _with_single_trips(one, [*_out_of_order(has, order), *_not_held(has, held)], level)
         models = kept
     return models
@@ -107,12 +115,12 @@ def _choices(
     own_tiles |= {-(-extent // number) for number in (trips.named if trips else ()) if number <= extent}
     if register is not None:
         register_tiles = tuple(sorted({*register_tiles, *(n for n in register.named if n <= extent)}))
-    found = dimension_choices(dim, extent, axes, register_tiles, OwnNumbers(tuple(own_factors), tuple(own_tiles)))
+    found = dimension_choices(dim, extent, axes, register_tiles, own=OwnNumbers(tuple(own_factors), tuple(own_tiles)))
     keep = np.ones(len(found.buffer_tile), dtype=np.bool_)
     for place, wish in enumerate(on_axis):
         if wish is not None:
             keep &= wish.holds(found.axis_factors[:, place])
-    for wish, values in ((tile, found.buffer_tile), (register, found.register_tile), (trips, found.trips)):
+    for wish, values in ((tile, found.buffer_tile), (register, found.register_tile), (trips, found.tile_count(1))):
         if wish is not None:
             keep &= wish.holds(values)
     return found.take(keep)
@@ -148,7 +156,7 @@ def _take(model: CostModel, keep: Masks) -> CostModel | None:
 def _one_by_one(model: CostModel) -> Iterator[CostModel]:
     """A model for each order of the DRAM loops that its variant stands for."""
     for operand in OPERANDS:
-        if operand != model.variant.held_by_dram and model.variant.second_by_dram in (None, operand):
+        if operand != model.variant.held[0] and model.variant.second_by_dram in (None, operand):
             yield replace(model, variant=replace(model.variant, second_by_dram=operand))
 
 
@@ -180,7 +188,7 @@ def _with_single_trips(model: CostModel, pairs: list[Pair], level: LoopLevel) ->
             keep = np.ones(block.size, dtype=np.bool_)
             for choice in block.choices:
                 if choice.dim in single:
-                    keep &= choice.trips == 1 if level == "dram" else choice.buffer_tile <= choice.grid_tile
+                    keep &= choice.single_trip(0 if level == "dram" else choice.levels)
             masks.append(keep)
         found = _take(model, tuple(masks))
         if found is not None:
@@ -312,7 +320,7 @@ def _blame(
         return explain_infeasible(free, layer, precision)
     # Orders that the space does not have are no mistake of the user's; show which it has.
     orders = {
-        "order.dram": tuple(sorted({"".join(order) for model in free for order in dram_orders(model.variant)})),
+        "order.dram": tuple(sorted({"".join(order) for model in free for order, in outer_orders(model.variant)})),
         "order.buffer": tuple(sorted({"".join(buffer_order(model.variant)) for model in free})),
     }
     problems = [

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from mapper.candidates import BLOCKS, Block, ChoicesOf, build_blocks, dimension_choices
 from mapper.variants import IRRELEVANT, Variant, variants
-from simulator.accelerator import Accelerator
+from simulator.accelerator import Accelerator, Buffer
 from simulator.interconnect import hops
 from simulator.kernels import non_dominated
 from simulator.layer import DIMS, OPERANDS, RELEVANT_DIMS, Dim, Layer, Operand
@@ -74,12 +74,18 @@ class Exposed:
 
 @dataclass(frozen=True)
 class Capacity:
-    """``Σ bits of the tiles ≤ size_bits``. ``doubled``: operands whose tile may be kept twice."""
+    """``Σ bits of the tiles ≤ size_bits``. ``level``: of the memory, the registers below all buffers.
+
+    ``doubled``: operands whose tile may be kept twice. ``ahead``: those for which that changes no closed-form cost,
+    because they lie in other buffers too.
+    """
 
     memory: str
     size_bits: int
     tiles: dict[Operand, Term]
     doubled: frozenset[Operand]
+    level: int
+    ahead: frozenset[Operand] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -118,6 +124,7 @@ class _Builder:
         self.fewest_steps = fewest_steps
         self.blocks, self.layer, self.precision = blocks, layer, precision
         self.accelerator, self.variant = accelerator, variant
+        self.levels = variant.levels
         self.timing = grid_timing(accelerator)
         self.bits = {operand: precision.stored_bits(operand) for operand in OPERANDS}
 
@@ -146,28 +153,42 @@ class _Builder:
         dims = {dim: column for dim in DIMS if dim in RELEVANT_DIMS[operand]}
         return self.term(name, bits, **dims)
 
-    def refetch(self, operand: Operand) -> dict[str, str]:
-        """Columns of the trips that fetch an operand from DRAM again."""
-        refilled = operand == self.variant.bypass and self.variant.refills_registers
-        if operand == self.variant.held_by_dram and not refilled:
-            return {}
-        return dict.fromkeys(IRRELEVANT[operand], "trips")
+    def refetch(self, operand: Operand, level: int) -> dict[str, str]:
+        """Columns of the trips that bring an operand to its place at a level again."""
+        down_to = self.variant.refill_level(operand, level)
+        return dict.fromkeys(IRRELEVANT[operand], f"trips{down_to}") if down_to else {}
 
     def refetch_grid(self, operand: Operand) -> dict[str, str]:
         """Columns of the trips that fetch an operand from its buffer again."""
-        column = "trips" if operand == self.variant.held_by_registers else "fetches"
+        column = f"trips{self.levels}" if operand == self.variant.held_by_registers else "fetches"
         return dict.fromkeys(IRRELEVANT[operand], column)
 
-    def dram_terms(self) -> dict[str, Term]:
-        """Bits between DRAM and chip: weight, input, and partial sums in each direction (constants apart)."""
+    def filled(self, operand: Operand, level: int, *, padded: bool = False) -> Term:
+        """Bits that come to a place of an operand: weight, input, partial sums in each direction (constants apart).
+
+        ``padded``: of the input, 0 where a pass may read nothing but padding.
+        """
         layer, bits = self.layer, self.bits
+        again = self.refetch(operand, level)
+        if operand == "weight":
+            return self.term("weight", layer.weight_count * bits["weight"], **again)
+        if operand == "output":
+            return self.term("output", layer.output_count * bits["output"], **again)
         plain_inputs = layer.extent("G") * layer.extent("N") * layer.extent("C")
-        pair = "input_grid_sum" if self.variant.bypass == "input" else "input_sum"
-        return {
-            "weight": self.term("weight", layer.weight_count * bits["weight"], **self.refetch("weight")),
-            "input": self.term("input", plain_inputs * bits["input"], pair=pair, **self.refetch("input")),
-            "output": self.term("output", layer.output_count * bits["output"], **self.refetch("output")),
-        }
+        pair = "input_grid_sum" if level > self.levels else f"input_sum{level}" + ("_padded" if padded else "")
+        return self.term("input", plain_inputs * bits["input"], pair=pair, **again)
+
+    def dram_terms(self) -> dict[str, Term]:
+        """Bits between DRAM and chip (``filled``)."""
+        return {operand: self.filled(operand, self.outermost(operand)) for operand in OPERANDS}
+
+    def outermost(self, operand: Operand) -> int:
+        """Level of the first memory behind DRAM that an operand passes."""
+        return self.variant.places_of(operand)[0]
+
+    def is_ahead(self, operand: Operand) -> bool:
+        """Whether DRAM may move an operand's tiles under the passes, double-buffered or not."""
+        return len(self.variant.places_of(operand)) > 1
 
     @staticmethod
     def scaled(term: Term, factor: float, name: str) -> Term:
@@ -189,12 +210,13 @@ class _Builder:
             streamed = IRRELEVANT[timing.stationary]
             inside = 0 if timing.overlap else timing.tail_cycles
             constant += timing.tail_cycles - inside
-            folds = {dim: ("trips" if dim in streamed else "steps") for dim in DIMS}
-            events = dict.fromkeys(DIMS, "trips")
+            trips = f"trips{self.levels}"
+            folds = {dim: (trips if dim in streamed else "steps") for dim in DIMS}
+            events = dict.fromkeys(DIMS, trips)
             if self.variant.bypass is not None:
                 # Where an operand bypasses, its buffer loops are loops over passes too.
                 own = RELEVANT_DIMS[self.variant.bypass]
-                events = {dim: ("steps" if dim in own else "trips") for dim in DIMS}
+                events = {dim: ("steps" if dim in own else trips) for dim in DIMS}
             if timing.preload:
                 terms.append(self.term("load", timing.load_cycles, **events))
                 if inside:
@@ -210,23 +232,29 @@ class _Builder:
         found = []
         operand: Operand
         for operand in ("weight", "input"):
-            bypasses = operand == self.variant.bypass
-            first = self.tile(
-                operand, "first_grid" if bypasses else "tile", "input_first_grid" if bypasses else "input_first",
-                f"first_{operand}",
-            )
+            level = self.outermost(operand)
+            column, pair = f"tile{level}", f"input_first{level}"
+            if level > self.levels:
+                column, pair = "first_grid", "input_first_grid"
+            elif self.is_ahead(operand):
+                pair += "_padded"
+            first = self.tile(operand, column, pair, f"first_{operand}")
             doubled = self.scaled(first, 1 / bandwidth, f"first_{operand}")
-            found.append(Exposed(operand, doubled, self.scaled(dram[operand], 1 / bandwidth, f"all_{operand}"), 0.0))
+            every_load = self.scaled(dram[operand], 1 / bandwidth, f"all_{operand}")
+            found.append(Exposed(operand, doubled, doubled if self.is_ahead(operand) else every_load, 0.0))
         finished = layer.output_count * precision.output.bits
         spilled = layer.output_count * self.bits["output"]
-        every_write = self.scaled(dram["output"], 2 / bandwidth, "all_output")
-        found.append(
-            Exposed("output", self._last_write(bandwidth), every_write, (finished - 2 * spilled) / bandwidth)
-        )
+        last_write = self._last_write(bandwidth)
+        if self.is_ahead("output"):
+            found.append(Exposed("output", last_write, last_write, 0.0))
+        else:
+            every_write = self.scaled(dram["output"], 2 / bandwidth, "all_output")
+            found.append(Exposed("output", last_write, every_write, (finished - 2 * spilled) / bandwidth))
         return tuple(found)
 
     def _last_write(self, bandwidth: int) -> Term:
-        column = "last_inner" if self.variant.bypass == "output" else "last"
+        level = self.outermost("output")
+        column = "last_inner" if level > self.levels else f"last{level}"
         dims = {dim: column for dim in DIMS if dim in RELEVANT_DIMS["output"]}
         return self.term("last_write", self.precision.output.bits / bandwidth, **dims)
 
@@ -238,9 +266,12 @@ class _Builder:
         columns = {
             dim: "last_inner_steps" if bypass and dim in RELEVANT_DIMS[bypass] else "last_steps" for dim in DIMS
         }
+        inputs = dram["input"]
+        if self.is_ahead("input"):
+            inputs = self.filled("input", self.outermost("input"), padded=True)
         terms = (
             self.scaled(dram["weight"], 1 / bandwidth, "loads_weight"),
-            self.scaled(dram["input"], 1 / bandwidth, "loads_input"),
+            self.scaled(inputs, 1 / bandwidth, "loads_input"),
             self.term("last_pass", step, **columns),
             self._last_write(bandwidth),
         )
@@ -279,7 +310,7 @@ class _Builder:
                 if operand == "output":
                     constant += (layer.output_count * precision.output.bits - 2 * out_bits) * to_grid[operand]
             else:
-                (buffer,) = machine.buffers_of(operand)
+                *outer, buffer = self.buffers(operand)
                 read, write = buffer.read_energy_pj_per_bit, buffer.write_energy_pj_per_bit
                 pair = "input_grid_sum" if operand == "input" else ""
                 count = {
@@ -287,15 +318,20 @@ class _Builder:
                 }[operand] * bits[operand]
                 again = self.refetch_grid(operand)
                 if operand == "output":
-                    # Visits write, all but the first read; a visit from DRAM fills, all write back.
+                    # Visits write, all but the first read; a visit from outside fills, all write back.
                     per_visit = count * (read + write + to_grid[operand])
                     terms.append(self.term("grid_output", per_visit, pair=pair, **again))
-                    per_bit[operand] += read + write
-                    constant -= count * (read + write)
                 else:
                     outward = read + to_grid[operand] + (expansion if operand == "weight" else 0.0)
                     terms.append(self.term(f"grid_{operand}", count * outward, pair=pair, **again))
-                    per_bit[operand] += write
+                more, fixed = self.between_buffers(operand)
+                terms += more
+                constant += fixed
+                first = (*outer, buffer)[0]
+                per_bit[operand] += first.write_energy_pj_per_bit
+                if operand == "output":
+                    per_bit[operand] += first.read_energy_pj_per_bit
+                    constant -= count * (first.read_energy_pj_per_bit + first.write_energy_pj_per_bit)
             terms.append(self.scaled(dram[operand], per_bit[operand], f"dram_{operand}"))
         active = element.energy_pj_per_cycle_at(precision) * element.cycles_per_step(precision)
         for operand in OPERANDS:
@@ -310,18 +346,48 @@ class _Builder:
             terms.append(self.term("active", active, **dict.fromkeys(DIMS, "active")))
         return tuple(terms), constant
 
+    def buffers(self, operand: Operand) -> tuple[Buffer, ...]:
+        """Buffers that an operand passes, outermost first."""
+        return tuple(
+            buffer for buffer in self.accelerator.buffers_of(operand)
+            if self.accelerator.level_of(buffer) in self.variant.places_of(operand)
+        )
+
+    def between_buffers(self, operand: Operand) -> tuple[list[Term], float]:
+        """Energy of what an operand moves between its buffers, and what is constant of it, in pJ."""
+        terms = []
+        constant = 0.0
+        finished = self.layer.output_count * self.precision.output.bits
+        spilled = self.layer.output_count * self.bits["output"]
+        levels = self.variant.places_of(operand)
+        passed = self.buffers(operand)
+        for outer, inner, level in zip(passed, passed[1:], levels[1:], strict=False):
+            per_bit = outer.read_energy_pj_per_bit + inner.write_energy_pj_per_bit
+            if operand == "output":
+                # Sums go both ways, all but the last passage of an output; finished ones are written to the outer
+                # buffer, and read there on their way out. (The innermost one reads them as sums: "grid_output".)
+                per_bit += outer.write_energy_pj_per_bit + inner.read_energy_pj_per_bit
+                constant += finished * (outer.write_energy_pj_per_bit + outer.read_energy_pj_per_bit)
+                constant -= spilled * per_bit
+            terms.append(self.scaled(self.filled(operand, level), per_bit, f"buffer{level}_{operand}"))
+        return terms, constant
+
     def capacities(self) -> tuple[Capacity, ...]:
         """Limits of the buffers and of the registers."""
         found = []
         for buffer in self.accelerator.buffers:
+            level = self.accelerator.level_of(buffer)
+            finished = self.precision.output.bits if self.variant.is_finished(level) else None
             tiles: dict[Operand, Term] = {
-                operand: self.tile(operand, "tile", "input_tile", f"tile_{operand}")
+                operand: self.tile(operand, f"tile{level}", f"input_tile{level}", f"tile_{operand}",
+                                   finished if operand == "output" else None)
                 for operand in buffer.keeps
-                if operand != self.variant.bypass
+                if level in self.variant.places_of(operand)
             }
             if tiles:
-                doubled = frozenset(tiles) if buffer.double_buffer else frozenset[Operand]()
-                found.append(Capacity(buffer.name, buffer.size_bits, tiles, doubled))
+                twice = frozenset(tiles) if buffer.double_buffer else frozenset[Operand]()
+                ahead = frozenset(operand for operand in twice if self.is_ahead(operand))
+                found.append(Capacity(buffer.name, buffer.size_bits, tiles, twice - ahead, level, ahead))
         for file in self.accelerator.register_files:
             tiles = {
                 operand: self.tile(operand, "register", "input_register", f"register_{operand}",
@@ -329,9 +395,9 @@ class _Builder:
                 for operand in file.keeps
             }
             # Only what comes straight from DRAM is loaded ahead into registers.
-            ahead = file.double_buffer and self.variant.bypass in file.keeps
-            doubled = frozenset(o for o in tiles if ahead and o == self.variant.bypass)
-            found.append(Capacity(file.name, file.size_bits, tiles, doubled))
+            from_dram = file.double_buffer and self.variant.bypass in file.keeps
+            doubled = frozenset(o for o in tiles if from_dram and o == self.variant.bypass)
+            found.append(Capacity(file.name, file.size_bits, tiles, doubled, self.levels + 1))
         return tuple(found)
 
 
@@ -346,9 +412,9 @@ def build_cost_models(
         accelerator.processing_element.lanes(precision),
     )
     # Most variants choose from the same rows, and share what follows from these alone.
-    shared: dict[frozenset[Dim], tuple[tuple[Block, ...], int]] = {}
+    shared: dict[frozenset[tuple[int, Dim]], tuple[tuple[Block, ...], int]] = {}
     found = []
-    for variant in filter(wanted, variants(accelerator)):
+    for variant in filter(wanted, variants(accelerator, precision)):
         if variant.single_trip not in shared:
             own = _without_loops(blocks, variant.single_trip)
             possible = all(block.size for block in own)
@@ -414,15 +480,16 @@ def _build_cost_model(builder: _Builder, axis_sizes: tuple[int, ...]) -> CostMod
     )
 
 
-def _without_loops(blocks: tuple[Block, ...], dims: frozenset[Dim]) -> tuple[Block, ...]:
-    """Rows whose buffer loops over some dimensions have one trip."""
-    if not dims:
+def _without_loops(blocks: tuple[Block, ...], loops: frozenset[tuple[int, Dim]]) -> tuple[Block, ...]:
+    """Rows in which the loops over some dimensions inside the tiles of some levels make one trip."""
+    if not loops:
         return blocks
     found = []
     for block in blocks:
         single = np.ones(block.size, dtype=np.bool_)
         for choice in block.choices:
-            if choice.dim in dims:
-                single &= choice.buffer_tile <= choice.grid_tile
+            for level, dim in loops:
+                if choice.dim == dim:
+                    single &= choice.single_trip(level)
         found.append(block.take(single))
     return tuple(found)

@@ -101,7 +101,9 @@ class _Prover:
                 return bound
             cost = problem.cost(answer.rows)
             if not relaxed:
-                incumbent.consider(problem.model, Candidate(answer.rows, problem.double_buffer, cost))
+                whole = incumbent.consider(problem.model, Candidate(answer.rows, problem.double_buffer, cost))
+                if not whole and cost < incumbent.target():
+                    return bound  # too many passes to simulate: it may not be cut away
             model.refine(answer.rows)
             if relaxed and cost < incumbent.target():
                 return bound

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,7 +50,7 @@ def kernel_input(
     terms += [(term, kernel.GRID, 0, 0) for term in model.grid]
     if event_price_cycles > 0:
         trips = tuple(
-            np.prod([block.columns[f"trips_{choice.dim}"] for choice in block.choices], axis=0)
+            np.prod([block.columns[f"trips{model.variant.levels}_{choice.dim}"] for choice in block.choices], axis=0)
             for block in model.blocks
         )
         price = Term("events", event_price_cycles, trips)
@@ -95,13 +96,22 @@ def kernel_input(
     )
 
 
+def pass_count(model: CostModel, candidate: Candidate) -> int:
+    """Passes of the tile loop under a candidate, but for those that a bypassing operand adds."""
+    return math.prod(
+        int(block.columns[f"trips{model.variant.levels}_{choice.dim}"][row])
+        for block, row in zip(model.blocks, candidate.rows, strict=True)
+        for choice in block.choices
+    )
+
+
 def smallest_rows(model: CostModel) -> np.ndarray:
     """Row of each block with the smallest tiles: it fits if anything does."""
     found = []
     for block in model.blocks:
         size = np.ones(block.size)
         for name, column in block.columns.items():
-            if name.startswith(("tile_", "register_")) or name in ("input_tile", "input_register"):
+            if name.startswith(("tile", "register_", "input_tile", "input_register")):
                 size *= column
         found.append(int(np.argmin(size * block.axis_use.prod(axis=1))))
     return np.array(found, dtype=np.int64)

@@ -15,14 +15,17 @@ import numpy as np
 import numpy.typing as npt
 
 from mapper.cost_terms import CostModel
-from mapper.descent import kernel_input
+from mapper.descent import kernel_input, may_double
 from mapper.incumbent import Incumbent
 from mapper.interruptible import interruptible
-from mapper.solution import ProofInterrupted
+from mapper.posynomial import build_subproblem, surviving_rows
+from mapper.solution import Objective, ProofInterrupted
 from simulator.kernels import choice_cost, enumerate_choices, least_cost
+from simulator.layer import OPERANDS
 
 BATCHES = (1 << 6, 1 << 11, 1 << 15, 1 << 18)  # choices simulated a variant, at most
 NODES_PER_SECOND = 2_000_000  # of the depth-first search, roughly; a limit for it follows from the time left
+RELAXED_NODES = 100_000  # for the least energy of a variant, at least (``relaxed_bound``)
 CHUNKS = (8, 256)  # choices simulated between two looks at the clock: at first, and at most
 
 _Found = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64], float, bool]
@@ -36,6 +39,31 @@ class _Variant:
     kernel: choice_cost.CostInput
     floor: float = 0.0
     known: bool = False
+
+
+def _lowest(model: CostModel, objective: Objective, below: float) -> float:
+    """A lower bound of a variant, ``below`` at most: each row against the best of all other blocks, term by term."""
+    doubled = tuple(operand for operand, may in zip(OPERANDS, may_double(model), strict=True) if may)
+    relaxed = build_subproblem(model, doubled, objective, relaxed=True)
+    rows, lowest = surviving_rows(relaxed, below, dominated=True)
+    return below if rows is None else min(below, max(0.0, lowest))
+
+
+def relaxed_bound(model: CostModel, incumbent: Incumbent, seconds: float = 0.0) -> float:
+    """A lower bound of what a variant that was not searched through could give below the incumbent.
+
+    The energy-delay product is at least the least energy, which is found soon, times a bound of the latency: of the two
+    objectives apart more is known than of their product. ``seconds``: how long that energy may be looked for.
+    """
+    lowest = _lowest(model, incumbent.objective, incumbent.target())
+    if incumbent.objective == "edp":
+        latency = _lowest(model, "latency", np.inf)
+        below = incumbent.target() / latency if latency > 0 else np.inf
+        nodes = max(RELAXED_NODES, int(seconds * NODES_PER_SECOND))
+        _, _, _, energy, known = _enumerate(kernel_input(model, "energy"), below, 1, nodes, undominated=True)
+        if known:
+            lowest = max(lowest, latency * min(energy, below))
+    return min(incumbent.proven(), lowest)
 
 
 def compile_enumeration(model: CostModel) -> None:
@@ -86,18 +114,20 @@ def _search(variants: list[_Variant], incumbent: Incumbent, give_up: float, dead
                 _extend(variant, incumbent, most, left / (len(still) - place) ** 0.5, deadline)
 
 
-def _enumerate(variant: _Variant, below: float, most: int, nodes: int, *, undominated: bool = False) -> _Found:
+def _enumerate(
+    kernel: choice_cost.CostInput, below: float, most: int, nodes: int, *, undominated: bool = False
+) -> _Found:
     """``enumerate_choices``, in a thread of its own: Ctrl-C stops it at once."""
     stop = np.zeros(1, dtype=np.int64)
     return interruptible(
-        lambda: enumerate_choices(variant.kernel, below, most, nodes, undominated, stop), lambda: stop.fill(1)
+        lambda: enumerate_choices(kernel, below, most, nodes, undominated, stop), lambda: stop.fill(1)
     )
 
 
 def _find_cheapest(variant: _Variant, incumbent: Incumbent, seconds: float) -> None:
     """Find the least closed-form cost of a variant, if below the target, and simulate it."""
     nodes = max(1000, int(seconds * NODES_PER_SECOND))
-    rows, masks, _, floor, known = _enumerate(variant, incumbent.target(), 1, nodes, undominated=True)
+    rows, masks, _, floor, known = _enumerate(variant.kernel, incumbent.target(), 1, nodes, undominated=True)
     if known:
         variant.floor, variant.known = floor, True
     incumbent.consider_many(variant.model, rows, masks)
@@ -106,7 +136,7 @@ def _find_cheapest(variant: _Variant, incumbent: Incumbent, seconds: float) -> N
 def _extend(variant: _Variant, incumbent: Incumbent, most: int, seconds: float, deadline: float) -> None:
     """Enumerate and simulate the ``most`` cheapest choices of a variant below the target."""
     nodes = max(1000, int(seconds * NODES_PER_SECOND))
-    rows, masks, costs, floor, finished = _enumerate(variant, incumbent.target(), most, nodes)
+    rows, masks, costs, floor, finished = _enumerate(variant.kernel, incumbent.target(), most, nodes)
     order = np.argsort(costs, kind="stable")
     order = order[costs[order] >= variant.floor]  # the cheaper ones were simulated before
     begin, size = 0, CHUNKS[0]
@@ -116,9 +146,11 @@ def _extend(variant: _Variant, incumbent: Incumbent, most: int, seconds: float, 
         if time.process_time() > deadline or costs[chunk[0]] >= incumbent.target():
             floor = min(floor, float(costs[chunk[0]]))
             break
-        simulated = incumbent.consider_many(variant.model, rows[chunk], masks[chunk])
+        simulated = incumbent.consider_many(variant.model, rows[chunk], masks[chunk], deadline)
         if not simulated.all():
             floor = min(floor, float(costs[chunk][~simulated].min()))
-            break
+            if variant.model.variant.levels == 1:
+                break
+            # With several levels the first ones in line often have the most passes; what follows may still be better.
     if finished:
         variant.floor = max(variant.floor, floor)

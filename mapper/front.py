@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from mapper.candidates import SPACE
 from mapper.constrained_space import constrained_models
 from mapper.constraints import MappingConstraints
 from mapper.descent import ROUNDING
@@ -138,7 +137,7 @@ def map_front(
         proven = all(point.gap <= PROVEN for point in kept)
         return MappingFront(
             layer=layer, precision=precision, points=tuple(kept), complete=complete and proven,
-            solve_seconds=time.process_time() - began, space=constraints.space(SPACE),
+            solve_seconds=time.process_time() - began, space=space.restrictions,
         )
 
     try:

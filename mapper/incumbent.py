@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from mapper.build_mapping import buffer_order, build_mapping, dram_orders
+from mapper.build_mapping import buffer_order, build_mapping, outer_orders
 from mapper.cost_terms import CostModel
 from mapper.descent import ROUNDING, Candidate, double_buffer_bits, double_buffered
 from mapper.interruptible import heard
 from mapper.solution import NO_LIMITS, Limits, Objective, objective_cost
 from simulator.accelerator import Accelerator
 from simulator.engine import simulate
+from simulator.errors import MappingError
+from simulator.fast import simulate_fast
 from simulator.kernels import tiling_cycles
 from simulator.kernels.transfers import WalkInput
 from simulator.layer import DIMS, OPERANDS, Dim, Layer
@@ -25,6 +28,8 @@ from simulator.walk_input import walk_input
 
 PROOF_TOLERANCE = 1e-6  # relative
 MOST_EVENTS = 1 << 22  # a tiling with more passes is not simulated; what is known of it is its closed-form cost
+MOST_DEEP_EVENTS = 1 << 13  # with several levels of buffers, where a pass takes longer: this many, or ...
+MORE_DEEP_EVENTS = 4  # ... so many times those of the incumbent, whichever is more
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
@@ -46,6 +51,7 @@ class Incumbent:
     mapping: Mapping | None = None
     result: LayerResult | None = None
     proposals: int = 0
+    _simulated: set[tuple[object, ...]] = field(default_factory=set)
     _walks: dict[int, tuple[CostModel, WalkInput]] = field(default_factory=dict)
 
     def target(self) -> float:
@@ -63,15 +69,18 @@ class Incumbent:
         whole = self.objective == "latency" and self.target_gap == 0
         return self.cost if whole else self.target()
 
-    def consider(self, model: CostModel, candidate: Candidate) -> None:
-        """Simulate the mappings that a candidate stands for and keep the best."""
+    def consider(self, model: CostModel, candidate: Candidate) -> bool:
+        """Simulate the mappings that a candidate stands for and keep the best. Returns whether all were simulated."""
         rows = np.array([candidate.rows], dtype=np.int64)
-        self.consider_many(model, rows, np.array([double_buffer_bits(candidate.double_buffer)]))
+        return bool(self.consider_many(model, rows, np.array([double_buffer_bits(candidate.double_buffer)]))[0])
 
-    def consider_many(self, model: CostModel, rows: Ints, masks: Ints) -> npt.NDArray[np.bool_]:
+    def consider_many(
+        self, model: CostModel, rows: Ints, masks: Ints, deadline: float = float("inf")
+    ) -> npt.NDArray[np.bool_]:
         """Simulate all mappings of many choices: ``rows`` (choices, blocks), ``masks`` (choices,) double buffering.
 
-        Returns which of them were simulated: those with too many passes are not.
+        Returns which of them were simulated: those with too many passes are not, and with several levels of buffers
+        none past ``deadline`` (``time.process_time``).
         """
         simulated = np.ones(len(rows), dtype=np.bool_)
         if len(rows) == 0:
@@ -81,6 +90,11 @@ class Incumbent:
         if self.objective == "energy" and leakage == 0 and self.limits == NO_LIMITS:
             # The closed form is exact, and the order outside the held loops takes no energy.
             self._keep_best(model, rows, masks, 0, _energy_pj(model, rows))
+            return simulated
+        if model.variant.levels > 1:
+            for place, (chosen, mask) in enumerate(zip(rows, masks, strict=True)):
+                late = self.mapping is not None and time.process_time() > deadline
+                simulated[place] = not late and self._consider_one(model, _candidate(chosen, int(mask)))
             return simulated
         tilings = _tilings(model, rows)
         doubled = (masks[:, None] >> np.arange(len(OPERANDS))) & 1 == 1
@@ -94,7 +108,7 @@ class Incumbent:
             ]
         )
         inner = _places(buffer_order(model.variant))
-        for which, order in enumerate(dram_orders(model.variant)):
+        for which, (order,) in enumerate(outer_orders(model.variant)):
             cycles = heard(
                 tiling_cycles, template, geometry, _places(order), inner, *tilings, doubled, MOST_EVENTS
             )
@@ -107,6 +121,33 @@ class Incumbent:
             allowed &= with_leakage <= self.limits.energy_pj * (1 + ROUNDING)
             self._keep_best(model, rows, masks, which, np.where(allowed, costs, np.inf))
         return simulated
+
+    def _consider_one(self, model: CostModel, candidate: Candidate) -> bool:
+        """Simulate the mappings of one choice, one by one. Returns whether none had too many passes.
+
+        Many variants stand for the same mapping, but for loops of one trip: each is simulated once.
+        """
+        every = True
+        for mapping in build_mapping(model, candidate, self.accelerator):
+            program = _program(self.layer, mapping)
+            if program in self._simulated:
+                continue
+            try:
+                plan = Plan(self.layer, self.precision, self.accelerator, mapping)
+            except MappingError:
+                continue  # as in ``_adopt``
+            if self.result is not None and plan.event_count > max(
+                MOST_DEEP_EVENTS, MORE_DEEP_EVENTS * self.result.tile_count
+            ):
+                every = False
+                continue
+            self._simulated.add(program)
+            self.proposals += 1
+            result = heard(simulate_fast, plan)
+            cost = objective_cost(result, self.objective)
+            if cost < self.cost and self.limits.allow(result):
+                self.cost, self.mapping, self.result = cost, mapping, result
+        return every
 
     def _keep_best(self, model: CostModel, rows: Ints, masks: Ints, order: int, costs: Floats) -> None:
         """Adopt what is cheaper than the incumbent, under one order of the DRAM loops."""
@@ -126,8 +167,18 @@ class Incumbent:
         return self._walks[id(model)][1]
 
     def _adopt(self, model: CostModel, rows: Ints, mask: int, order: int) -> None:
-        mapping = build_mapping(model, _candidate(rows, mask), self.accelerator)[order]
-        self.offer(mapping)
+        mappings = build_mapping(model, _candidate(rows, mask), self.accelerator)
+        if model.variant.levels == 1:
+            self.offer(mappings[order])
+            return
+        # All of them cost the same energy, but where a buffer happens to get no partial sums, outputs that are wider
+        # when finished may leave no room for what is held twice, or for anything.
+        for mapping in mappings:
+            try:
+                self.offer(mapping)
+            except MappingError:
+                continue
+            return
 
     def offer(self, mapping: Mapping) -> None:
         """Simulate a mapping, and take it where it keeps the limits and is cheaper."""
@@ -135,6 +186,19 @@ class Incumbent:
         cost = objective_cost(result, self.objective)
         if cost < self.cost and self.limits.allow(result):
             self.cost, self.mapping, self.result = cost, mapping, result
+
+
+def _program(layer: Layer, mapping: Mapping) -> tuple[object, ...]:
+    """A mapping without the loops of one trip: equal ones give equal programs of transfers and passes."""
+    tiles = [layer.shape, *(tuple(level.tile.get(dim, 1) for dim in DIMS) for level in mapping.buffer_levels)]
+    held = tuple(mapping.level("register").tile.get(dim, 1) * mapping.unrolled(dim) for dim in DIMS)
+    orders = tuple(
+        tuple(dim for dim in level.order if outer[DIMS.index(dim)] > inner[DIMS.index(dim)])
+        for level, outer, inner in zip(mapping.levels[:-1], tiles, [*tiles[1:], held], strict=True)
+    )
+    spatial = tuple((axis, tuple(sorted(unrolled.items()))) for axis, unrolled in mapping.spatial.items())
+    levels = tuple((level.bypass, level.double_buffer) for level in mapping.levels)
+    return tuple(tiles), held, orders, spatial, levels, mapping.bypass, mapping.double_buffer
 
 
 def _candidate(rows: Ints, mask: int) -> Candidate:

@@ -14,7 +14,6 @@ from dataclasses import replace
 from mapper.cache import MappingCache
 from mapper.incumbent import PROOF_TOLERANCE
 from mapper.network import MappingJob, Progress, map_many, network_precisions, solve_tasks
-from mapper.search import machine_problems
 from mapper.solution import MappingSolution, Objective, SearchBudget, TileOffer
 from simulator.accelerator import Accelerator
 from simulator.errors import InfeasibleError, PrecisionError, Problem
@@ -137,10 +136,10 @@ def cheapest(
 
 
 def _refusals(tiles: Mapping[str, Accelerator], precision: LayerPrecision) -> dict[str, str]:
-    """Tile → why its processing element, or the mapper, cannot run a precision on it; tiles that can are left out."""
+    """Tile → why its processing element cannot run a precision on it; tiles that can are left out."""
     found = {}
     for name, tile in tiles.items():
-        problems = [*tile.processing_element.all_problems(precision), *machine_problems(tile)]
+        problems = tile.processing_element.all_problems(precision)
         if problems:
             found[name] = "; ".join(str(replace(problem, allowed=shortened(problem.allowed))) for problem in problems)
     return found

@@ -15,13 +15,13 @@ import math
 import time
 from dataclasses import dataclass
 
-from mapper.candidates import SPACE
+from mapper.candidates import DEEP_SPACE, SPACE
 from mapper.constrained_space import constrained_models
 from mapper.constraints import MappingConstraints
 from mapper.cost_terms import CostModel
 from mapper.cp_sat_proof import prove_by_cp_sat
-from mapper.descent import descend
-from mapper.enumeration import compile_enumeration, least_floor, prove_by_enumeration
+from mapper.descent import descend, pass_count
+from mapper.enumeration import compile_enumeration, least_floor, prove_by_enumeration, relaxed_bound
 from mapper.incumbent import PROOF_TOLERANCE, Incumbent
 from mapper.infeasible import explain_infeasible
 from mapper.planned_steps import planned_machine
@@ -58,6 +58,9 @@ def _start(models: list[CostModel], incumbent: Incumbent, deadline: float) -> No
     price = grid_timing(accelerator).tail_cycles + accelerator.dram.latency_cycles + 1
     takes_time = incumbent.objective != "energy" or bool(accelerator.leakage_pj_per_cycle) or limits != NO_LIMITS
     prices = EVENT_PRICES if takes_time else (0.0,)
+    if models[0].variant.levels > 1:
+        _start_deep(models, incumbent, deadline, [factor * price for factor in prices])
+        return
     for factor in prices:
         for model in models:
             ends = descend(
@@ -70,6 +73,30 @@ def _start(models: list[CostModel], incumbent: Incumbent, deadline: float) -> No
                 incumbent.consider(model, candidate)
 
 
+def _start_deep(models: list[CostModel], incumbent: Incumbent, deadline: float, prices: list[float]) -> None:
+    """The same with several levels of buffers, where variants are many and simulating takes long: cheapest first.
+
+    One with few passes comes before all, so that there is an incumbent soon.
+    """
+    for number, price in enumerate(prices):
+        until = deadline - (deadline - time.process_time()) * (1 - 1 / (len(prices) - number))
+        ends = [
+            (candidate.cost, place, candidate)
+            for place, model in enumerate(models)
+            for candidate in descend(
+                model, incumbent.objective, starts=DESCENT_STARTS, event_price_cycles=float(price),
+                limits=incumbent.limits,
+            )
+        ]
+        ends.sort(key=lambda end: end[:2])
+        if incumbent.mapping is None and ends:
+            ends.insert(0, min(ends, key=lambda end: pass_count(models[end[1]], end[2])))
+        for cost, place, candidate in ends:
+            if incumbent.mapping is not None and (time.process_time() > until or cost >= incumbent.target()):
+                break
+            incumbent.consider(models[place], candidate)
+
+
 def prove(models: list[CostModel], incumbent: Incumbent, budget: SearchBudget) -> float:
     """Search every variant. Returns the lower bound of them all. Raises ``ProofInterrupted`` at Ctrl-C."""
     began = time.process_time()
@@ -79,24 +106,32 @@ def prove(models: list[CostModel], incumbent: Incumbent, budget: SearchBudget) -
         # Where CP-SAT may have to follow, leave it half of the time.
         share = 0.5 if budget.prover == "auto" else 1.0
         bound, left = prove_by_enumeration(models, incumbent, began + share * budget.cpu_seconds, deadline)
-        if budget.prover == "enumeration" and left:
-            return min(bound, least_floor(left, incumbent))
-    if left:
-        try:
-            bound = min(bound, prove_by_cp_sat(left, incumbent, budget, deadline))
-        except KeyboardInterrupt:
-            raise ProofInterrupted(min(bound, incumbent.proven(), least_floor(left, incumbent))) from None
-    return bound
+    if not left:
+        return bound
+    try:
+        return min(bound, _prove_left(left, incumbent, budget, deadline))
+    except KeyboardInterrupt:
+        raise ProofInterrupted(min(bound, incumbent.proven(), least_floor(left, incumbent))) from None
 
 
-def machine_problems(accelerator: Accelerator) -> list[Problem]:
-    """Why no layer can be mapped on a machine; empty where layers can."""
-    if accelerator.buffer_levels == 1:
-        return []
-    return [
-        Problem("the mapper searches machines with one level of buffers; simulate takes a mapping for deeper ones",
-                where=accelerator.name, path="memories", value=f"{accelerator.buffer_levels} levels of buffers")
-    ]
+def _prove_left(left: list[CostModel], incumbent: Incumbent, budget: SearchBudget, deadline: float) -> float:
+    """Bound the variants that enumeration did not finish, and search them unless the budget says otherwise."""
+    if budget.prover == "enumeration":
+        relaxed = min(relaxed_bound(model, incumbent) for model in left)
+        return min(incumbent.proven(), max(relaxed, least_floor(left, incumbent)))
+    if left[0].variant.levels == 1:
+        return prove_by_cp_sat(left, incumbent, budget, deadline)
+    # Of the many variants of deeper machines most are closed, or nearly, without a search.
+    bounds: list[float] = []
+    for place, model in enumerate(left):
+        seconds = max(0.0, deadline - time.process_time()) / (len(left) - place) ** 0.5
+        bounds.append(relaxed_bound(model, incumbent, seconds))
+    still = [place for place, bound in enumerate(bounds) if bound < incumbent.target() * (1 - 1e-9)]
+    lowest = incumbent.proven()
+    if still:
+        found = prove_by_cp_sat([left[place] for place in still], incumbent, budget, deadline)
+        lowest = min(lowest, max(found, min(bounds[place] for place in still)))
+    return min(lowest, incumbent.proven())
 
 
 def map_layer(
@@ -113,9 +148,9 @@ def map_layer(
     """Map one layer on one tile, with a proof of how good the mapping is.
 
     ``cost`` and ``lower_bound`` are in cycles (latency), pJ (energy) or pJ·cycles (edp). Raises ``PrecisionError``
-    where the PE cannot run the precision, ``ConfigurationError`` for a machine with several levels of buffers, and
-    ``InfeasibleError`` where no mapping fits: it names the memory, the smallest demand, the capacity, and what would
-    make it fit.
+    where the PE cannot run the precision, ``ConfigurationError`` for constraints on a machine with several levels of
+    buffers, and ``InfeasibleError`` where no mapping fits: it names the memory, the smallest demand, the capacity, and
+    what would make it fit.
 
     ``constraints`` narrow the space (``constraints.py``); the proof then holds within them. ``latency_limit_cycles`` is
     for the objectives energy and edp, ``energy_limit_pj`` (leakage included) for latency and edp, one of them at a
@@ -131,9 +166,6 @@ def map_layer(
     """
     budget = budget or SearchBudget()
     accelerator.processing_element.check(precision)
-    problems = machine_problems(accelerator)
-    if problems:
-        raise ConfigurationError(problems)
     limits = _limits(objective, latency_limit_cycles, energy_limit_pj)
     constraints = constraints or MappingConstraints()
     if precision.split is not None:
@@ -163,6 +195,11 @@ class LayerSpace:
     models: list[CostModel]
     constraints: MappingConstraints
 
+    @property
+    def restrictions(self) -> str:
+        """The restrictions of the space in words, the user's constraints among them."""
+        return self.constraints.space(SPACE if self.accelerator.buffer_levels == 1 else DEEP_SPACE)
+
     def incumbent(self, objective: Objective, budget: SearchBudget, limits: Limits = NO_LIMITS) -> Incumbent:
         """A search that has found nothing yet."""
         return Incumbent(self.layer, self.precision, self.accelerator, objective, budget.target_gap, limits)
@@ -187,7 +224,7 @@ class LayerSpace:
             gap=gap,
             solve_seconds=seconds,
             proposals=incumbent.proposals,
-            space=self.constraints.space(SPACE),
+            space=self.restrictions,
             latency_limit_cycles=None if math.isinf(limits.latency_cycles) else int(limits.latency_cycles),
             energy_limit_pj=None if math.isinf(limits.energy_pj) else limits.energy_pj,
         )

@@ -19,7 +19,7 @@ from simulator.channel_split import ChannelPlaces, ChannelSplit
 from simulator.engine import simulate
 from simulator.errors import MappingError, PrecisionError
 from simulator.functional import compute_layer
-from simulator.layer import Layer
+from simulator.layer import OPERANDS, Layer
 from simulator.mapping import Mapping, MappingLevel
 from simulator.plan import Plan, channel_places
 from simulator.precision import LayerPrecision
@@ -229,6 +229,18 @@ def test_the_mapper_fits_the_mappings_of_both_parts() -> None:
     assert split.status == "feasible" and "no space searched for the split" in split.space
     # 64 narrow channels on 16 places and 64 wide ones: on 32 rows three steps in place of four.
     assert split.result.compute_cycles <= 3 * (64 // 32) * 14 * 14 * 9
+
+
+def test_the_mapper_fits_them_on_two_levels_of_buffers_too() -> None:
+    one = machine(FUSION, 4)
+    energies = {"read_energy_pj_per_bit": 1.0, "write_energy_pj_per_bit": 1.0}
+    outer = Buffer(name="outer", keeps=OPERANDS, size_bits=1 << 20, **energies)
+    two = Accelerator.model_validate(dict(one) | {"memories": (one.dram, outer, *one.memories[1:])})
+    assert two.buffer_levels == 2
+    layer = Layer(name="product", dims={"K": 4, "C": 16})
+    found = map_layer(layer, HALF, two, budget=SearchBudget(cpu_seconds=1.0))
+    assert len(found.mapping.buffer_levels) == 2 and "no space searched for the split" in found.space
+    assert found.lower_bound <= found.cost == simulate(layer, HALF, two, found.mapping).total_cycles
 
 
 def test_without_narrow_channels_the_proof_stands() -> None:

@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from mapper.constraints import MappingConstraints
+from mapper.front import map_front
 from mapper.search import map_layer
+from mapper.solution import SearchBudget
 from simulator.accelerator import (
     Accelerator,
     Axis,
@@ -125,10 +128,20 @@ class TestLevels:
         with pytest.raises(MappingError, match="has 2 levels of buffers"):
             run(two, mapping(level("PK")))
 
-    def test_the_mapper_says_that_it_does_not_search_them(self) -> None:
+    def test_the_mapper_searches_them(self) -> None:
         two = machine(buffer("outer", ALL), buffer("inner", ALL))
-        with pytest.raises(ConfigurationError, match="one level of buffers"):
-            map_layer(LAYER, PRECISION, two)
+        found = map_layer(LAYER, PRECISION, two, budget=SearchBudget(cpu_seconds=2))
+        assert len(found.mapping.buffer_levels) == 2 and "outer buffer" in found.space
+        assert found.lower_bound <= found.cost == run(two, found.mapping).total_cycles
+
+    def test_the_mapper_refuses_constraints_on_them(self) -> None:
+        two = machine(buffer("outer", ALL), buffer("inner", ALL))
+        wanted = MappingConstraints.model_validate({"tile": {"K": 4}}, strict=False)
+        message = r"constraints on product: tile\.K=4: constraints are for machines with one level of buffers"
+        with pytest.raises(ConfigurationError, match=message):
+            map_layer(LAYER, PRECISION, two, constraints=wanted)
+        with pytest.raises(ConfigurationError, match=message):
+            map_front(LAYER, PRECISION, two, constraints=wanted)
 
 
 class TestPorts:

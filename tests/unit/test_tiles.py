@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -453,6 +454,24 @@ def test_the_command_line_shows_tiles(tmp_path: Path, monkeypatch: pytest.Monkey
     assert wrong.exit_code == 2 and "error: layer conv1" in wrong.stderr and "tile plain" in wrong.stderr
     unknown = runner.invoke(main, [*arguments[:6], "--layer-precision", "linear3=bf16"])
     assert unknown.exit_code == 2 and "fits no layer (did you mean 'linear2'?)" in unknown.stderr
+
+
+def test_tiles_may_have_several_levels_of_buffers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BITMOSAIC_CACHE_DIR", str(tmp_path / "cache"))
+    # Transfers through its port take time, and so are in the trace.
+    outer = Buffer(name="outer", keeps=OPERANDS, size_bits=1 << 20, read_energy_pj_per_bit=0.5,
+                   write_energy_pj_per_bit=0.5, read_bandwidth_bits_per_cycle=8)
+    deep = [tile.model_copy(update={"memories": (outer, *tile.memories)}) for tile in (FUSION, FLOAT)]
+    network, precisions = one_layer(), ("w4a4", "bf16")
+    chip = a_machine(*deep)
+    for tile, precision in zip(chip.tile_names, precisions, strict=True):
+        run = bitmosaic.uniform_run(network, chip, precision, objective="latency", workers=1,
+                                    budget=SearchBudget(cpu_seconds=0.5, target_gap=0.5))
+        bitmosaic.write_trace(run, tmp_path / "trace.json")
+        events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+        named = {event["tid"]: event["args"]["name"] for event in events if event["name"] == "thread_name"}
+        between = {named[event["tid"]] for event in events if event.get("cat") == "buffers"}
+        assert len(between) > 1 and all(name.startswith((f"{tile}.outer: ", f"{tile}.buffer: ")) for name in between)
 
 
 def test_frames_name_the_tiles(solutions: dict[str, MappingSolution]) -> None:
