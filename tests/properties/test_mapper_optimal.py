@@ -303,7 +303,7 @@ def test_with_two_levels_of_buffers_too(prover: Prover) -> None:
     check()
 
 
-@deep_examples
+@settings(deep_examples, max_examples=max(3, settings().max_examples // 48))  # a front is some ten searches
 @given(deep_cases(), st.data())
 def test_limits_and_fronts_hold_with_two_levels_of_buffers_too(case: Case, data: st.DataObject) -> None:
     found = every_result(case)
