@@ -49,7 +49,7 @@ UNUSED = tuple(MappingLevel(level=level) for level in ("dram", "buffer", "buffer
 # Each of these examples runs a search or many simulations: a fraction of the profile's number will do.
 # Most cases have too many mappings to try them all, and are passed by.
 few_examples = settings(
-    max_examples=max(5, settings().max_examples // 8),
+    max_examples=max(5, settings().max_examples // 12),
     suppress_health_check=[*settings().suppress_health_check, HealthCheck.filter_too_much],
 )
 
