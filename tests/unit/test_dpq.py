@@ -20,10 +20,11 @@ from workloads.library import open_network
 from workloads.tasks import find_task
 from workloads.weight_quantisers import quantise_weight
 
-TYPES = {"fp8_e4m3": (ml_dtypes.float8_e4m3fn, 448.0), "fp8_e4m3_ieee": (ml_dtypes.float8_e4m3, 240.0)}
-W4A8 = {name: LayerPrecision.parse(f"w4:{name}") for name in TYPES}
+LARGEST = {"fp8_e4m3": 448.0, "fp8_e4m3_ieee": 240.0}
+MANTISSA_BITS, SMALLEST_EXPONENT = 3, -6  # of both
+W4A8 = {name: LayerPrecision.parse(f"w4:{name}") for name in LARGEST}
 seeds = st.integers(0, 2**32 - 1)
-wide_formats = st.sampled_from(list(TYPES))
+wide_formats = st.sampled_from(list(LARGEST))
 
 
 def problem(seed, rows=4, columns=12, samples=30):
@@ -36,8 +37,7 @@ def problem(seed, rows=4, columns=12, samples=30):
 
 def plain_dpq(weight, hessian, wide, group, order):
     """The steps one after the other, on plain lists of columns, with an inverse of what is left for each column."""
-    kind, largest = TYPES[wide]
-    limit = largest - largest / 15
+    limit = LARGEST[wide] - LARGEST[wide] / 15
     columns = weight.shape[1]
     width = columns if group < 0 else group
     weights, moments = weight.astype(np.float64), hessian.copy()
@@ -57,8 +57,10 @@ def plain_dpq(weight, hessian, wide, group, order):
     outer = 2.0 ** math.ceil(math.log2(max(np.abs(weights).max() / limit, 1 / (512 * limit))))
 
     def cast(values):
+        # Rounded once: ml_dtypes rounds float64 to float32 first, and a value just off a tie then falls to either side.
         clipped = np.clip(values, -limit, limit)
-        return clipped.astype(np.float32).astype(kind).astype(np.float64)
+        spacing = 2.0 ** (np.maximum(np.frexp(clipped)[1] - 1, SMALLEST_EXPONENT) - MANTISSA_BITS)
+        return np.rint(clipped / spacing) * spacing
 
     fp8 = cast(weights / outer)
     scales, zeros = {}, {}
@@ -89,12 +91,11 @@ def test_dpq_equals_its_steps(seed, wide, case):
     weight, hessian = problem(seed)
     result = dpq(weight, hessian, wide, group=group, order=order)
     codes, values = plain_dpq(weight, hessian, wide, group, order)
-    # A value within rounding noise of an edge may fall to either side, and moves what comes behind it.
-    assert (result.codes == codes).all(axis=1).mean() >= 0.75
-    assert np.isclose(result.values, values, rtol=1e-6, atol=0).all(axis=1).mean() >= 0.75
+    assert (result.codes == codes).all()
+    np.testing.assert_allclose(result.values, values, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("wide", TYPES)
+@pytest.mark.parametrize("wide", LARGEST)
 def test_group_aware_reordering_equals_its_steps(wide):
     weight, hessian = problem(7, rows=8, columns=150, samples=400)
     hessian[140] = hessian[:, 140] = 0
@@ -129,7 +130,7 @@ def test_values_are_what_the_machine_expands(seed, wide, quantiser, group):
     np.testing.assert_array_equal(result.values, values * result.tensor_scale)
 
 
-@pytest.mark.parametrize("wide", TYPES)
+@pytest.mark.parametrize("wide", LARGEST)
 def test_dpq_beats_rounding_and_then_expanding(wide):
     ratios = []
     for seed in range(8):
@@ -147,7 +148,7 @@ def test_dpq_beats_rounding_and_then_expanding(wide):
     assert np.mean(ratios, axis=0)[1] < 1
 
 
-@pytest.mark.parametrize("wide", TYPES)
+@pytest.mark.parametrize("wide", LARGEST)
 def test_a_network_in_w4a8(wide):
     network = open_network("digits_cnn")
     assignment = uniform(network, W4A8[wide])
@@ -174,7 +175,7 @@ def test_ranges_and_scales():
 def test_nothing_overflows_at_the_ends():
     """The cast alone would turn what lies beyond the largest value into NaN."""
     weight = np.array([[500.0, -500.0, 0.001] * 50, [450.0, 1.0, 500.0] * 50], np.float32)
-    for wide in TYPES:
+    for wide in LARGEST:
         for quantiser in ("rtn", "gptq", "dpq"):
             result = quantise_weight(weight, (0,), W4A8[wide], quantiser=quantiser, moments=np.eye(150)[None])
             assert np.isfinite(result.values).all() and result.tensor_scale >= 2
