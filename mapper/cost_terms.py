@@ -427,7 +427,10 @@ def build_cost_models(
 
 
 def _fewest_steps(blocks: tuple[Block, ...], axis_sizes: tuple[int, ...]) -> int:
-    """Fewest steps that any unrolling allows: the axes are shared, which single blocks do not see."""
+    """Fewest steps that any unrolling allows: the axes are shared, which single blocks do not see.
+
+    0 where none fits: loops that must make one trip may need more of an axis together than it has.
+    """
     sizes = np.array(axis_sizes)
     fewest: dict[tuple[int, ...], int] = {(1,) * len(sizes): 1}
     for block, dims in zip(blocks, BLOCKS, strict=True):
@@ -445,7 +448,7 @@ def _fewest_steps(blocks: tuple[Block, ...], axis_sizes: tuple[int, ...]) -> int
                     if total < following.get(together, total + 1):
                         following[together] = total
         fewest = following
-    return min(fewest.values())
+    return min(fewest.values(), default=0)
 
 
 def _build_cost_model(builder: _Builder, axis_sizes: tuple[int, ...]) -> CostModel:
