@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from mapper.cost_terms import Capacity, CostModel
+from mapper.cost_model import Capacity, CostModel
 from mapper.descent import Candidate
 from mapper.variants import IRRELEVANT, Variant
 from simulator.accelerator import LANES, Accelerator

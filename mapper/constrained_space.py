@@ -20,7 +20,8 @@ import numpy.typing as npt
 from mapper.build_mapping import buffer_order, outer_orders
 from mapper.candidates import Axes, DimChoices, OwnNumbers, axis_factors, dimension_choices
 from mapper.constraints import LOOP_LEVELS, LoopLevel, MappingConstraints, Range
-from mapper.cost_terms import Capacity, CostModel, Exposed, Term, build_cost_models
+from mapper.cost_model import Capacity, CostModel, Exposed, Term
+from mapper.cost_terms import build_cost_models
 from mapper.descent import kernel_input, may_double
 from mapper.infeasible import explain_infeasible
 from mapper.variants import Variant

@@ -13,13 +13,14 @@ truth.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from mapper.candidates import BLOCKS, Block, ChoicesOf, build_blocks, dimension_choices
+from mapper.cost_model import Capacity, CostModel, Exposed, Term
 from mapper.variants import IRRELEVANT, Variant, variants
 from simulator.accelerator import Accelerator, Buffer
 from simulator.interconnect import hops
@@ -30,88 +31,6 @@ from simulator.plan import grid_timing
 from simulator.precision import LayerPrecision
 
 Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Term:
-    """``coefficient · ∏ factors``; ``factors`` holds one array (rows of the block,) for each block, or None for 1."""
-
-    name: str
-    coefficient: float
-    factors: tuple[npt.NDArray[np.int64] | None, ...]
-    floor: float = 0.0
-
-    @property
-    def smallest(self) -> float:
-        """Lower bound over all choices: ``floor``, where more is known than each factor shows on its own."""
-        value = self.coefficient
-        for factor in self.factors:
-            value *= 1.0 if factor is None else float(factor.min())
-        return max(value, self.floor)
-
-    def at(self, rows: Sequence[int]) -> float:
-        """Value for one row of each block."""
-        value = self.coefficient
-        for factor, row in zip(self.factors, rows, strict=True):
-            if factor is not None:
-                value *= float(factor[row])
-        return value
-
-
-@dataclass(frozen=True)
-class Exposed:
-    """Cycles in which the grid waits for one operand's tiles.
-
-    Double-buffered, only the first load (or the last write-back) shows: ``doubled``. Else all of them do:
-    ``single + single_constant``.
-    """
-
-    operand: Operand
-    doubled: Term
-    single: Term
-    single_constant: float
-
-
-@dataclass(frozen=True)
-class Capacity:
-    """``Σ bits of the tiles ≤ size_bits``. ``level``: of the memory, the registers below all buffers.
-
-    ``doubled``: operands whose tile may be kept twice. ``ahead``: those for which that changes no closed-form cost,
-    because they lie in other buffers too.
-    """
-
-    memory: str
-    size_bits: int
-    tiles: dict[Operand, Term]
-    doubled: frozenset[Operand]
-    level: int
-    ahead: frozenset[Operand] = frozenset()
-
-
-@dataclass(frozen=True)
-class CostModel:
-    """All terms of one variant. Costs are sums of terms plus a constant.
-
-    ``grid`` and ``channel`` are in cycles, ``energy`` in pJ. What leaks comes on top of ``energy``:
-    ``leakage_pj_per_cycle`` times the latency. ``always_doubled``: operands that every mapping double-buffers
-    (``constrained_space``); the terms count their tiles twice already.
-    """
-
-    variant: Variant
-    blocks: tuple[Block, ...]
-    grid: tuple[Term, ...]
-    grid_constant: float
-    exposed: tuple[Exposed, ...]
-    channel: tuple[Term, ...]
-    channel_constant: float
-    final: tuple[Term, ...]
-    final_constant: float
-    energy: tuple[Term, ...]
-    energy_constant: float
-    leakage_pj_per_cycle: float
-    capacities: tuple[Capacity, ...]
-    axis_sizes: tuple[int, ...]
-    always_doubled: tuple[Operand, ...] = ()
 
 
 class _Builder:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import time
 
-from mapper.cost_terms import CostModel
+from mapper.cost_model import CostModel
 from mapper.descent import Candidate, may_double
 from mapper.incumbent import Incumbent
 from mapper.posynomial import Subproblem, build_subproblem, surviving_rows

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mapper.cost_terms import CostModel, Term
+from mapper.cost_model import CostModel, Term
 from mapper.interruptible import heard
 from mapper.solution import NO_LIMITS, OBJECTIVES, Limits, Objective
 from simulator.kernels import choice_cost as kernel

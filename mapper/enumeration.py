@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mapper.cost_terms import CostModel
+from mapper.cost_model import CostModel
 from mapper.descent import kernel_input, may_double
 from mapper.incumbent import Incumbent
 from mapper.interruptible import interruptible

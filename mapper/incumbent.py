@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mapper.build_mapping import buffer_order, build_mapping, outer_orders
-from mapper.cost_terms import CostModel
+from mapper.cost_model import CostModel
 from mapper.descent import ROUNDING, Candidate, double_buffer_bits, double_buffered
 from mapper.interruptible import heard
 from mapper.solution import NO_LIMITS, Limits, Objective, objective_cost

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mapper.cost_terms import CostModel
+from mapper.cost_model import CostModel
 from simulator.errors import Problem
 from simulator.layer import Layer
 from simulator.precision import LayerPrecision

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mapper.candidates import Block
-from mapper.cost_terms import CostModel, Term
+from mapper.cost_model import CostModel, Term
 from mapper.descent import ROUNDING
 from mapper.solution import NO_LIMITS, Limits, Objective
 from mapper.variants import Variant

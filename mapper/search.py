@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from mapper.candidates import DEEP_SPACE, SPACE
 from mapper.constrained_space import constrained_models
 from mapper.constraints import MappingConstraints
-from mapper.cost_terms import CostModel
+from mapper.cost_model import CostModel
 from mapper.cp_sat_proof import prove_by_cp_sat
 from mapper.descent import descend, pass_count
 from mapper.enumeration import compile_enumeration, least_floor, prove_by_enumeration, relaxed_bound

@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 from ortools.sat.python import cp_model
 
-from mapper.cost_terms import Term
+from mapper.cost_model import Term
 from mapper.cp_solver import cp_solver
 from mapper.interruptible import interruptible
 from mapper.posynomial import Rows, Subproblem

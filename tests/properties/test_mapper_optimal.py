@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from mapper.build_mapping import build_mapping
 from mapper.candidates import build_blocks
-from mapper.cost_terms import CostModel, build_cost_models
+from mapper.cost_model import CostModel
+from mapper.cost_terms import build_cost_models
 from mapper.descent import Candidate, kernel_input, may_double
 from mapper.front import map_front
 from mapper.incumbent import Incumbent
