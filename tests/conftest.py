@@ -12,6 +12,10 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
+from workloads import Network, open_network
+from workloads.accuracy import AccuracyEvaluator
+from workloads.tasks import find_task
+
 _SLOW_IS_FINE = (HealthCheck.too_slow, HealthCheck.data_too_large)
 
 settings.register_profile(
@@ -44,3 +48,15 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setattr("bitmosaic.plots.PNG_DPI", 50)
         patch.setenv("BITMOSAIC_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="module")
+def digits() -> Network:
+    """The CNN that comes with Bitmosaic, opened once for a file of tests."""
+    return open_network("digits_cnn")
+
+
+@pytest.fixture(scope="module")
+def evaluator(digits: Network) -> AccuracyEvaluator:
+    """Measures the digits CNN; one thread, so that sums have one order."""
+    return AccuracyEvaluator(digits, find_task(digits), threads=1)

@@ -12,7 +12,6 @@ from simulator.precision import LayerPrecision
 from workloads.accuracy import AccuracyEvaluator, uniform
 from workloads.calibration import ValueRange, calibrate, can_batch, with_free_batch
 from workloads.fake_quantised_model import Calibrated, QuantisedSession, fake_quantised_model, quantised_weight
-from workloads.library import open_network
 from workloads.network import LayerBinding, Network
 from workloads.onnx_import import import_model
 from workloads.quantisation import activation_parameters, quantise, quantise_activation
@@ -43,16 +42,6 @@ def scaling_network():
     model = build([helper.make_node("MatMul", ["x", "one"], ["y"], name="scale")], {"x": ["n", 1]}, {"y": ["n", 1]},
                   {"one": np.ones((1, 1), np.float32)})
     return import_model(model, name="scaling", input_shapes={"x": (1, 1)})
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return open_network("digits_cnn")
-
-
-@pytest.fixture(scope="module")
-def evaluator(digits):
-    return AccuracyEvaluator(digits, find_task(digits))
 
 
 @pytest.mark.parametrize("format", ["int1", "int2", "int4", "uint4", "int8", "uint8", "int9", "uint12", "int16",

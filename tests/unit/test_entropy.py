@@ -10,13 +10,10 @@ from hypothesis.extra import numpy as hnp
 
 from simulator.errors import PrecisionError
 from simulator.precision import LayerPrecision
-from workloads.accuracy import AccuracyEvaluator
 from workloads.entropy import LayerEntropy, OperandEntropy, entropies_of_codes, layer_entropies, select, weight_entropy
 from workloads.fake_quantised_model import trained_weight
-from workloads.library import open_network
 from workloads.quantisation import quantise
 from workloads.sensitivity import estimate
-from workloads.tasks import find_task
 
 MENU = tuple(LayerPrecision.parse(text) for text in ("w8a8", "w6a8", "w6a6", "w4a8", "w4a4", "w2a8"))
 
@@ -67,16 +64,6 @@ def test_mistakes():
         select({}, MENU, threshold=0)
     with pytest.raises(PrecisionError, match="at least one"):
         select({}, (), threshold=1)
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return open_network("digits_cnn")
-
-
-@pytest.fixture(scope="module")
-def evaluator(digits):
-    return AccuracyEvaluator(digits, find_task(digits), threads=1)
 
 
 def test_entropies_of_a_trained_network(digits, evaluator):

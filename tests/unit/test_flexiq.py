@@ -27,7 +27,6 @@ from workloads.flexiq import (
     unused_bits,
 )
 from workloads.flexiq_model import FlexiqSession
-from workloads.library import open_network
 from workloads.onnx_import import import_model
 from workloads.tasks import find_task
 
@@ -191,11 +190,6 @@ def test_a_lowered_layer_computes_shifted_whole_numbers(extraction):
             w_lo = np.array([min(max(round(int(code) / 2**s_w), -8), 7) for code in weight_codes[channel]])
             total += (x_lo * w_lo) << (s_x + s_w)
         np.testing.assert_allclose(output[row], total * weight_scales * scale, rtol=1e-4, atol=1e-4)
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return open_network("digits_cnn")
 
 
 @pytest.fixture(scope="module")

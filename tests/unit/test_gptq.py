@@ -14,7 +14,6 @@ from workloads.error_compensation import inverse_factor, weighted_error
 from workloads.fake_quantised_model import trained_weight
 from workloads.gptq import gptq
 from workloads.input_moments import patches, record_moments
-from workloads.library import open_network
 from workloads.quantisation import LEAST_ERROR, MAX_ABS, quantise
 from workloads.tasks import find_task
 from workloads.weight_quantisers import quantise_weight
@@ -175,11 +174,6 @@ def test_patches_equal_a_plain_loop(layer, monkeypatch):
     monkeypatch.setattr("workloads.input_moments._VALUES_AT_ONCE", 1)
     together = sum(part @ part.swapaxes(1, 2) for part in patches(layer, inputs))
     np.testing.assert_allclose(together, expected @ expected.swapaxes(1, 2), atol=1e-9)
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return open_network("digits_cnn")
 
 
 def test_moments_of_a_network_give_its_output_errors(digits):

@@ -5,24 +5,12 @@ import pytest
 
 from simulator.errors import NetworkError, PrecisionError
 from simulator.precision import LayerPrecision
-from workloads.accuracy import AccuracyEvaluator, uniform
+from workloads.accuracy import uniform
 from workloads.fake_quantised_model import trained_weight
-from workloads.library import open_network
 from workloads.quantisation import quantise
 from workloads.sensitivity import METHODS, estimate, spearman
-from workloads.tasks import find_task
 
 MENU = tuple(LayerPrecision.parse(text) for text in ("w8a8", "w4a8", "w2a8"))
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return open_network("digits_cnn")
-
-
-@pytest.fixture(scope="module")
-def evaluator(digits):
-    return AccuracyEvaluator(digits, find_task(digits))
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -10,7 +10,6 @@ from simulator.precision import LayerPrecision
 from workloads.accuracy import AccuracyEvaluator
 from workloads.calibration import calibrate
 from workloads.fake_quantised_model import Calibrated
-from workloads.library import open_network
 from workloads.onnx_import import import_model
 from workloads.quantisation import activation_parameters, quantise, quantise_activation
 from workloads.sensitivity import default_method, estimate, spearman
@@ -80,16 +79,6 @@ def test_examples_of_one_pass_do_not_mix():
         for one_by_one in (True, False)
     )
     np.testing.assert_allclose(together.mean(), single.mean(), rtol=0.05)
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return open_network("digits_cnn")
-
-
-@pytest.fixture(scope="module")
-def evaluator(digits):
-    return AccuracyEvaluator(digits, find_task(digits), threads=1)
 
 
 def test_predicts_the_measured_harm(digits, evaluator):
