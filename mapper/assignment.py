@@ -15,14 +15,12 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
-from mapper.assignment_model import AssignmentProblem, Quantity, Scaled, Search
+from mapper.assignment_core import CoreOptimum, core_optimum
+from mapper.assignment_model import THEN_LEAST, AssignmentProblem, Quantity, Scaled, Search
 from mapper.assignment_options import QUANTITIES, Choice, Conversion
 from simulator.errors import BitmosaicError, InfeasibleError, Problem
 
 __all__ = ["Assignment", "Choice", "Conversion", "Quantity", "assign", "assignment_front"]
-
-THEN_LEAST: dict[Quantity, Quantity] = {"cost": "harm", "harm": "cost", "weight_bits": "harm"}
-"""Quantity that is minimised → that of which there is least among equal solutions."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,11 @@ def assign(
     scaled = {name: problem.scaled(name) for name in QUANTITIES}
     start = problem.picks(hint or {})
 
-    bound, complete, found = Search(problem, scaled).minimise(minimise, start, deadline, num_workers)
+    core = core_optimum(problem, minimise, scaled)
+    bound, complete, found = (
+        (core.least, True, core.picks) if core
+        else Search(problem, scaled).minimise(minimise, start, deadline, num_workers)
+    )
     if complete and found is None:
         raise _infeasible(problem, scaled, num_workers)
     if found is None:
@@ -101,7 +103,7 @@ def assign(
     least = scaled[minimise].base + scaled[minimise].unit * bound
     proven = problem.total(minimise, found) - least <= scaled[minimise].resolution
     if proven:
-        found = _least_of_the_other(problem, minimise, scaled, found, deadline, num_workers)
+        found = _least_of_the_other(problem, minimise, scaled, found, deadline, num_workers, core)
     value = float(problem.total(minimise, found))
     lower_bound = min(value, float(least))
     return Assignment(
@@ -185,9 +187,17 @@ def assignment_front(
 
 def _least_of_the_other(
     problem: AssignmentProblem, minimise: Quantity, scaled: Mapping[str, Scaled], found: list[int],
-    deadline: float, workers: int,
+    deadline: float, workers: int, core: CoreOptimum | None,
 ) -> list[int]:
     """Among the solutions with the same minimised sum, one with least of the other quantity."""
+    if core and core.settled:
+        return found
+    if core:
+        few = problem.restricted(core.options)
+        inside = [kept.index(pick) for kept, pick in zip(core.options, found, strict=True)]
+        amounts = {name: few.scaled(name) for name in QUANTITIES}
+        inside = _least_of_the_other(few, minimise, amounts, inside, deadline, workers, None)
+        return [kept[i] for kept, i in zip(core.options, inside, strict=True)]
     search = Search(problem, scaled)
     integers = scaled[minimise].down
     search.limit(integers, sum(row[i] for row, i in zip(integers, problem.entries(found), strict=True)))

@@ -29,6 +29,8 @@ from mapper.interruptible import interruptible
 from simulator.errors import BitmosaicError, Problem
 
 Quantity = Literal["cost", "harm", "weight_bits"]
+THEN_LEAST: dict[Quantity, Quantity] = {"cost": "harm", "harm": "cost", "weight_bits": "harm"}
+"""Quantity that is minimised → that of which there is least among equal solutions."""
 SCALE_BITS = 48
 REPAIRS = 20  # Solutions cut away before sums are rounded up instead, which cannot break a budget.
 
@@ -121,6 +123,21 @@ class AssignmentProblem:
         """The picked entry of each row of a ``Scaled``: of groups, then of terms."""
         return [*picks, *(term.combination(picks) for term in self.terms)]
 
+    def room(self, name: str, scaled: Scaled) -> int:
+        """Units of a budgeted quantity, rounded down, that no assignment within the budget exceeds."""
+        limit = self.budgets[name]
+        room = Fraction(limit) - scaled.base
+        if name != "weight_bits":
+            # A sum above the budget by half a float's last digit still rounds to the budget.
+            room += Fraction(math.ulp(limit)) / 2
+        return math.floor(room / scaled.unit)
+
+    def restricted(self, options: Sequence[Sequence[int]]) -> AssignmentProblem:
+        """Return the problem with some of each group's options only; it must have no terms."""
+        assert not self.terms
+        few = [[row[i] for i in kept] for row, kept in zip(self.options, options, strict=True)]
+        return replace(self, options=few)
+
     def within_budgets(self, picks: Sequence[int]) -> bool:
         """Whether the true sums, as floats (``math.fsum``), keep every budget."""
         return all(float(self.total(name, picks)) <= limit for name, limit in self.budgets.items())
@@ -174,12 +191,10 @@ class Search:
         for term in problem.terms:
             self._add(term)
         for name, limit in problem.budgets.items():
-            room = Fraction(limit) - scaled[name].base
-            if not round_up and name != "weight_bits":
-                # A sum above the budget by half a float's last digit still rounds to the budget.
-                room += Fraction(math.ulp(limit)) / 2
-            integers = scaled[name].up if round_up else scaled[name].down
-            self.limit(integers, math.floor(room / scaled[name].unit))
+            if round_up:
+                self.limit(scaled[name].up, math.floor((Fraction(limit) - scaled[name].base) / scaled[name].unit))
+            else:
+                self.limit(scaled[name].down, problem.room(name, scaled[name]))
 
     def _add(self, term: Term) -> None:
         """Add the variables of a term's combinations, bound to those of the options (module docstring)."""
