@@ -222,7 +222,7 @@ def _infeasible(problem: AssignmentProblem, scaled: Mapping[str, Scaled], worker
     problems = []
     for name, limit in problem.budgets.items():
         if name == "cost" and problem.terms:
-            # Of terms and options together no assignment may have least.
+            # No assignment need have the least of both options and terms.
             alone = replace(problem, budgets={})
             _, _, picks = Search(alone, scaled).minimise("cost", None, time.perf_counter() + 10, workers)
             least = -math.inf if picks is None else float(alone.total("cost", picks))

@@ -52,9 +52,9 @@ def partition(
     """Cut a network into sequential sub-graphs, in program order; every layer is in one.
 
     ``choices``: how many precisions a layer can choose from, of each layer or of all alike. A region with more than
-    ``most_configurations`` is split into parts of consecutive layers, as few as that takes and as equal as can be, and
-    its parts say so (``SubGraph.parts``). Raises ``BitmosaicError`` for numbers that are missing, of no layer or below
-    1, and where a layer alone has too many.
+    ``most_configurations`` is split into parts of consecutive layers with about equally many, as few parts as keep to
+    the limit so, and its parts say so (``SubGraph.parts``). Raises ``BitmosaicError`` for numbers that are missing, of
+    no layer or below 1, and where a layer alone has too many.
 
     >>> from workloads.published_shapes import published_network
     >>> for region in partition(published_network("llama_3_8b_prefill")):
@@ -157,16 +157,16 @@ def _dominators(immediate: Mapping[str, str], name: str) -> list[str]:
 
 
 def _parts(region: tuple[str, ...], counts: Mapping[str, int], most: int) -> list[tuple[str, ...]]:
-    """Consecutive parts with at most so many configurations each, as few as can be, and as equal as can be."""
+    """Consecutive parts with at most so many configurations each, about equally many."""
     for number in range(1, len(region) + 1):
-        # Equal shares of the logarithm, each part closed by the layer that brings it nearest to its share.
+        # Equal shares of the logarithm; a layer is in the share that its middle lies in.
         sizes = [math.log(counts[name]) for name in region]
         share = sum(sizes) / number
         parts: list[list[str]] = [[] for _ in range(number)]
         passed = 0.0
         for name, size in zip(region, sizes, strict=True):
             middle = passed + size / 2
-            parts[min(number - 1, int(middle / share)) if share > 0 else 0].append(name)
+            parts[min(number - 1, int(middle / share + 1e-9)) if share > 0 else 0].append(name)
             passed += size
         if all(math.prod(counts[name] for name in part) <= most for part in parts):
             return [tuple(part) for part in parts if part]
