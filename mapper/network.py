@@ -187,13 +187,25 @@ def network_precisions(
     """
     found = {}
     for layer in network.layers:
-        precision = assignment[layer.name]
-        readers = _readers(network, layer.name)
-        if readers and all(isinstance(reader, Layer) for reader in readers):
-            widest = max((assignment[reader.name].input for reader in readers), key=lambda f: f.bits)
-            precision = precision.model_copy(update={"output": widest})
-        found[layer.name] = precision
+        read_by = reading_layers(network, layer.name)
+        found[layer.name] = written_for(assignment[layer.name], [assignment[name] for name in read_by])
     return found
+
+
+def written_for(precision: LayerPrecision, readers: Sequence[LayerPrecision]) -> LayerPrecision:
+    """The precision of a layer that writes for ``readers``: the widest of their input formats; its own without any."""
+    if not readers:
+        return precision
+    widest = max((reader.input for reader in readers), key=lambda number_format: number_format.bits)
+    return precision.model_copy(update={"output": widest})
+
+
+def reading_layers(network: Network, name: str) -> tuple[str, ...]:
+    """Layers for which a layer writes its results; none where a vector operation, or nothing, reads them."""
+    readers = _readers(network, name)
+    if not all(isinstance(reader, Layer) for reader in readers):
+        return ()
+    return tuple(dict.fromkeys(reader.name for reader in readers))
 
 
 def _readers(network: Network, name: str) -> list[Layer | VectorOp]:
