@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,7 +13,8 @@ from bitmosaic import cli
 from simulator.errors import ConfigurationError, Problem
 
 if TYPE_CHECKING:
-    from bitmosaic.sweeps.runner import SweepStatus
+    from bitmosaic.sweeps.description import SweepDescription
+    from bitmosaic.sweeps.runner import Pool, SweepStatus
 
 _FOLDER = click.argument("results", type=click.Path(path_type=Path))
 
@@ -31,22 +34,30 @@ def sweep() -> None:
               help="Do tasks again that failed, were given up, or killed their worker.")
 @click.option("--shard", metavar="I/N",
               help="Do the I-th of N shares of the tasks, for several machines; `bitmosaic sweep merge` joins them.")
-def run(file: Path, output: Path | None, workers: int | None, retry_failed: bool, shard: str | None) -> None:
+@click.option("--executor", type=click.Choice(["local", "dask", "slurm", "lsf", "sge"]), default="local",
+              show_default=True, help="Who does the tasks: processes here, a Dask scheduler, or batch jobs "
+                                      "(dask-jobqueue, with its own configuration file).")
+@click.option("--scheduler", metavar="ADDRESS", help="Of --executor dask: its address, e.g. tcp://host:8786.")
+@click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Of slurm, lsf and sge: how many batch jobs.")
+def run(
+    file: Path, output: Path | None, workers: int | None, retry_failed: bool, shard: str | None, executor: str,
+    scheduler: str | None, jobs: int | None,
+) -> None:
     """Do the tasks of the sweep in FILE that have no record in the results folder yet.
 
     A killed or interrupted sweep goes on with the same command, and repeats nothing that has ended. A finished one
     changes no byte. Exit code 1: some tasks failed, and are recorded.
     """
     from bitmosaic.sweeps.api import default_folder
-    from bitmosaic.sweeps.runner import local_pool, run_sweep
+    from bitmosaic.sweeps.runner import run_sweep
     from bitmosaic.sweeps.tasks import expand
 
     share = _share(shard)
+    _check_executor(executor, scheduler, jobs, workers)
     expansion = expand(file)
     folder = output or default_folder(file)
-    pool = local_pool(expansion.description, workers)
     try:
-        with cli._progress() as progress:
+        with _pool(expansion.description, executor, scheduler, jobs, workers) as pool, cli._progress() as progress:
             status = run_sweep(
                 expansion, folder, pool, retry_failed=retry_failed, shard=share, progress=progress
             )
@@ -102,6 +113,43 @@ def merge(folders: tuple[Path, ...], output: Path) -> None:
     from bitmosaic.sweeps.runner import merge_sweeps
 
     click.echo(f"{output}: {merge_sweeps(folders, output)} records")
+
+
+def _check_executor(executor: str, scheduler: str | None, jobs: int | None, workers: int | None) -> None:
+    problems = []
+    if executor == "dask" and scheduler is None:
+        problems.append(Problem("names the address of the scheduler, which --executor dask needs", path="--scheduler"))
+    if executor != "dask" and scheduler is not None:
+        problems.append(Problem("is for --executor dask", path="--scheduler", value=repr(scheduler)))
+    if executor in ("slurm", "lsf", "sge") and jobs is None:
+        problems.append(Problem(f"says how many batch jobs there are to be, which {executor} needs", path="--jobs"))
+    if executor in ("local", "dask") and jobs is not None:
+        problems.append(Problem("is for batch systems", path="--jobs", value=str(jobs)))
+    if executor != "local" and workers is not None:
+        problems.append(Problem("is for processes of this machine", path="--workers", value=str(workers)))
+    if problems:
+        raise ConfigurationError(problems)
+
+
+@contextmanager
+def _pool(
+    description: SweepDescription, executor: str, scheduler: str | None, jobs: int | None, workers: int | None
+) -> Iterator[Pool]:
+    """Who does the tasks; what was started for it is ended."""
+    from bitmosaic.sweeps.runner import PREPARE, local_pool
+
+    if executor == "local":
+        yield local_pool(description, workers)
+        return
+    from bitmosaic.sweeps.dask_pool import DaskPool, batch_cluster
+
+    with ExitStack() as stack:
+        place: Any = scheduler
+        if executor != "dask":
+            place = stack.enter_context(batch_cluster(executor, jobs or 1))  # type: ignore[arg-type]
+        pool = DaskPool(place, description.task_seconds, PREPARE)
+        stack.callback(pool.client.close)
+        yield pool
 
 
 def _share(text: str | None) -> tuple[int, int] | None:

@@ -23,6 +23,7 @@ from typing import Any, Literal, NamedTuple
 Status = Literal["done", "infeasible", "failed", "timed_out", "killed"]
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 MOST_STILLBORN = 3  # workers in a row that end before they are ready: then something is wrong with all of them
+STILLBORN = "workers end before they are ready; see what they say above"
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -85,6 +86,41 @@ class _Worker:
         return f"the worker was killed by {signal.Signals(-code).name}"
 
 
+class Child:
+    """A process that makes one call at a time for the caller, who waits; it is started when it is needed.
+
+    Arguments as of ``LocalPool``.
+    """
+
+    def __init__(self, seconds: float | None = None, prepare: str = "", threads: int = 1) -> None:
+        self._pool = LocalPool(1, seconds, prepare, threads)
+        self._worker: _Worker | None = None
+
+    def call(self, call: Call) -> Outcome:
+        """Make a call. Raises ``RuntimeError`` where the process cannot be started."""
+        stillborn = 0
+        while True:
+            if self._worker is None:
+                self._worker = self._pool.new_worker()
+            worker = self._worker
+            if worker.ready:
+                worker.give(0, call, self._pool.seconds)
+            for number, outcome, _ in self._pool.heard([worker]):
+                if worker.connection.closed:
+                    self._worker = None
+                    stillborn += not worker.ready
+                    if stillborn >= MOST_STILLBORN:
+                        raise RuntimeError(STILLBORN)
+                if number is not None and outcome is not None:
+                    return outcome
+
+    def close(self) -> None:
+        """End the process."""
+        if self._worker is not None:
+            self._worker.end()
+            self._worker = None
+
+
 class LocalPool:
     """Processes of this machine.
 
@@ -92,15 +128,16 @@ class LocalPool:
         workers: how many; None: one a core.
         seconds: wall time after which a call is given up and its worker killed; None: never.
         prepare: module that a worker imports before its first call, so that the time limit does not count it.
-
-    The cores are shared out: a worker's libraries use no more threads than its share.
+        threads: how many a worker's libraries may use; None: its share of the cores.
     """
 
-    def __init__(self, workers: int | None = None, seconds: float | None = None, prepare: str = "") -> None:
+    def __init__(
+        self, workers: int | None = None, seconds: float | None = None, prepare: str = "", threads: int | None = None
+    ) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.workers = workers or cores
         self.seconds = seconds
-        self._threads = max(1, cores // self.workers)
+        self._threads = threads or max(1, cores // self.workers)
         self._prepare = prepare
 
     def outcomes(self, calls: Sequence[Call]) -> Generator[tuple[int, Outcome], None, None]:
@@ -110,11 +147,11 @@ class LocalPool:
         workers cannot be started.
         """
         waiting = deque(enumerate(calls))
-        workers = [self._new() for _ in range(min(self.workers, len(calls)))]
+        workers = [self.new_worker() for _ in range(min(self.workers, len(calls)))]
         stillborn = 0
         try:
             while workers:
-                for number, outcome, worker in self._heard(workers):
+                for number, outcome, worker in self.heard(workers):
                     if outcome is not None and number is not None:
                         yield number, outcome
                     if worker.process.poll() is None and worker.ready and worker.number is None:
@@ -127,18 +164,19 @@ class LocalPool:
                     elif worker.connection.closed:
                         stillborn = 0 if worker.ready else stillborn + 1
                         if stillborn >= MOST_STILLBORN:
-                            raise RuntimeError("workers end before they are ready; see what they say above")
+                            raise RuntimeError(STILLBORN)
                         workers.remove(worker)
                         if len(workers) < len(waiting) + sum(other.number is not None for other in workers):
-                            workers.append(self._new())
+                            workers.append(self.new_worker())
         finally:
             for worker in workers:
                 worker.end()
 
-    def _new(self) -> _Worker:
+    def new_worker(self) -> _Worker:
+        """Start a process; it says when it is ready."""
         return _Worker(self._threads, self._prepare)
 
-    def _heard(self, workers: list[_Worker]) -> Iterator[tuple[int | None, Outcome | None, _Worker]]:
+    def heard(self, workers: list[_Worker]) -> Iterator[tuple[int | None, Outcome | None, _Worker]]:
         """Wait until a worker has something to say, or is late: the call's number, its outcome, the worker."""
         soonest = min(worker.deadline for worker in workers)
         patience = None if soonest == float("inf") else max(0.0, soonest - time.monotonic())

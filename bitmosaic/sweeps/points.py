@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from bitmosaic.sweeps.description import HardwareEntry, Limits, SweepDescription
@@ -71,13 +72,14 @@ def expand_points(description: SweepDescription, document: Document) -> Points:
     problems: list[Problem] = []
     points: list[HardwarePoint] = []
     left_out: Counter[str] = Counter()
+    opened = cache(open_machine)  # entries often have one base, and reading its file takes longest
     for index, entry in enumerate(description.hardware):
         place: Place = ("hardware", index)
         count = math.prod(len(values) for values in entry.grid.values())
         if count > MOST_POINTS:
             problems.append(_at(document, (*place, "grid"), f"has {count:,} points; {MOST_POINTS:,} are the most"))
             continue
-        for found in _points_of(entry, place, document, description.scale_buffers):
+        for found in _points_of(entry, place, document, description.scale_buffers, opened):
             if isinstance(found, Problem):
                 problems.append(found)
                 continue
@@ -97,10 +99,10 @@ def _at(document: Document, place: Place, rule: str) -> Problem:
 
 
 def _points_of(
-    entry: HardwareEntry, place: Place, document: Document, scale_buffers: bool
+    entry: HardwareEntry, place: Place, document: Document, scale_buffers: bool, opened: Callable[[str], Machine]
 ) -> Iterator[HardwarePoint | Problem]:
     try:
-        machine = open_machine(entry.base)
+        machine = opened(entry.base)
     except BitmosaicError as error:
         for problem in error.problems:
             yield problem if problem.where else replace(

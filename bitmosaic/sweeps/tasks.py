@@ -68,16 +68,32 @@ def network_name(network: str) -> str:
     return Path(network).stem if Path(network).suffix.lower() == ".onnx" else network
 
 
-@cache
 def fingerprint(network: str, with_weights: bool) -> str:
     """Hash of a network's graph, and of its weights where they count."""
-    opened = opened_network(network)
+    return _fingerprint(network, _stamp(network), with_weights)
+
+
+def opened_network(network: str) -> Network:
+    """Open a network; once in a process, unless its file changes."""
+    return _opened(network, _stamp(network))
+
+
+def _stamp(network: str) -> tuple[int, int] | None:
+    """What changes with a file; None for a built-in network."""
+    path = Path(network)
+    if not path.is_file():
+        return None
+    return path.stat().st_mtime_ns, path.stat().st_size
+
+
+@cache
+def _fingerprint(network: str, stamp: tuple[int, int] | None, with_weights: bool) -> str:
+    opened = _opened(network, stamp)
     return content_key("network", network_identity(opened) if with_weights else network_shapes(opened))
 
 
 @cache
-def opened_network(network: str) -> Network:
-    """Open a network once in a process."""
+def _opened(network: str, stamp: tuple[int, int] | None) -> Network:
     return open_network(network)
 
 

@@ -245,19 +245,22 @@ def test_folders_that_contradict_each_other_are_not_merged(many: Expansion, whol
 # In earnest --------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def sweep_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sweep over a network of one small convolution; a w4:fp8_e4m3 cannot run on the machine."""
-    folder = tmp_path_factory.mktemp("sweep")
+def _model(size: int) -> onnx.ModelProto:
+    """One convolution of an image [1, 2, size, size]."""
     node = helper.make_node("Conv", ["image", "w"], ["scores"], name="conv", kernel_shape=[3, 3])
     weights = numpy_helper.from_array(np.ones((4, 2, 3, 3), dtype=np.float32), "w")
     graph = helper.make_graph(
-        [node], "small", [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 2, 6, 6])],
+        [node], "small", [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 2, size, size])],
         [helper.make_tensor_value_info("scores", TensorProto.FLOAT, None)], [weights],
     )
-    onnx.save(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), folder / "small.onnx"
-    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+@pytest.fixture(scope="module")
+def sweep_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep over a network of one small convolution; its third precision cannot run on the machine."""
+    folder = tmp_path_factory.mktemp("sweep")
+    onnx.save(_model(6), folder / "small.onnx")
     path = folder / "small.yaml"
     path.write_text(
         "bitmosaic_version: 1\nnetworks: [small.onnx]\nprecisions: [w8a8, w4a4, 'w4:fp8_e4m3']\nobjectives: [latency]\n"
@@ -312,6 +315,18 @@ def test_the_command_killed_and_started_again_ends_with_the_same_bytes(
     assert (tmp_path / "r" / RESULTS_FILE).read_bytes() == in_earnest
     run = json.loads((tmp_path / "r" / RUNS_FILE).read_text())
     assert run["ended"] == {"done": 6, "infeasible": 3} and run["searches"] == 0, "all mappings are in the cache"
+
+
+def test_a_network_whose_file_changes_is_another_one(sweep_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(sweep_file.read_text())
+    onnx.save(_model(6), tmp_path / "small.onnx")
+    first = expand(path).tasks
+    assert [task.key for task in first] == [task.key for task in expand(sweep_file).tasks], "wherever it lies"
+    onnx.save(_model(8), tmp_path / "small.onnx")
+    assert not {task.key for task in first} & {task.key for task in expand(path).tasks}
+    (outcome,) = InTurn().outcomes([(runner.evaluate, (first[0],))])
+    assert outcome[1].status == "failed" and "has changed since the sweep began" in outcome[1].errors[0]
 
 
 def test_show_status_and_csv(sweep_file: Path, in_earnest: bytes, tmp_path: Path) -> None:
