@@ -14,7 +14,7 @@ from pathlib import Path
 from bitmosaic.exploration import ACCURACY_FILE, SENSITIVITY_FILE
 from bitmosaic.identity import Json, content_key
 from bitmosaic.progress import Progress
-from bitmosaic.records import Accuracy, AccuracyRecord, HarmRecord, SensitivityMethod
+from bitmosaic.records import Accuracy, AccuracyRecord, HarmRecord, SensitivityMethod, rated_quantiser
 from bitmosaic.store import RecordFile
 from simulator.precision import LayerPrecision
 from workloads.accuracy import AccuracyEvaluator
@@ -22,6 +22,7 @@ from workloads.fake_quantised_model import weight_key
 from workloads.network import Network
 from workloads.sensitivity import AT_ONCE, METHODS, Request
 from workloads.tasks import Task
+from workloads.weight_quantisers import Quantiser
 
 Assignment = Mapping[str, LayerPrecision]
 
@@ -42,22 +43,31 @@ class AccuracyBook:
     Args:
         subject: key of network and task.
         folder: the results folder.
+        quantiser: of the weights, as of ``AccuracyEvaluator``. It is part of every key that it can change, so that
+            results of different quantisers stand beside each other in one folder and never mix.
     """
 
-    def __init__(self, network: Network, task: Task, subject: str, folder: Path) -> None:
+    def __init__(
+        self, network: Network, task: Task, subject: str, folder: Path, quantiser: Quantiser = "rtn"
+    ) -> None:
         self._network = network
         self._task = task
         self._subject = subject
+        self._quantiser: Quantiser = quantiser
         self._accuracies = RecordFile(folder / ACCURACY_FILE, AccuracyRecord)
         self._harms = RecordFile(folder / SENSITIVITY_FILE, HarmRecord)
 
     @cached_property
     def _evaluator(self) -> AccuracyEvaluator:
-        return AccuracyEvaluator(self._network, self._task)
+        return AccuracyEvaluator(self._network, self._task, quantiser=self._quantiser)
 
     def key(self, assignment: Assignment) -> str:
         """Key of an assignment's accuracy."""
-        return content_key("accuracy", {"subject": self._subject, "assignment": measured_formats(assignment)})
+        return content_key(
+            "accuracy",
+            {"subject": self._subject, "assignment": measured_formats(assignment),
+             **(_named(self._quantiser) if assignment else {})},
+        )
 
     def measure(self, assignment: Assignment) -> Accuracy:
         """Score the network under an assignment (layer → precision); an empty one is FP32."""
@@ -67,7 +77,9 @@ class AccuracyBook:
             result = self._evaluator.measure(dict(assignment))
             accuracy = Accuracy(metric=result.metric, value=result.value, count=result.count, extra=dict(result.extra))
             labels = {layer: precision.label for layer, precision in assignment.items()}
-            known = self._accuracies.append(AccuracyRecord(key=key, assignment=labels, accuracy=accuracy))
+            known = self._accuracies.append(AccuracyRecord(
+                key=key, assignment=labels, accuracy=accuracy, quantiser=self._quantiser if assignment else "rtn"
+            ))
         return known.accuracy
 
     def harms(
@@ -106,10 +118,18 @@ class AccuracyBook:
             harm = float(table[layers.index(layer), menu.index(precision)])
             self._harms.append(
                 HarmRecord(key=self._harm_key(layer, precision, method), subject=self._subject, method=method,
-                           layer=layer, precision=precision.label, harm=harm if math.isfinite(harm) else None)
+                           quantiser=rated_quantiser(method, self._quantiser), layer=layer, precision=precision.label,
+                           harm=harm if math.isfinite(harm) else None)
             )
 
     def _harm_key(self, layer: str, precision: LayerPrecision, method: SensitivityMethod) -> str:
         return content_key(
-            "harm", {"subject": self._subject, "method": method, "assignment": measured_formats({layer: precision})}
+            "harm",
+            {"subject": self._subject, "method": method, "assignment": measured_formats({layer: precision}),
+             **_named(rated_quantiser(method, self._quantiser))},
         )
+
+
+def _named(quantiser: Quantiser) -> dict[str, Json]:
+    """What a key says of the quantiser: nothing of rounding to nearest, which keys of before it do not name."""
+    return {} if quantiser == "rtn" else {"quantiser": quantiser}

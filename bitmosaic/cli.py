@@ -99,6 +99,8 @@ _WORKERS = click.option(
     "auto", "taylor", "perturbation", "weight_error", "hessian_trace", "bit_entropy", "value_entropy",
 ]), help="How the harm of a precision to a layer is rated before assignment; auto: taylor where gradients exist, "
          "else perturbation.")
+@click.option("--quantiser", default="rtn", show_default=True, type=click.Choice(["rtn", "gptq", "gptq_act", "dpq"]),
+              help="How weights are quantised: to nearest, by GPTQ (also with reordering), or by DPQ (W4A8).")
 @click.option("--points", type=click.IntRange(min=2), default=10, show_default=True, metavar="N",
               help="Budgets for which an assignment is sought, on each of the two fronts.")
 @_SHAPE
@@ -110,7 +112,7 @@ _WORKERS = click.option(
 @_GAP
 @_WORKERS
 def explore(
-    network: str, hardware: str, menu: str | None, objective: str, sensitivity: str, points: int,
+    network: str, hardware: str, menu: str | None, objective: str, sensitivity: str, quantiser: str, points: int,
     shapes: tuple[str, ...], inputs: Path | None, output: Path | None, seconds_per_layer: float | None,
     gap: float | None, workers: int | None,
 ) -> None:
@@ -127,7 +129,8 @@ def explore(
         try:
             exploration = job.explore(
                 opened, hardware, menu=None if menu is None else _words(menu), objective=objective,  # type: ignore[arg-type]
-                sensitivity=sensitivity, points=points, inputs=inputs, results=output,  # type: ignore[arg-type]
+                sensitivity=sensitivity, quantiser=quantiser, points=points, inputs=inputs,  # type: ignore[arg-type]
+                results=output,
                 budget=_budget(job.DEFAULT_BUDGET, seconds_per_layer, gap), workers=workers, progress=progress,
             )
         except job.ExplorationInterrupted as interrupt:

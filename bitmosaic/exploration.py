@@ -14,7 +14,15 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from bitmosaic.records import Accuracy, AccuracyRecord, HarmRecord, MappingRecord, PointRecord, Settings
+from bitmosaic.records import (
+    Accuracy,
+    AccuracyRecord,
+    HarmRecord,
+    MappingRecord,
+    PointRecord,
+    Settings,
+    rated_quantiser,
+)
 from bitmosaic.store import RecordFile
 from mapper.pareto import pareto_front as undominated
 from simulator.errors import ConfigurationError, Problem, closest
@@ -152,10 +160,12 @@ def load_exploration(folder: str | Path) -> Exploration:
     records = [
         record for record in RecordFile(folder / POINTS_FILE, PointRecord) if record.context == settings.context
     ]
+    rated = rated_quantiser(settings.sensitivity, settings.quantiser)
     harms = {
         (record.layer, record.precision): math.inf if record.harm is None else record.harm
         for record in RecordFile(folder / SENSITIVITY_FILE, HarmRecord)
         if record.subject == settings.subject and record.method == settings.sensitivity
+        and record.quantiser == rated
     }
     mixed = 0
     points = []

@@ -12,13 +12,22 @@ from pydantic import Field
 from bitmosaic.store import Record
 from mapper.solution import MappingSolution, Objective, TileOffer
 from simulator.layer import Frozen
+from simulator.precision import LayerPrecision
 from simulator.provenance import Confidence
 from simulator.result import LayerResult, NetworkResult, StallCause, VectorResult
 from simulator.values import ValueSource
+from workloads.weight_quantisers import Quantiser
 
 Origin = Literal["uniform", "latency", "energy", "given"]
 SensitivityMethod = Literal["taylor", "perturbation", "weight_error", "hessian_trace", "bit_entropy", "value_entropy"]
 SENSITIVITY_METHODS: tuple[SensitivityMethod, ...] = get_args(SensitivityMethod)
+# They rate codes of 8 bits, rounded to nearest: no quantiser changes them.
+_OF_ROUNDED_CODES = frozenset(("bit_entropy", "value_entropy"))
+
+
+def rated_quantiser(method: SensitivityMethod, quantiser: Quantiser) -> Quantiser:
+    """The quantiser whose weights a method rates when an exploration quantises with ``quantiser``."""
+    return "rtn" if method in _OF_ROUNDED_CODES else quantiser
 
 
 class MappingRecord(Record):
@@ -32,11 +41,12 @@ class HarmRecord(Record):
 
     ``subject`` is the key of network and task. ``harm`` is in the method's unit (taylor, perturbation, Hessian trace:
     squared network output; weight error: squared weight; entropies: bits), and None where the network's outputs were
-    not finite.
+    not finite. ``quantiser``: of the weights; entropies are those of rounded codes, whatever it is (``rtn``).
     """
 
     subject: str
     method: str
+    quantiser: Quantiser = "rtn"
     layer: str
     precision: str
     harm: float | None
@@ -52,9 +62,13 @@ class Accuracy(Frozen):
 
 
 class AccuracyRecord(Record):
-    """The score of the network under an assignment (layer → precision); an empty one is FP32."""
+    """The score of the network under an assignment (layer → precision); an empty one is FP32.
+
+    ``quantiser``: of the weights.
+    """
 
     assignment: dict[str, str]
+    quantiser: Quantiser = "rtn"
     accuracy: Accuracy
 
 
@@ -125,6 +139,7 @@ class PointRecord(Record):
         origin: a uniform baseline, the front that proposed the assignment, or the user, who gave it.
         uniform: the baseline's precision, else None.
         assignment: layer → precision (``w4a8``).
+        precisions: in full, those of layers whose label does not say it all.
         accuracy: measured; None where the network has no weights or no task.
         confidence: component of energy → how far its numbers can be trusted; None: not stated.
         not_modelled: what costs energy and is left out of the machine's description, in words.
@@ -134,6 +149,7 @@ class PointRecord(Record):
     origin: Origin
     uniform: str | None
     assignment: dict[str, str]
+    precisions: dict[str, LayerPrecision] = Field(default_factory=dict)
     total_cycles: int
     latency_ms: float
     energy_pj: float
@@ -175,6 +191,7 @@ class Settings(Frozen):
     objective: Objective
     sensitivity: SensitivityMethod
     sensitivity_note: str = ""
+    quantiser: Quantiser = "rtn"
     points: int
     cpu_seconds_per_layer: float
     target_gap: float

@@ -204,17 +204,17 @@ def test_options_reach_the_job(folder: Path, tmp_path: Path, monkeypatch: pytest
     assert (name, machine) == ("digits_cnn", "bit_fusion")
     assert options.pop("progress") is not None
     assert options == {
-        "menu": None, "objective": "edp", "sensitivity": "auto", "points": 10, "inputs": None,
+        "menu": None, "objective": "edp", "sensitivity": "auto", "quantiser": "rtn", "points": 10, "inputs": None,
         "results": None, "budget": explorer.DEFAULT_BUDGET, "workers": None,
     }
     _run("explore", folder / "open.onnx", "--shape", "image=1x1x6x6", "--hardware", "loom", "--menu", "w8a8, w4a8",
-         "--objective", "energy", "--sensitivity", "weight_error", "--points", "3", "--inputs", "some.npz",
-         "--output", tmp_path, "--seconds-per-layer", "0.5", "--gap", "0.25", "--workers", "2")
+         "--objective", "energy", "--sensitivity", "weight_error", "--quantiser", "gptq", "--points", "3",
+         "--inputs", "some.npz", "--output", tmp_path, "--seconds-per-layer", "0.5", "--gap", "0.25", "--workers", "2")
     name, machine, options = calls.pop()
     del options["progress"]
     assert (name, machine) == ("open", "loom") and options == {
-        "menu": ["w8a8", "w4a8"], "objective": "energy", "sensitivity": "weight_error", "points": 3,
-        "inputs": Path("some.npz"), "results": tmp_path, "workers": 2,
+        "menu": ["w8a8", "w4a8"], "objective": "energy", "sensitivity": "weight_error", "quantiser": "gptq",
+        "points": 3, "inputs": Path("some.npz"), "results": tmp_path, "workers": 2,
         "budget": bitmosaic.SearchBudget(cpu_seconds=0.5, target_gap=0.25),
     }
 
