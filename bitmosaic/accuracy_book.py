@@ -11,13 +11,22 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 
-from bitmosaic.exploration import ACCURACY_FILE, SENSITIVITY_FILE
+from bitmosaic.exploration import ACCURACY_FILE, ENTROPY_FILE, SENSITIVITY_FILE
 from bitmosaic.identity import Json, content_key
 from bitmosaic.progress import Progress
-from bitmosaic.records import Accuracy, AccuracyRecord, HarmRecord, SensitivityMethod, rated_quantiser
+from bitmosaic.records import (
+    Accuracy,
+    AccuracyRecord,
+    EntropyRecord,
+    HarmRecord,
+    OperandEntropyRow,
+    SensitivityMethod,
+    rated_quantiser,
+)
 from bitmosaic.store import RecordFile
 from simulator.precision import LayerPrecision
 from workloads.accuracy import AccuracyEvaluator
+from workloads.entropy import LayerEntropy, OperandEntropy, layer_entropies
 from workloads.fake_quantised_model import weight_key
 from workloads.network import Network
 from workloads.sensitivity import AT_ONCE, METHODS, Request
@@ -56,6 +65,7 @@ class AccuracyBook:
         self._quantiser: Quantiser = quantiser
         self._accuracies = RecordFile(folder / ACCURACY_FILE, AccuracyRecord)
         self._harms = RecordFile(folder / SENSITIVITY_FILE, HarmRecord)
+        self._entropies = RecordFile(folder / ENTROPY_FILE, EntropyRecord)
 
     @cached_property
     def _evaluator(self) -> AccuracyEvaluator:
@@ -107,6 +117,26 @@ class AccuracyBook:
             harms[layer, precision.label] = math.inf if record.harm is None else record.harm
         return harms
 
+    def entropies(self) -> dict[str, LayerEntropy]:
+        """Entropies of the 8-bit codes of every trained layer's weights, and of its inputs on calibration data."""
+        layers = [layer for layer, binding in self._network.bindings.items() if binding.weight is not None]
+        keys = {layer: content_key("entropy", {"subject": self._subject, "layer": layer}) for layer in layers}
+        missing = [layer for layer in layers if keys[layer] not in self._entropies]
+        if missing:
+            evaluator = self._evaluator
+            found = layer_entropies(self._network, missing, evaluator.calibrated, evaluator.calibration_feeds,
+                                    threads=evaluator.threads)
+            for layer, entropy in found.items():
+                self._entropies.append(EntropyRecord(
+                    key=keys[layer], subject=self._subject, layer=layer, weight=_row(entropy.weight),
+                    input=None if entropy.input is None else _row(entropy.input),
+                ))
+        records = [self._entropies.get(key) for key in keys.values()]
+        return {
+            record.layer: LayerEntropy(_entropy(record.weight), _entropy(record.input) if record.input else None)
+            for record in records if record is not None
+        }
+
     def _rate(
         self, pairs: list[tuple[str, LayerPrecision]], method: SensitivityMethod, report: Callable[[int, int], None]
     ) -> None:
@@ -128,6 +158,14 @@ class AccuracyBook:
             {"subject": self._subject, "method": method, "assignment": measured_formats({layer: precision}),
              **_named(rated_quantiser(method, self._quantiser))},
         )
+
+
+def _row(entropy: OperandEntropy) -> OperandEntropyRow:
+    return OperandEntropyRow(value=entropy.value, bit=entropy.bit, count=entropy.count)
+
+
+def _entropy(row: OperandEntropyRow) -> OperandEntropy:
+    return OperandEntropy(row.value, row.bit, row.count)
 
 
 def _named(quantiser: Quantiser) -> dict[str, Json]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +20,7 @@ from bitmosaic.records import (
     HarmRecord,
     MappingRecord,
     PointRecord,
+    SensitivityMethod,
     Settings,
     rated_quantiser,
 )
@@ -33,6 +34,10 @@ MAPPINGS_FILE = "mappings.jsonl"
 SENSITIVITY_FILE = "sensitivity.jsonl"
 ACCURACY_FILE = "accuracy.jsonl"
 POINTS_FILE = "points.jsonl"
+ENTROPY_FILE = "entropy.jsonl"
+SELECTIONS_FILE = "selections.jsonl"
+FAMILIES_FILE = "families.jsonl"
+COMPARISON_FILE = "inputs/comparison.json"
 DEFAULT_ACCURACY_LOSS = 0.01
 
 
@@ -68,7 +73,9 @@ class Exploration:
         settings: what the run was asked for.
         fp32: score of the network as trained; None for a cost-only network, or before it was measured.
         points: uniform baselines and mixed assignments, in the order in which they were scored.
-        harms: (layer, precision) → rated harm in the method's unit, infinite where outputs were not finite.
+        harms: (layer, precision) → rated harm in the method's unit, infinite where outputs were not finite; empty
+            where a method rates channels instead.
+        measured_harms: the same as measured by perturbation, where it was.
     """
 
     folder: Path
@@ -76,6 +83,7 @@ class Exploration:
     fp32: Accuracy | None
     points: tuple[Point, ...]
     harms: dict[tuple[str, str], float]
+    measured_harms: dict[tuple[str, str], float] = field(default_factory=dict)
 
     @property
     def has_accuracy(self) -> bool:
@@ -160,20 +168,26 @@ def load_exploration(folder: str | Path) -> Exploration:
     records = [
         record for record in RecordFile(folder / POINTS_FILE, PointRecord) if record.context == settings.context
     ]
-    rated = rated_quantiser(settings.sensitivity, settings.quantiser)
-    harms = {
-        (record.layer, record.precision): math.inf if record.harm is None else record.harm
-        for record in RecordFile(folder / SENSITIVITY_FILE, HarmRecord)
-        if record.subject == settings.subject and record.method == settings.sensitivity
-        and record.quantiser == rated
-    }
+    ratings = [
+        record for record in RecordFile(folder / SENSITIVITY_FILE, HarmRecord) if record.subject == settings.subject
+    ]
+
+    def rated(method: SensitivityMethod) -> dict[tuple[str, str], float]:
+        quantiser = rated_quantiser(method, settings.quantiser)
+        return {
+            (record.layer, record.precision): math.inf if record.harm is None else record.harm
+            for record in ratings
+            if (record.method, record.quantiser) == (method, quantiser) and settings.method != "flexiq"
+        }
+
     mixed = 0
     points = []
     for record in records:
         if record.uniform is None:
             mixed += 1
         points.append(Point(record.uniform or f"m{mixed}", record))
-    return Exploration(folder, settings, fp32.accuracy if fp32 else None, tuple(points), harms)
+    return Exploration(folder, settings, fp32.accuracy if fp32 else None, tuple(points), rated(settings.sensitivity),
+                       rated("perturbation"))
 
 
 def mapping_records(folder: Path) -> tuple[MappingRecord, ...]:

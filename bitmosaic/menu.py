@@ -79,7 +79,7 @@ def read_menu(texts: Sequence[str], accelerator: Accelerator) -> tuple[LayerPrec
             continue
         if precision.split is not None:
             problems.append(
-                Problem("explore cannot measure or assign layers split by channel yet; simulate takes them",
+                Problem("layers split by channel are not offered one by one: --method flexiq proposes them",
                         path="menu", value=precision.label)
             )
             continue

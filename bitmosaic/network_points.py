@@ -27,11 +27,15 @@ from workloads import Network
 
 @dataclass(frozen=True)
 class Proposal:
-    """An assignment (layer → precision, of all layers), what proposed it, and of a uniform baseline its precision."""
+    """An assignment (layer → precision, of all layers), what proposed it, and of a uniform baseline its precision.
+
+    ``value``: the threshold or ratio of the origin, where it has one.
+    """
 
     assignment: dict[str, LayerPrecision]
     origin: Origin
     uniform: str | None = None
+    value: float | None = None
 
 
 class Measurer(Protocol):
@@ -131,7 +135,8 @@ class NetworkPoints:
             bound = {name: precision for name, precision in assignment.items() if name in self.network.bindings}
             accuracy = self.accuracy.measure(bound)
         return PointRecord(
-            key=key, context=self.context, origin=proposal.origin, uniform=proposal.uniform,
+            key=key, context=self.context, origin=proposal.origin, origin_value=proposal.value,
+            uniform=proposal.uniform,
             assignment={name: precision.label for name, precision in assignment.items()},
             precisions={
                 name: precision for name, precision in assignment.items()

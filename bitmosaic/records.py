@@ -18,7 +18,8 @@ from simulator.result import LayerResult, NetworkResult, StallCause, VectorResul
 from simulator.values import ValueSource
 from workloads.weight_quantisers import Quantiser
 
-Origin = Literal["uniform", "latency", "energy", "given"]
+Origin = Literal["uniform", "latency", "energy", "given", "threshold", "ratio", "largest first", "random"]
+MethodName = Literal["amp", "seada", "dpq", "flexiq", "measured"]
 SensitivityMethod = Literal["taylor", "perturbation", "weight_error", "hessian_trace", "bit_entropy", "value_entropy"]
 SENSITIVITY_METHODS: tuple[SensitivityMethod, ...] = get_args(SensitivityMethod)
 # They rate codes of 8 bits, rounded to nearest: no quantiser changes them.
@@ -36,6 +37,14 @@ class MappingRecord(Record):
     solution: MappingSolution
 
 
+class OperandEntropyRow(Frozen):
+    """``workloads.entropy.OperandEntropy`` as it is written down."""
+
+    value: float
+    bit: float
+    count: float
+
+
 class HarmRecord(Record):
     """Harm of one layer in one precision, all other layers in FP32.
 
@@ -50,6 +59,26 @@ class HarmRecord(Record):
     layer: str
     precision: str
     harm: float | None
+
+
+class EntropyRecord(Record):
+    """Entropies of one layer's 8-bit codes, in bits, with the number of elements: what SEADA's rules go by.
+
+    ``subject`` as in ``HarmRecord``. ``input`` is None where the input cannot be reached.
+    """
+
+    subject: str
+    layer: str
+    weight: OperandEntropyRow
+    input: OperandEntropyRow | None
+
+
+class SelectionRecord(Record):
+    """FlexiQ's nested selections: ratio → layer → input channels in the narrow format, by their numbers."""
+
+    subject: str
+    ratios: tuple[float, ...]
+    narrow: tuple[dict[str, tuple[int, ...]], ...]
 
 
 class Accuracy(Frozen):
@@ -136,7 +165,8 @@ class PointRecord(Record):
 
     Attributes:
         context: key of network, accelerator, task, objective and search budget; points of one context compare.
-        origin: a uniform baseline, the front that proposed the assignment, or the user, who gave it.
+        origin: a uniform baseline, the front that proposed the assignment, or the user, who gave it; the threshold on
+            entropies or the ratio of narrow channels (``origin_value``) that it is for; an order of layers.
         uniform: the baseline's precision, else None.
         assignment: layer → precision (``w4a8``).
         precisions: in full, those of layers whose label does not say it all.
@@ -150,6 +180,7 @@ class PointRecord(Record):
     uniform: str | None
     assignment: dict[str, str]
     precisions: dict[str, LayerPrecision] = Field(default_factory=dict)
+    origin_value: float | None = None
     total_cycles: int
     latency_ms: float
     energy_pj: float
@@ -175,11 +206,44 @@ class PointRecord(Record):
         return max((row.gap for row in self.layers), default=0.0)
 
 
+class FamilyRecord(Record):
+    """The points that one method or baseline proposed in a comparison: keys of ``PointRecord``, in its order.
+
+    ``key``: of the context, the menu, and all that its proposals depend on. ``quantiser``: of its weights, ``flexiq``
+    where layers are split by channel.
+    """
+
+    family: str
+    quantiser: str
+    points: tuple[str, ...]
+
+
+class ComparisonSettings(Frozen):
+    """What a comparison was asked for; ``families``: keys of the records of all that is compared, in order.
+
+    ``skipped``: method → why the machine or the network does not take it.
+    """
+
+    network: str
+    accelerator: str
+    metric: str
+    examples: int
+    fp32: float
+    menu: tuple[str, ...]
+    objective: Objective
+    points: int
+    seeds: int
+    families: tuple[str, ...]
+    skipped: dict[str, str] = Field(default_factory=dict)
+    versions: dict[str, str]
+
+
 class Settings(Frozen):
     """What a run was asked for, and the versions that ran it.
 
-    ``sensitivity_note``: why it is another method than the default one, where none was asked for. ``context`` as in
-    ``PointRecord``, ``subject`` as in ``HarmRecord``; ``fp32_key`` is the key of FP32's accuracy.
+    ``method``: the named method that was asked for, else None. ``sensitivity_note``: why it is another one than the
+    default, where none was asked for. ``context`` as in ``PointRecord``, ``subject`` as in ``HarmRecord``; ``fp32_key``
+    is the key of FP32's accuracy.
     """
 
     network: str
@@ -192,6 +256,7 @@ class Settings(Frozen):
     sensitivity: SensitivityMethod
     sensitivity_note: str = ""
     quantiser: Quantiser = "rtn"
+    method: MethodName | None = None
     points: int
     cpu_seconds_per_layer: float
     target_gap: float

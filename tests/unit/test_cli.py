@@ -26,7 +26,7 @@ from bitmosaic.progress import PlainProgress, TerminalProgress
 from hw_configs import list_presets
 from workloads import list_networks
 
-COMMANDS = ("explore", "hardware", "map", "networks", "redraw", "simulate", "validate")
+COMMANDS = ("compare", "explore", "hardware", "map", "networks", "redraw", "simulate", "validate")
 ENVIRONMENT = dict(os.environ)  # with the user's cache: compiled kernels are in it
 QUICK = ("--seconds-per-layer", "0.1", "--gap", "0.5", "--workers", "1")
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -204,18 +204,20 @@ def test_options_reach_the_job(folder: Path, tmp_path: Path, monkeypatch: pytest
     assert (name, machine) == ("digits_cnn", "bit_fusion")
     assert options.pop("progress") is not None
     assert options == {
-        "menu": None, "objective": "edp", "sensitivity": "auto", "quantiser": "rtn", "points": 10, "inputs": None,
+        "menu": None, "objective": "edp", "sensitivity": "auto", "quantiser": None, "method": None,
+        "measure_harm": False, "points": 10, "inputs": None,
         "results": None, "budget": explorer.DEFAULT_BUDGET, "workers": None,
     }
     _run("explore", folder / "open.onnx", "--shape", "image=1x1x6x6", "--hardware", "loom", "--menu", "w8a8, w4a8",
-         "--objective", "energy", "--sensitivity", "weight_error", "--quantiser", "gptq", "--points", "3",
+         "--objective", "energy", "--sensitivity", "weight_error", "--quantiser", "gptq", "--method", "amp",
+         "--measure-harm", "--points", "3",
          "--inputs", "some.npz", "--output", tmp_path, "--seconds-per-layer", "0.5", "--gap", "0.25", "--workers", "2")
     name, machine, options = calls.pop()
     del options["progress"]
     assert (name, machine) == ("open", "loom") and options == {
         "menu": ["w8a8", "w4a8"], "objective": "energy", "sensitivity": "weight_error", "quantiser": "gptq",
-        "points": 3, "inputs": Path("some.npz"), "results": tmp_path, "workers": 2,
-        "budget": bitmosaic.SearchBudget(cpu_seconds=0.5, target_gap=0.25),
+        "method": "amp", "measure_harm": True, "points": 3, "inputs": Path("some.npz"), "results": tmp_path,
+        "workers": 2, "budget": bitmosaic.SearchBudget(cpu_seconds=0.5, target_gap=0.25),
     }
 
 
