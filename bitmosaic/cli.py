@@ -108,6 +108,12 @@ _WORKERS = click.option(
 @click.option("--measure-harm", is_flag=True,
               help="Measure the harm of each layer and precision too, and say how well the method ranks them; one run "
                    "each.")
+@click.option("--keep-first-last", metavar="W8A8",
+              help="A precision of the menu that the first and the last trained layer keep.")
+@click.option("--weight-memory-limit", type=click.FloatRange(min=0, min_open=True), metavar="KIB",
+              help="The most memory that the weights of an assignment may take, in KiB, without scales.")
+@click.option("--accuracy-at-least", type=click.FloatRange(min=0, max=100), metavar="PERCENT",
+              help="The accuracy that the chosen point is to reach; an error that names the best where none does.")
 @click.option("--points", type=click.IntRange(min=2), default=10, show_default=True, metavar="N",
               help="Budgets for which an assignment is sought, on each of the two fronts.")
 @_SHAPE
@@ -120,7 +126,8 @@ _WORKERS = click.option(
 @_WORKERS
 def explore(
     network: str, hardware: str, menu: str | None, objective: str, sensitivity: str, quantiser: str | None,
-    method: str | None, measure_harm: bool, points: int, shapes: tuple[str, ...], inputs: Path | None,
+    method: str | None, measure_harm: bool, keep_first_last: str | None, weight_memory_limit: float | None,
+    accuracy_at_least: float | None, points: int, shapes: tuple[str, ...], inputs: Path | None,
     output: Path | None, seconds_per_layer: float | None, gap: float | None, workers: int | None,
 ) -> None:
     """Find the latency–accuracy and energy–accuracy fronts of NETWORK.
@@ -137,7 +144,10 @@ def explore(
             exploration = job.explore(
                 opened, hardware, menu=None if menu is None else _words(menu), objective=objective,  # type: ignore[arg-type]
                 sensitivity=sensitivity, quantiser=quantiser, method=method,  # type: ignore[arg-type]
-                measure_harm=measure_harm, points=points, inputs=inputs, results=output,
+                measure_harm=measure_harm, keep_first_last=keep_first_last,
+                weight_memory_limit_kib=weight_memory_limit,
+                accuracy_at_least=None if accuracy_at_least is None else accuracy_at_least / 100,
+                points=points, inputs=inputs, results=output,
                 budget=_budget(job.DEFAULT_BUDGET, seconds_per_layer, gap), workers=workers, progress=progress,
             )
         except job.ExplorationInterrupted as interrupt:

@@ -110,18 +110,35 @@ class Exploration:
                     allowed=tuple(labels), did_you_mean=closest(label, labels))
         )
 
-    def chosen(self, accuracy_loss: float = DEFAULT_ACCURACY_LOSS) -> Point | None:
-        """The fastest point whose accuracy is within ``accuracy_loss`` (absolute, 0 … 1) of FP32.
+    def is_allowed(self, point: Point) -> bool:
+        """Whether a point keeps the precisions and the weight memory that were asked for; baselines may not."""
+        limit, bits = self.settings.weight_bits_limit, point.record.weight_bits
+        fits = limit is None or (bits is not None and bits <= limit)
+        return fits and self.settings.kept.items() <= point.record.assignment.items()
 
-        Where no point is that accurate, the most accurate one; for cost-only networks the baseline; None where
-        there are no points yet.
+    @property
+    def accuracy_floor(self) -> float | None:
+        """The accuracy (0 … 1) that the chosen point is to reach: the one asked for, else FP32's less 1 %."""
+        if self.settings.accuracy_at_least is not None:
+            return self.settings.accuracy_at_least
+        return None if self.fp32 is None else self.fp32.value - DEFAULT_ACCURACY_LOSS
+
+    def chosen(self, accuracy_loss: float | None = None) -> Point | None:
+        """The fastest allowed point within ``accuracy_loss`` (absolute, 0 … 1) of FP32; None: at ``accuracy_floor``.
+
+        Where none does, the most accurate one of those allowed; for cost-only networks the baseline; None where there
+        are no points yet.
         """
         if not self.points:
             return None
         measured = [point for point in self.points if point.record.accuracy is not None]
-        if not measured or self.fp32 is None:
+        measured = [point for point in measured if self.is_allowed(point)] or measured
+        asked = self.accuracy_floor
+        if accuracy_loss is not None and self.fp32 is not None:
+            asked = self.fp32.value - accuracy_loss
+        if not measured or self.fp32 is None or asked is None:
             return self.points[0]
-        floor = self.fp32.value - accuracy_loss - 1e-12
+        floor = asked - 1e-12
         good = [point for point in measured if _score(point) >= floor]
         if good:
             return min(good, key=lambda point: (point.record.total_cycles, point.record.energy_pj, -_score(point)))

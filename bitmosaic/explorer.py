@@ -17,6 +17,7 @@ from bitmosaic.accuracy_book import AccuracyBook
 from bitmosaic.exploration import Exploration, load_exploration
 from bitmosaic.folder import check_folder, default_folder, write_inputs, write_outputs
 from bitmosaic.job import Job, find_data, open_subject, settings_problems
+from bitmosaic.limits import check_reached, kept_layers, limit_problems
 from bitmosaic.methods import METHOD_NAMES, Plan
 from bitmosaic.methods import plan as make_plan
 from bitmosaic.network_points import NetworkPoints
@@ -53,6 +54,9 @@ def explore(
     quantiser: Quantiser | None = None,
     method: MethodName | None = None,
     measure_harm: bool = False,
+    keep_first_last: str | None = None,
+    weight_memory_limit_kib: float | None = None,
+    accuracy_at_least: float | None = None,
     points: int = DEFAULT_POINTS,
     inputs: str | Path | None = None,
     task: Task | None = None,
@@ -77,6 +81,10 @@ def explore(
         method: a named bundle of these, ``amp``, ``seada``, ``dpq``, ``flexiq`` or ``measured``
             (``bitmosaic.methods``); arguments that contradict it are refused.
         measure_harm: whether harm is measured too, one run a layer and precision, to say how well ratings rank it.
+        keep_first_last: a precision of the menu that the first and the last trained layer have in every assignment
+            but the uniform ones.
+        weight_memory_limit_kib: most memory of trained weights (without scales, in KiB) of the same assignments.
+        accuracy_at_least: 0 … 1; the chosen point is the fastest that reaches it.
         points: budgets for which an assignment is sought on each of the two fronts, at least 2.
         inputs: ``.npz`` of arrays to run a network of your own on; accuracy is then agreement with FP32.
         task: data and metric; by default the built-in one of the network. Without data the cost alone is explored.
@@ -86,6 +94,8 @@ def explore(
         progress: told what is done; by default nobody is.
 
     Raises:
+        InfeasibleError: no assignment fits into ``weight_memory_limit_kib``; or no point reaches ``accuracy_at_least``,
+            with the best there is: then everything is in the results folder all the same.
         BitmosaicError: anything wrong with what was given, with a message for each mistake.
         ExplorationInterrupted: Ctrl-C; what was done is in the folder and in the exception's ``exploration``.
     """
@@ -94,9 +104,11 @@ def explore(
         "sensitivity": (sensitivity, ("auto", *SENSITIVITY_METHODS)), "quantiser": (quantiser or "rtn", QUANTISERS),
         "method": (method or "amp", METHOD_NAMES),
     })
+    problems += limit_problems(weight_memory_limit_kib, accuracy_at_least)
     if problems:
         raise ConfigurationError(problems)
     plan = make_plan(network, accelerator, method, menu, sensitivity, quantiser)
+    kept = kept_layers(network, plan, keep_first_last)
     task, data = find_data(network, inputs, task)
     if method is not None and task is None:
         raise NetworkError(Problem(f"has no data, on which the method {method} calibrates and measures: give --inputs",
@@ -104,11 +116,15 @@ def explore(
     folder = default_folder(network, accelerator) if results is None else Path(results)
     check_folder(folder)
     job = Job(network, accelerator, task, data, objective, budget, folder, workers, progress or Silent())
+    bits_limit = None if weight_memory_limit_kib is None else int(weight_memory_limit_kib * 8192)
     job.check_fits(plan)
     with sole_writer(folder):
-        settings = _settings(job, plan, points)
+        settings = _settings(job, plan, points).model_copy(update={
+            "kept": {layer: precision.label for layer, precision in kept.items()}, "weight_bits_limit": bits_limit,
+            "accuracy_at_least": accuracy_at_least,
+        })
         write_inputs(folder, network, accelerator, settings, None if inputs is None else Path(inputs))
-        run = job.points(plan)
+        run = job.points(plan, kept, bits_limit)
         try:
             _score_all(run, job.book(plan.quantiser), plan, points, measure_harm)
         except KeyboardInterrupt:
@@ -120,7 +136,8 @@ def explore(
             raise ExplorationInterrupted(exploration) from None
         exploration = load_exploration(folder)
         write_outputs(exploration)
-        return exploration
+    check_reached(exploration)
+    return exploration
 
 
 def _settings(job: Job, plan: Plan, points: int) -> Settings:

@@ -27,6 +27,7 @@ from mapper.cache import MODEL_VERSION
 from mapper.solution import OBJECTIVES, Objective, SearchBudget
 from simulator.accelerator import Accelerator
 from simulator.errors import ConfigurationError, NetworkError, Problem
+from simulator.precision import LayerPrecision
 from simulator.tiled import single_tile
 from workloads import Network, open_network
 from workloads.tasks import Task, find_task
@@ -87,8 +88,10 @@ class Job:
             self._books[quantiser] = AccuracyBook(self.network, self.task, self.subject, self.folder, quantiser)
         return self._books[quantiser]
 
-    def points(self, plan: Plan) -> NetworkPoints:
-        """The network points of a plan."""
+    def points(
+        self, plan: Plan, kept: Mapping[str, LayerPrecision] | None = None, weight_bits_limit: int | None = None
+    ) -> NetworkPoints:
+        """The network points of a plan, with what its proposals must keep (``NetworkPoints``)."""
         if not self._files:
             mappings = MappingBook(self.accelerator, self.objective, self.budget, self.folder, self.workers)
             self._files.append((mappings, RecordFile(self.folder / POINTS_FILE, PointRecord)))
@@ -101,6 +104,7 @@ class Job:
         return NetworkPoints(
             network=self.network, accelerator=self.accelerator, context=self.context(plan), accuracy=accuracy,
             mappings=mappings, records=records, progress=self.progress, baseline=plan.menu[0],
+            kept=kept or {}, weight_bits_limit=weight_bits_limit,
         )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from bitmosaic.accuracy_book import Assignment
@@ -53,6 +53,8 @@ class NetworkPoints:
     Attributes:
         accuracy: measures assignments; None where there is a cost only.
         baseline: what products of two activations run in, and what is offered to a layer in any case.
+        kept: layer → the one precision that is offered to it, in proposals that mix precisions.
+        weight_bits_limit: most stored bits of trained weights, in the same proposals; None: no limit.
     """
 
     network: Network
@@ -63,6 +65,8 @@ class NetworkPoints:
     records: RecordFile[PointRecord]
     progress: Progress
     baseline: LayerPrecision
+    kept: Mapping[str, LayerPrecision] = field(default_factory=dict)
+    weight_bits_limit: int | None = None
 
     def uniform(self, precision: LayerPrecision) -> dict[str, LayerPrecision]:
         """Every layer in one precision; products of two activations in the activations' format."""
@@ -73,10 +77,15 @@ class NetworkPoints:
         return [Proposal(self.uniform(precision), "uniform", precision.label) for precision in menu]
 
     def mixed(self, chosen: Mapping[str, LayerPrecision]) -> dict[str, LayerPrecision]:
-        """Layers as chosen; what is left out, products of two activations above all, in the baseline."""
+        """Layers as kept, else as chosen; what is left out, products of two activations above all, in the baseline."""
+        settled = {**chosen, **self.kept}
         return {
-            layer.name: chosen.get(layer.name, for_layer(layer, self.baseline)) for layer in self.network.layers
+            layer.name: settled.get(layer.name, for_layer(layer, self.baseline)) for layer in self.network.layers
         }
+
+    def weight_bits(self, assignment: Assignment) -> int:
+        """Stored bits of all trained weights, without scales. Narrow channels are stored in their wide format."""
+        return sum(layer.weight_count * assignment[layer.name].weight.bits for layer in self.network.trained_layers)
 
     def key(self, assignment: Assignment) -> str:
         """Key of a network point."""
@@ -93,15 +102,18 @@ class NetworkPoints:
     ) -> dict[str, list[Choice]]:
         """What each rated layer can run in: its cost on one axis (cycles or pJ), harm, and bits of its weights.
 
-        A precision in which outputs were not finite (infinite harm) is left out, but for the baseline. The layers are
-        mapped.
+        A precision in which outputs were not finite (infinite harm) is left out, but for the baseline and for what is
+        kept. The layers are mapped.
         """
         rated = {layer for layer, _ in harms}
         choices: dict[str, list[Choice]] = {layer.name: [] for layer in self.network.layers if layer.name in rated}
         for precision in menu:
             for layer, exact in self.jobs(self.uniform(precision)):
                 harm = harms.get((layer.name, precision.label), math.inf)
-                if layer.name not in rated or (math.isinf(harm) and precision != self.baseline):
+                kept = self.kept.get(layer.name)
+                if layer.name not in rated or (kept or precision) != precision:
+                    continue
+                if math.isinf(harm) and precision not in (self.baseline, kept):
                     continue
                 result = self.mappings.solution(layer, exact).result
                 cost = float(result.total_cycles) if axis == "latency" else result.total_energy_pj
@@ -142,6 +154,7 @@ class NetworkPoints:
                 name: precision for name, precision in assignment.items()
                 if LayerPrecision.parse(precision.label) != precision
             },
+            weight_bits=self.weight_bits(assignment),
             total_cycles=result.total_cycles, latency_ms=result.latency_ms, energy_pj=result.total_energy_pj,
             accuracy=accuracy,
             layers=tuple(

@@ -33,6 +33,8 @@ def propose(run: NetworkPoints, book: AccuracyBook, plan: Plan, points: int) -> 
         found += by_threshold(run, plan.menu, book.entropies(), kind, points)
     distinct: dict[str, Proposal] = {}
     for proposal in found:
+        if run.weight_bits_limit is not None and run.weight_bits(proposal.assignment) > run.weight_bits_limit:
+            continue
         distinct.setdefault(run.key(proposal.assignment), proposal)
     return list(distinct.values())
 
@@ -44,7 +46,8 @@ def least_harm(
     by_label = {precision.label: precision for precision in menu}
     found: dict[tuple[tuple[str, str], ...], CostAxis] = {}
     for axis in AXES:
-        for assignment in assignment_front(run.choices(menu, harms, axis), points=points):
+        choices = run.choices(menu, harms, axis)
+        for assignment in assignment_front(choices, points=points, weight_bits_budget=run.weight_bits_limit):
             found.setdefault(tuple(assignment.labels.items()), axis)
     return [
         Proposal(run.mixed({layer: by_label[label] for layer, label in labels}), axis)

@@ -169,6 +169,7 @@ class PointRecord(Record):
             entropies or the ratio of narrow channels (``origin_value``) that it is for; an order of layers.
         uniform: the baseline's precision, else None.
         assignment: layer → precision (``w4a8``).
+        weight_bits: stored bits of all trained weights, without scales (None in records of earlier versions).
         precisions: in full, those of layers whose label does not say it all.
         accuracy: measured; None where the network has no weights or no task.
         confidence: component of energy → how far its numbers can be trusted; None: not stated.
@@ -181,6 +182,7 @@ class PointRecord(Record):
     assignment: dict[str, str]
     precisions: dict[str, LayerPrecision] = Field(default_factory=dict)
     origin_value: float | None = None
+    weight_bits: int | None = None
     total_cycles: int
     latency_ms: float
     energy_pj: float
@@ -241,9 +243,10 @@ class ComparisonSettings(Frozen):
 class Settings(Frozen):
     """What a run was asked for, and the versions that ran it.
 
-    ``method``: the named method that was asked for, else None. ``sensitivity_note``: why it is another one than the
-    default, where none was asked for. ``context`` as in ``PointRecord``, ``subject`` as in ``HarmRecord``; ``fp32_key``
-    is the key of FP32's accuracy.
+    ``kept``: layer → precision that it must have; ``weight_bits_limit``, and ``accuracy_at_least`` (0 … 1): what points
+    are chosen by. ``method``: the named method that was asked for, else None. ``sensitivity_note``: why it is another
+    one than the default, where none was asked for. ``context`` as in ``PointRecord``, ``subject`` as in ``HarmRecord``;
+    ``fp32_key`` is the key of FP32's accuracy.
     """
 
     network: str
@@ -257,6 +260,9 @@ class Settings(Frozen):
     sensitivity_note: str = ""
     quantiser: Quantiser = "rtn"
     method: MethodName | None = None
+    kept: dict[str, str] = Field(default_factory=dict)
+    weight_bits_limit: int | None = None
+    accuracy_at_least: float | None = None
     points: int
     cpu_seconds_per_layer: float
     target_gap: float

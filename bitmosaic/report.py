@@ -338,6 +338,17 @@ def choice_note(exploration: Exploration, chosen: Point) -> str:
     loss = 100.0 * DEFAULT_ACCURACY_LOSS
     if fp32 is None or chosen.record.accuracy is None:
         return f"Point {chosen.label} is shown below."
+    asked = exploration.settings.accuracy_at_least
+    rules = [f"{layer} in {label}" for layer, label in exploration.settings.kept.items()]
+    if exploration.settings.weight_bits_limit is not None:
+        rules.append(f"at most {exploration.settings.weight_bits_limit / 8192:,.4g} KiB of weights")
+    among = f" among those with {' and '.join(rules)}" if rules else ""
+    if asked is not None or among:
+        floor = exploration.accuracy_floor or 0.0
+        what = f"of at least {100 * floor:.2f} %{among}"
+        if chosen.record.accuracy.value >= floor - 1e-12 and exploration.is_allowed(chosen):
+            return f"Chosen below: {chosen.label}, the fastest point {what}."
+        return f"Chosen below: {chosen.label}, the most accurate point; there is none {what}."
     if chosen.record.accuracy.value >= fp32.value - DEFAULT_ACCURACY_LOSS - 1e-12:
         return f"Chosen below: {chosen.label}, the fastest point within {loss:.0f} % (absolute) of FP32."
     return f"Chosen below: {chosen.label}, the most accurate point; none is within {loss:.0f} % (absolute) of FP32."

@@ -22,7 +22,7 @@ from bitmosaic.network_points import NetworkPoints
 from bitmosaic.proposals import by_threshold
 from bitmosaic.report import harm_note, report_text
 from mapper.solution import SearchBudget
-from simulator.errors import ConfigurationError, NetworkError, PrecisionError
+from simulator.errors import ConfigurationError, InfeasibleError, NetworkError, PrecisionError
 from simulator.precision import LayerPrecision
 from workloads import Network, open_network
 from workloads.accuracy import AccuracyEvaluator
@@ -199,6 +199,46 @@ def test_mistakes_in_an_assignment_are_named_with_their_lines(
     assert f"{path}:{line}: precisions.conv1" in messages[1] and "must name weight and activation bits" in messages[1]
     result = CliRunner().invoke(main, ["simulate", "digits_cnn", "--precision", "w4a4", "--assignment", str(path)])
     assert result.exit_code == 2 and "--precision: names precisions, and so does --assignment" in result.stderr
+
+
+def test_limits_bind_what_is_proposed_and_chosen(digits: Network, explored: dict[str, Exploration]) -> None:
+    folder = explored["amp"].folder
+    counts = {layer.name: layer.weight_count for layer in digits.trained_layers}
+    limit = 0.6 * 8 * sum(counts.values()) / 8192
+    found = _explore(digits, "amp", folder, keep_first_last="w8a8", weight_memory_limit_kib=limit,
+                     accuracy_at_least=0.6)
+    bits = {label: LayerPrecision.parse(label).weight.bits for label in MENU}
+    new = [p for p in found.points if p.record.key not in {q.record.key for q in explored["measured"].points}]
+    assert new
+    for point in found.points:
+        stored = sum(count * bits[point.record.assignment[layer]] for layer, count in counts.items())
+        kept = point.record.assignment["conv1"] == point.record.assignment["linear2"] == "w8a8"
+        assert point.record.weight_bits == stored
+        assert found.is_allowed(point) == (kept and stored <= int(limit * 8192))
+    assert all(found.is_allowed(point) for point in new)
+    chosen = found.chosen()
+    assert chosen is not None and found.is_allowed(chosen) and chosen.record.accuracy is not None
+    assert chosen.record.accuracy.value >= 0.6
+    assert "the fastest point of at least 60.00 % among those with conv1 in w8a8 and linear2 in w8a8 and at most" in (
+        " ".join(report_text(found).split()))
+
+
+def test_what_nothing_reaches_names_the_best(digits: Network, explored: dict[str, Exploration]) -> None:
+    folder = explored["amp"].folder
+    with pytest.raises(InfeasibleError) as caught:
+        _explore(digits, "amp", folder, accuracy_at_least=0.999)
+    best = max(point.record.accuracy_percent for point in explored["amp"].points)
+    rule = f"accuracy_at_least=99.9 %: no allowed point reaches it; the best is w8a8 with {best:.2f} %"
+    assert rule in str(caught.value)
+    with pytest.raises(InfeasibleError, match="weight_bits"):
+        _explore(digits, "amp", folder, weight_memory_limit_kib=0.1)
+    with pytest.raises(ConfigurationError, match=r"keep_first_last=w6a6: must be one of the menu \(allowed: w8a8, "):
+        _explore(digits, "amp", folder, keep_first_last="w6a6")
+    with pytest.raises(ConfigurationError, match="keep_first_last=w8a8: contradicts the method flexiq"):
+        _explore(digits, "flexiq", explored["flexiq"].folder, keep_first_last="w8a8")
+    with pytest.raises(ConfigurationError, match="accuracy_at_least=98: must be between 0 and 1"):
+        _explore(digits, "amp", folder, accuracy_at_least=98)
+    _explore(digits, "amp", folder)
 
 
 def test_what_contradicts_a_method_is_refused(digits: Network, tmp_path: Path) -> None:
