@@ -474,6 +474,8 @@ def _show(exploration: Exploration, point: Point | None) -> None:
     click.echo(f"Records, tables and plots: {exploration.folder}")
 
 
-from bitmosaic.compare_command import compare  # noqa: E402  it takes what stands above
+from bitmosaic.compare_command import compare  # noqa: E402
+from bitmosaic.sweep_command import sweep  # noqa: E402
 
 main.add_command(compare)
+main.add_command(sweep)
