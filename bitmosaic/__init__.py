@@ -42,7 +42,10 @@ from typing import TYPE_CHECKING, Any
 from bitmosaic._version import __version__
 
 if TYPE_CHECKING:
+    from bitmosaic.assignment_file import AssignmentFile, dump_assignment, load_assignment
     from bitmosaic.baseline_cost import UniformRun, mixed_run, uniform_cost, uniform_run
+    from bitmosaic.comparison import Comparison, ComparisonInterrupted, compare, load_comparison
+    from bitmosaic.comparison_report import comparison_frame, plot_comparison, write_comparison
     from bitmosaic.exploration import Exploration, Point, load_exploration
     from bitmosaic.explorer import ExplorationInterrupted, explore
     from bitmosaic.folder import write_outputs
@@ -116,6 +119,9 @@ if TYPE_CHECKING:
     from workloads.tasks import find_task
 
 _HOME = {
+    "bitmosaic.assignment_file": ("AssignmentFile", "dump_assignment", "load_assignment"),
+    "bitmosaic.comparison": ("Comparison", "ComparisonInterrupted", "compare", "load_comparison"),
+    "bitmosaic.comparison_report": ("comparison_frame", "plot_comparison", "write_comparison"),
     "bitmosaic.exploration": ("Exploration", "Point", "load_exploration"),
     "bitmosaic.explorer": ("ExplorationInterrupted", "explore"),
     "bitmosaic.folder": ("write_outputs",),
@@ -176,26 +182,28 @@ _HOME = {
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
-    "Accelerator", "AccuracyEvaluator", "AccuracyResult", "Assignment", "BatchResult", "BitmosaicError", "ChannelSplit",
-    "Choice", "ConfigurationError", "Distribution", "Exploration", "ExplorationInterrupted", "Format",
-    "FrontInterrupted", "FrontPoint", "GroupScales", "InfeasibleError", "Layer", "LayerPrecision", "LayerResult",
-    "LayerValues", "Mapping", "MappingBatch", "MappingConstraints", "MappingError", "MappingFront", "MappingLevel",
-    "MappingSolution", "MissingPackageError", "Network", "NetworkError", "NetworkResult", "PlainProgress", "Point",
-    "PrecisionError", "Progress", "Range", "SearchBudget", "SearchInterrupted", "Sensitivity", "Source", "Tile",
-    "TileOffer", "TiledAccelerator", "TraceSummary", "UniformRun", "ValueRecorder", "VectorOp", "VectorResult",
-    "__version__", "assign", "assignment_front", "attainment_frame", "bound_batch", "check_mapping", "compute_layer",
-    "cycles_frame", "default_menu", "dump_accelerator", "dump_layer", "dump_mapping", "energy_confidence",
-    "energy_frame", "energy_table", "estimate", "explore", "find_task", "front_frame", "grid_frame",
-    "hypervolume_frame", "layers_frame", "layers_table", "list_networks", "list_presets", "load_constraints",
-    "load_exploration", "load_layer", "load_mapping", "load_sweep", "map_front", "map_layer", "map_network",
-    "mappings_table", "mark_front", "memories_frame", "merge_sweeps", "mixed_run", "nest_text", "network_precisions",
-    "not_modelled", "open_accelerator", "open_machine", "open_network", "operations_frame", "parse_layer",
-    "parts_frame", "plot_attainment", "plot_breakdown", "plot_costs", "plot_front", "plot_layers", "plot_parallel",
-    "plot_pareto", "plot_precisions", "plot_roofline", "plot_utilization", "point_frame", "points_frame",
-    "points_table", "precision_frame", "rates_frame", "roofline_frame", "save_figure", "simulate", "simulate_batch",
+    "Accelerator", "AccuracyEvaluator", "AccuracyResult", "Assignment", "AssignmentFile", "BatchResult",
+    "BitmosaicError", "ChannelSplit", "Choice", "Comparison", "ComparisonInterrupted", "ConfigurationError",
+    "Distribution", "Exploration", "ExplorationInterrupted", "Format", "FrontInterrupted", "FrontPoint",
+    "GroupScales", "InfeasibleError", "Layer", "LayerPrecision", "LayerResult", "LayerValues", "Mapping",
+    "MappingBatch", "MappingConstraints", "MappingError", "MappingFront", "MappingLevel", "MappingSolution",
+    "MissingPackageError", "Network", "NetworkError", "NetworkResult", "PlainProgress", "Point", "PrecisionError",
+    "Progress", "Range", "SearchBudget", "SearchInterrupted", "Sensitivity", "Source", "Tile", "TileOffer",
+    "TiledAccelerator", "TraceSummary", "UniformRun", "ValueRecorder", "VectorOp", "VectorResult", "__version__",
+    "assign", "assignment_front", "attainment_frame", "bound_batch", "check_mapping", "compare", "comparison_frame",
+    "compute_layer", "cycles_frame", "default_menu", "dump_accelerator", "dump_assignment", "dump_layer",
+    "dump_mapping", "energy_confidence", "energy_frame", "energy_table", "estimate", "explore", "find_task",
+    "front_frame", "grid_frame", "hypervolume_frame", "layers_frame", "layers_table", "list_networks", "list_presets",
+    "load_assignment", "load_comparison", "load_constraints", "load_exploration", "load_layer", "load_mapping",
+    "load_sweep", "map_front", "map_layer", "map_network", "mappings_table", "mark_front", "memories_frame",
+    "merge_sweeps", "mixed_run", "nest_text", "network_precisions", "not_modelled", "open_accelerator",
+    "open_machine", "open_network", "operations_frame", "parse_layer", "parts_frame", "plot_attainment",
+    "plot_breakdown", "plot_comparison", "plot_costs", "plot_front", "plot_layers", "plot_parallel", "plot_pareto",
+    "plot_precisions", "plot_roofline", "plot_utilization", "point_frame", "points_frame", "points_table",
+    "precision_frame", "rates_frame", "roofline_frame", "save_figure", "simulate", "simulate_batch",
     "simulate_network", "solutions_frame", "sources_frame", "statistical_values", "summary_frame", "sweep",
-    "sweep_table", "tiles_frame", "uniform_cost", "uniform_run", "validate_file", "write_outputs", "write_plots",
-    "write_trace",
+    "sweep_table", "tiles_frame", "uniform_cost", "uniform_run", "validate_file", "write_comparison", "write_outputs",
+    "write_plots", "write_trace",
 ]
 
 

@@ -11,17 +11,27 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 
-from bitmosaic.exploration import ACCURACY_FILE, SENSITIVITY_FILE
+from bitmosaic.exploration import ACCURACY_FILE, ENTROPY_FILE, SENSITIVITY_FILE
 from bitmosaic.identity import Json, content_key
 from bitmosaic.progress import Progress
-from bitmosaic.records import Accuracy, AccuracyRecord, HarmRecord, SensitivityMethod
+from bitmosaic.records import (
+    Accuracy,
+    AccuracyRecord,
+    EntropyRecord,
+    HarmRecord,
+    OperandEntropyRow,
+    SensitivityMethod,
+    rated_quantiser,
+)
 from bitmosaic.store import RecordFile
 from simulator.precision import LayerPrecision
 from workloads.accuracy import AccuracyEvaluator
+from workloads.entropy import LayerEntropy, OperandEntropy, layer_entropies
 from workloads.fake_quantised_model import weight_key
 from workloads.network import Network
 from workloads.sensitivity import AT_ONCE, METHODS, Request
 from workloads.tasks import Task
+from workloads.weight_quantisers import Quantiser
 
 Assignment = Mapping[str, LayerPrecision]
 
@@ -42,22 +52,32 @@ class AccuracyBook:
     Args:
         subject: key of network and task.
         folder: the results folder.
+        quantiser: of the weights, as of ``AccuracyEvaluator``. It is part of every key that it can change, so that
+            results of different quantisers stand beside each other in one folder and never mix.
     """
 
-    def __init__(self, network: Network, task: Task, subject: str, folder: Path) -> None:
+    def __init__(
+        self, network: Network, task: Task, subject: str, folder: Path, quantiser: Quantiser = "rtn"
+    ) -> None:
         self._network = network
         self._task = task
         self._subject = subject
+        self._quantiser: Quantiser = quantiser
         self._accuracies = RecordFile(folder / ACCURACY_FILE, AccuracyRecord)
         self._harms = RecordFile(folder / SENSITIVITY_FILE, HarmRecord)
+        self._entropies = RecordFile(folder / ENTROPY_FILE, EntropyRecord)
 
     @cached_property
     def _evaluator(self) -> AccuracyEvaluator:
-        return AccuracyEvaluator(self._network, self._task)
+        return AccuracyEvaluator(self._network, self._task, quantiser=self._quantiser)
 
     def key(self, assignment: Assignment) -> str:
         """Key of an assignment's accuracy."""
-        return content_key("accuracy", {"subject": self._subject, "assignment": measured_formats(assignment)})
+        return content_key(
+            "accuracy",
+            {"subject": self._subject, "assignment": measured_formats(assignment),
+             **(_named(self._quantiser) if assignment else {})},
+        )
 
     def measure(self, assignment: Assignment) -> Accuracy:
         """Score the network under an assignment (layer → precision); an empty one is FP32."""
@@ -67,7 +87,9 @@ class AccuracyBook:
             result = self._evaluator.measure(dict(assignment))
             accuracy = Accuracy(metric=result.metric, value=result.value, count=result.count, extra=dict(result.extra))
             labels = {layer: precision.label for layer, precision in assignment.items()}
-            known = self._accuracies.append(AccuracyRecord(key=key, assignment=labels, accuracy=accuracy))
+            known = self._accuracies.append(AccuracyRecord(
+                key=key, assignment=labels, accuracy=accuracy, quantiser=self._quantiser if assignment else "rtn"
+            ))
         return known.accuracy
 
     def harms(
@@ -95,6 +117,26 @@ class AccuracyBook:
             harms[layer, precision.label] = math.inf if record.harm is None else record.harm
         return harms
 
+    def entropies(self) -> dict[str, LayerEntropy]:
+        """Entropies of the 8-bit codes of every trained layer's weights, and of its inputs on calibration data."""
+        layers = [layer for layer, binding in self._network.bindings.items() if binding.weight is not None]
+        keys = {layer: content_key("entropy", {"subject": self._subject, "layer": layer}) for layer in layers}
+        missing = [layer for layer in layers if keys[layer] not in self._entropies]
+        if missing:
+            evaluator = self._evaluator
+            found = layer_entropies(self._network, missing, evaluator.calibrated, evaluator.calibration_feeds,
+                                    threads=evaluator.threads)
+            for layer, entropy in found.items():
+                self._entropies.append(EntropyRecord(
+                    key=keys[layer], subject=self._subject, layer=layer, weight=_row(entropy.weight),
+                    input=None if entropy.input is None else _row(entropy.input),
+                ))
+        records = [self._entropies.get(key) for key in keys.values()]
+        return {
+            record.layer: LayerEntropy(_entropy(record.weight), _entropy(record.input) if record.input else None)
+            for record in records if record is not None
+        }
+
     def _rate(
         self, pairs: list[tuple[str, LayerPrecision]], method: SensitivityMethod, report: Callable[[int, int], None]
     ) -> None:
@@ -106,10 +148,26 @@ class AccuracyBook:
             harm = float(table[layers.index(layer), menu.index(precision)])
             self._harms.append(
                 HarmRecord(key=self._harm_key(layer, precision, method), subject=self._subject, method=method,
-                           layer=layer, precision=precision.label, harm=harm if math.isfinite(harm) else None)
+                           quantiser=rated_quantiser(method, self._quantiser), layer=layer, precision=precision.label,
+                           harm=harm if math.isfinite(harm) else None)
             )
 
     def _harm_key(self, layer: str, precision: LayerPrecision, method: SensitivityMethod) -> str:
         return content_key(
-            "harm", {"subject": self._subject, "method": method, "assignment": measured_formats({layer: precision})}
+            "harm",
+            {"subject": self._subject, "method": method, "assignment": measured_formats({layer: precision}),
+             **_named(rated_quantiser(method, self._quantiser))},
         )
+
+
+def _row(entropy: OperandEntropy) -> OperandEntropyRow:
+    return OperandEntropyRow(value=entropy.value, bit=entropy.bit, count=entropy.count)
+
+
+def _entropy(row: OperandEntropyRow) -> OperandEntropy:
+    return OperandEntropy(row.value, row.bit, row.count)
+
+
+def _named(quantiser: Quantiser) -> dict[str, Json]:
+    """What a key says of the quantiser: nothing of rounding to nearest, which keys of before it do not name."""
+    return {} if quantiser == "rtn" else {"quantiser": quantiser}

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 from rich.console import Console, RenderableType
@@ -99,6 +99,21 @@ _WORKERS = click.option(
     "auto", "taylor", "perturbation", "weight_error", "hessian_trace", "bit_entropy", "value_entropy",
 ]), help="How the harm of a precision to a layer is rated before assignment; auto: taylor where gradients exist, "
          "else perturbation.")
+@click.option("--quantiser", type=click.Choice(["rtn", "gptq", "gptq_act", "dpq"]),
+              help="How weights are quantised: to nearest (the default), by GPTQ (also with reordering), or by DPQ "
+                   "(W4A8).")
+@click.option("--method", type=click.Choice(["amp", "seada", "dpq", "flexiq", "measured"]),
+              help="A published method by its name: how harm is rated, how weights are quantised, and who chooses. "
+                   "Options that contradict it are refused.")
+@click.option("--measure-harm", is_flag=True,
+              help="Measure the harm of each layer and precision too, and say how well the method ranks them; one run "
+                   "each.")
+@click.option("--keep-first-last", metavar="W8A8",
+              help="A precision of the menu that the first and the last trained layer keep.")
+@click.option("--weight-memory-limit", type=click.FloatRange(min=0, min_open=True), metavar="KIB",
+              help="The most memory that the weights of an assignment may take, in KiB, without scales.")
+@click.option("--accuracy-at-least", type=click.FloatRange(min=0, max=100), metavar="PERCENT",
+              help="The accuracy that the chosen point is to reach; an error that names the best where none does.")
 @click.option("--points", type=click.IntRange(min=2), default=10, show_default=True, metavar="N",
               help="Budgets for which an assignment is sought, on each of the two fronts.")
 @_SHAPE
@@ -110,9 +125,10 @@ _WORKERS = click.option(
 @_GAP
 @_WORKERS
 def explore(
-    network: str, hardware: str, menu: str | None, objective: str, sensitivity: str, points: int,
-    shapes: tuple[str, ...], inputs: Path | None, output: Path | None, seconds_per_layer: float | None,
-    gap: float | None, workers: int | None,
+    network: str, hardware: str, menu: str | None, objective: str, sensitivity: str, quantiser: str | None,
+    method: str | None, measure_harm: bool, keep_first_last: str | None, weight_memory_limit: float | None,
+    accuracy_at_least: float | None, points: int, shapes: tuple[str, ...], inputs: Path | None,
+    output: Path | None, seconds_per_layer: float | None, gap: float | None, workers: int | None,
 ) -> None:
     """Find the latency–accuracy and energy–accuracy fronts of NETWORK.
 
@@ -127,7 +143,11 @@ def explore(
         try:
             exploration = job.explore(
                 opened, hardware, menu=None if menu is None else _words(menu), objective=objective,  # type: ignore[arg-type]
-                sensitivity=sensitivity, points=points, inputs=inputs, results=output,  # type: ignore[arg-type]
+                sensitivity=sensitivity, quantiser=quantiser, method=method,  # type: ignore[arg-type]
+                measure_harm=measure_harm, keep_first_last=keep_first_last,
+                weight_memory_limit_kib=weight_memory_limit,
+                accuracy_at_least=None if accuracy_at_least is None else accuracy_at_least / 100,
+                points=points, inputs=inputs, results=output,
                 budget=_budget(job.DEFAULT_BUDGET, seconds_per_layer, gap), workers=workers, progress=progress,
             )
         except job.ExplorationInterrupted as interrupt:
@@ -165,6 +185,9 @@ def redraw(results: Path, point: str | None) -> None:
 @click.option("--layer-precision", "layer_precisions", multiple=True, metavar="PATTERN=PRECISION",
               help="The precision of the layers whose names fit the pattern (with * and ?) instead; may be given "
                    "several times, the first that fits a layer counts.")
+@click.option("--assignment", type=click.Path(path_type=Path), metavar="FILE",
+              help="Read the precision of every layer from FILE, as `bitmosaic explore` writes them; hardware, "
+                   "objective and time of the search too, where their options are not given.")
 @_OBJECTIVE
 @_SHAPE
 @click.option("--trace", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
@@ -185,9 +208,10 @@ def redraw(results: Path, point: str | None) -> None:
 @_GAP
 @_WORKERS
 def simulate(
-    network: str, hardware: str, precision: str, layer_precisions: tuple[str, ...], objective: str,
-    shapes: tuple[str, ...], trace: Path | None, trace_slices: int, trace_layers: tuple[str, ...], plots: Path | None,
-    values: str, example: int, seconds_per_layer: float | None, gap: float | None, workers: int | None,
+    network: str, hardware: str, precision: str, layer_precisions: tuple[str, ...], assignment: Path | None,
+    objective: str, shapes: tuple[str, ...], trace: Path | None, trace_slices: int, trace_layers: tuple[str, ...],
+    plots: Path | None, values: str, example: int, seconds_per_layer: float | None, gap: float | None,
+    workers: int | None,
 ) -> None:
     """Map and simulate NETWORK in one precision, or in several, and show its cost layer by layer.
 
@@ -208,14 +232,21 @@ def simulate(
     from simulator.precision import LayerPrecision
 
     wanted = LayerPrecision.parse(precision)
-    single = _layer_precisions(layer_precisions)
+    single: dict[str, Any] = _layer_precisions(layer_precisions)
     opened = _open(network, shapes)
+    budget, machine = DEFAULT_BUDGET, cast("Any", hardware)
+    if assignment is not None:
+        from bitmosaic.simulate_assignment import asked_for
+
+        single, machine, objective, budget = asked_for(assignment, opened, click.get_current_context(), budget)
     with _progress() as progress:
         settings: dict[str, Any] = {
-            "objective": objective, "budget": _budget(DEFAULT_BUDGET, seconds_per_layer, gap), "workers": workers,
+            "objective": objective, "budget": _budget(budget, seconds_per_layer, gap), "workers": workers,
             "progress": progress, "values": values, "example": example,
         }
-        if single:
+        if assignment is not None:
+            run = mixed_run(opened, machine, single, **settings)
+        elif single:
             run = mixed_run(opened, hardware, {**single, "*": single.get("*", wanted)}, **settings)
         else:
             run = uniform_run(opened, hardware, wanted, **settings)
@@ -443,6 +474,8 @@ def _show(exploration: Exploration, point: Point | None) -> None:
     click.echo(f"Records, tables and plots: {exploration.folder}")
 
 
+from bitmosaic.compare_command import compare  # noqa: E402
 from bitmosaic.sweep_command import sweep  # noqa: E402
 
+main.add_command(compare)
 main.add_command(sweep)

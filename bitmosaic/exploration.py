@@ -8,13 +8,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from pydantic import ValidationError
 
-from bitmosaic.records import Accuracy, AccuracyRecord, HarmRecord, MappingRecord, PointRecord, Settings
+from bitmosaic.records import (
+    Accuracy,
+    AccuracyRecord,
+    HarmRecord,
+    MappingRecord,
+    PointRecord,
+    SensitivityMethod,
+    Settings,
+    rated_quantiser,
+)
 from bitmosaic.store import RecordFile
 from mapper.pareto import pareto_front as undominated
 from simulator.errors import ConfigurationError, Problem, closest
@@ -25,6 +34,10 @@ MAPPINGS_FILE = "mappings.jsonl"
 SENSITIVITY_FILE = "sensitivity.jsonl"
 ACCURACY_FILE = "accuracy.jsonl"
 POINTS_FILE = "points.jsonl"
+ENTROPY_FILE = "entropy.jsonl"
+SELECTIONS_FILE = "selections.jsonl"
+FAMILIES_FILE = "families.jsonl"
+COMPARISON_FILE = "inputs/comparison.json"
 DEFAULT_ACCURACY_LOSS = 0.01
 
 
@@ -60,7 +73,9 @@ class Exploration:
         settings: what the run was asked for.
         fp32: score of the network as trained; None for a cost-only network, or before it was measured.
         points: uniform baselines and mixed assignments, in the order in which they were scored.
-        harms: (layer, precision) → rated harm in the method's unit, infinite where outputs were not finite.
+        harms: (layer, precision) → rated harm in the method's unit, infinite where outputs were not finite; empty
+            where a method rates channels instead.
+        measured_harms: the same as measured by perturbation, where it was.
     """
 
     folder: Path
@@ -68,6 +83,7 @@ class Exploration:
     fp32: Accuracy | None
     points: tuple[Point, ...]
     harms: dict[tuple[str, str], float]
+    measured_harms: dict[tuple[str, str], float] = field(default_factory=dict)
 
     @property
     def has_accuracy(self) -> bool:
@@ -94,18 +110,35 @@ class Exploration:
                     allowed=tuple(labels), did_you_mean=closest(label, labels))
         )
 
-    def chosen(self, accuracy_loss: float = DEFAULT_ACCURACY_LOSS) -> Point | None:
-        """The fastest point whose accuracy is within ``accuracy_loss`` (absolute, 0 … 1) of FP32.
+    def is_allowed(self, point: Point) -> bool:
+        """Whether a point keeps the precisions and the weight memory that were asked for; baselines may not."""
+        limit, bits = self.settings.weight_bits_limit, point.record.weight_bits
+        fits = limit is None or (bits is not None and bits <= limit)
+        return fits and self.settings.kept.items() <= point.record.assignment.items()
 
-        Where no point is that accurate, the most accurate one; for cost-only networks the baseline; None where
-        there are no points yet.
+    @property
+    def accuracy_floor(self) -> float | None:
+        """The accuracy (0 … 1) that the chosen point is to reach: the one asked for, else FP32's less 1 %."""
+        if self.settings.accuracy_at_least is not None:
+            return self.settings.accuracy_at_least
+        return None if self.fp32 is None else self.fp32.value - DEFAULT_ACCURACY_LOSS
+
+    def chosen(self, accuracy_loss: float | None = None) -> Point | None:
+        """The fastest allowed point within ``accuracy_loss`` (absolute, 0 … 1) of FP32; None: at ``accuracy_floor``.
+
+        Where none does, the most accurate one of those allowed; for cost-only networks the baseline; None where there
+        are no points yet.
         """
         if not self.points:
             return None
         measured = [point for point in self.points if point.record.accuracy is not None]
-        if not measured or self.fp32 is None:
+        measured = [point for point in measured if self.is_allowed(point)] or measured
+        asked = self.accuracy_floor
+        if accuracy_loss is not None and self.fp32 is not None:
+            asked = self.fp32.value - accuracy_loss
+        if not measured or self.fp32 is None or asked is None:
             return self.points[0]
-        floor = self.fp32.value - accuracy_loss - 1e-12
+        floor = asked - 1e-12
         good = [point for point in measured if _score(point) >= floor]
         if good:
             return min(good, key=lambda point: (point.record.total_cycles, point.record.energy_pj, -_score(point)))
@@ -152,18 +185,26 @@ def load_exploration(folder: str | Path) -> Exploration:
     records = [
         record for record in RecordFile(folder / POINTS_FILE, PointRecord) if record.context == settings.context
     ]
-    harms = {
-        (record.layer, record.precision): math.inf if record.harm is None else record.harm
-        for record in RecordFile(folder / SENSITIVITY_FILE, HarmRecord)
-        if record.subject == settings.subject and record.method == settings.sensitivity
-    }
+    ratings = [
+        record for record in RecordFile(folder / SENSITIVITY_FILE, HarmRecord) if record.subject == settings.subject
+    ]
+
+    def rated(method: SensitivityMethod) -> dict[tuple[str, str], float]:
+        quantiser = rated_quantiser(method, settings.quantiser)
+        return {
+            (record.layer, record.precision): math.inf if record.harm is None else record.harm
+            for record in ratings
+            if (record.method, record.quantiser) == (method, quantiser) and settings.method != "flexiq"
+        }
+
     mixed = 0
     points = []
     for record in records:
         if record.uniform is None:
             mixed += 1
         points.append(Point(record.uniform or f"m{mixed}", record))
-    return Exploration(folder, settings, fp32.accuracy if fp32 else None, tuple(points), harms)
+    return Exploration(folder, settings, fp32.accuracy if fp32 else None, tuple(points), rated(settings.sensitivity),
+                       rated("perturbation"))
 
 
 def mapping_records(folder: Path) -> tuple[MappingRecord, ...]:

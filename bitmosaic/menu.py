@@ -1,7 +1,8 @@
 """The menu: which precisions an exploration offers to each layer.
 
 A user names them (``w8a8,w6a8,w4a8``), or takes a default that fits the processing element: narrower weights
-always save traffic; narrower activations are offered where the element also runs faster on them.
+always save traffic; narrower activations are offered where the element also runs faster on them. The first one is the
+*baseline*: ``w8a8``, or on elements without integers ``bf16``, or the widest floating-point format that they have.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ from simulator.errors import ConfigurationError, InfeasibleError, PrecisionError
 from simulator.formats import shortened
 from simulator.layer import Layer
 from simulator.precision import LayerPrecision
+from workloads.weight_quantisers import Quantiser
 
 PREPARING = "checking that precisions fit (compiles first on a new machine)"
 BASELINE = LayerPrecision.parse("w8a8")
+_FLOATING = ("bf16", "fp16", "fp32", "fp8_e4m3", "fp8_e4m3_ieee")
+_EXPANDED = ("w4:fp8_e4m3", "w4:fp8_e4m3_ieee")
 _WEIGHTS = ("w8a8", "w6a8", "w5a8", "w4a8", "w2a8")
 _ACTIVATIONS = ("w8a8", "w6a8", "w6a6", "w4a8", "w4a4", "w2a8")
 _BOTH_IN_POWERS = ("w8a8", "w6a8", "w5a8", "w4a8", "w4a4", "w2a8")
@@ -32,14 +36,16 @@ def products_per_cycle(accelerator: Accelerator, precision: LayerPrecision) -> f
 
 
 def default_menu(accelerator: Accelerator) -> tuple[LayerPrecision, ...]:
-    """Return five or six precisions that the accelerator's processing element can run, ``w8a8`` first.
+    """Return what the accelerator's processing element can run of a usual choice, the baseline first.
 
-    Raises ``PrecisionError`` where it cannot run ``w8a8``.
+    Five or six integer precisions; of an element without integers the floating-point ones and W4A8. Raises
+    ``PrecisionError`` where it can run no baseline.
     """
     element = accelerator.processing_element
-    problems = _baseline_problems(accelerator)
-    if problems:
-        raise PrecisionError(problems)
+    baseline = baseline_of(accelerator)
+    if baseline != BASELINE:
+        others = [LayerPrecision.parse(label) for label in (*_FLOATING, *_EXPANDED)]
+        return (baseline, *(each for each in others if each != baseline and not element.problems(each)))
 
     def rate(label: str) -> float:
         precision = LayerPrecision.parse(label)
@@ -55,15 +61,16 @@ def default_menu(accelerator: Accelerator) -> tuple[LayerPrecision, ...]:
 
 
 def read_menu(texts: Sequence[str], accelerator: Accelerator) -> tuple[LayerPrecision, ...]:
-    """Read a user's menu; ``w8a8``, the baseline, is put in front where it is missing.
+    """Read a user's menu; the baseline is put in front where it is missing.
 
     Raises ``PrecisionError`` with every entry that cannot be read or that the processing element cannot run, and
     ``ConfigurationError`` where there is no entry.
     """
     if not texts:
         raise ConfigurationError(Problem("must name at least one precision, e.g. w8a8,w4a8", path="menu"))
-    problems = _baseline_problems(accelerator)
-    menu = [BASELINE]
+    baseline = baseline_of(accelerator)
+    problems: list[Problem] = []
+    menu = [baseline]
     for text in texts:
         try:
             precision = LayerPrecision.parse(text)
@@ -72,11 +79,11 @@ def read_menu(texts: Sequence[str], accelerator: Accelerator) -> tuple[LayerPrec
             continue
         if precision.split is not None:
             problems.append(
-                Problem("explore cannot measure or assign layers split by channel yet; simulate takes them",
+                Problem("layers split by channel are not offered one by one: --method flexiq proposes them",
                         path="menu", value=precision.label)
             )
             continue
-        if precision != BASELINE:
+        if precision != baseline:
             problems.extend(problems_of(precision, accelerator))
         if precision not in menu:
             menu.append(precision)
@@ -112,9 +119,28 @@ def check_fits(menu: Sequence[LayerPrecision], accelerator: Accelerator, progres
         raise InfeasibleError(problems)
 
 
-def _baseline_problems(accelerator: Accelerator) -> list[Problem]:
+def baseline_of(accelerator: Accelerator) -> LayerPrecision:
+    """What every layer can stay in: ``w8a8``, or ``bf16``, or else a floating-point format that the element runs.
+
+    Raises ``PrecisionError`` with what is wrong with ``w8a8`` where it runs none of them.
+    """
     found = accelerator.processing_element.problems(BASELINE)
-    return [_named(problem, f"{BASELINE.label} (the baseline)", accelerator) for problem in found]
+    if not found:
+        return BASELINE
+    for label in _FLOATING:
+        if not accelerator.processing_element.problems(LayerPrecision.parse(label)):
+            return LayerPrecision.parse(label)
+    raise PrecisionError([_named(problem, f"{BASELINE.label} (the baseline)", accelerator) for problem in found])
+
+
+def check_quantiser(quantiser: Quantiser, menu: Sequence[LayerPrecision]) -> None:
+    """Raise ``ConfigurationError`` for ``dpq`` beside integers that are not expanded."""
+    others = [each.label for each in menu if each.weight.is_integer and each.expanded_weight is None]
+    if quantiser == "dpq" and others:
+        raise ConfigurationError(
+            Problem(f"is for weights that are expanded to floating point, and the menu has {', '.join(others)}",
+                    path="quantiser", value="dpq", allowed=("rtn", "gptq", "gptq_act"))
+        )
 
 
 def _named(problem: Problem, label: str, accelerator: Accelerator) -> Problem:

@@ -64,7 +64,7 @@ def tidy(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def _scaled(values: pd.Series, axis: CostAxis) -> tuple[float, str]:
+def scaled_axis(values: pd.Series, axis: CostAxis) -> tuple[float, str]:
     """Factor and unit in which the values of a cost axis (ms or µJ) have readable numbers."""
     largest = float(values.max()) if len(values) else 1.0
     units = {"latency": ("ns", "µs", "ms", "s"), "energy": ("pJ", "nJ", "µJ", "mJ", "J")}[axis]
@@ -87,7 +87,7 @@ def plot_front(exploration: Exploration, axis: CostAxis) -> Figure:
     frame = front_frame(exploration, axis)
     fp32 = None if exploration.fp32 is None else 100.0 * exploration.fp32.value
     zoom = _zoom_range(frame, fp32)
-    factor, title = _scaled(frame["cost"], axis)
+    factor, title = scaled_axis(frame["cost"], axis)
     frame["cost"] *= factor
     figure = new_figure(10.0 if zoom else 6.4, 4.4)
     panels = figure.subplots(1, 2 if zoom else 1, squeeze=False)[0]
@@ -183,8 +183,8 @@ def plot_costs(exploration: Exploration) -> Figure:
     figure = new_figure(6.4, 4.2)
     axes = figure.subplots()
     tidy(axes)
-    horizontal, latency_title = _scaled(frame["latency_ms"], "latency")
-    vertical, energy_title = _scaled(frame["energy_uj"], "energy")
+    horizontal, latency_title = scaled_axis(frame["latency_ms"], "latency")
+    vertical, energy_title = scaled_axis(frame["energy_uj"], "energy")
     data = pd.DataFrame({"x": frame["latency_ms"] * horizontal, "y": frame["energy_uj"] * vertical,
                          "uniform": frame["uniform"]})
     mixed, uniform = data[data["uniform"] == ""], data[data["uniform"] != ""]

@@ -12,13 +12,23 @@ from pydantic import Field
 from bitmosaic.store import Record
 from mapper.solution import MappingSolution, Objective, TileOffer
 from simulator.layer import Frozen
+from simulator.precision import LayerPrecision
 from simulator.provenance import Confidence
 from simulator.result import LayerResult, NetworkResult, StallCause, VectorResult
 from simulator.values import ValueSource
+from workloads.weight_quantisers import Quantiser
 
-Origin = Literal["uniform", "latency", "energy", "given"]
+Origin = Literal["uniform", "latency", "energy", "given", "threshold", "ratio", "largest first", "random"]
+MethodName = Literal["amp", "seada", "dpq", "flexiq", "measured"]
 SensitivityMethod = Literal["taylor", "perturbation", "weight_error", "hessian_trace", "bit_entropy", "value_entropy"]
 SENSITIVITY_METHODS: tuple[SensitivityMethod, ...] = get_args(SensitivityMethod)
+# They rate codes of 8 bits, rounded to nearest: no quantiser changes them.
+_OF_ROUNDED_CODES = frozenset(("bit_entropy", "value_entropy"))
+
+
+def rated_quantiser(method: SensitivityMethod, quantiser: Quantiser) -> Quantiser:
+    """The quantiser whose weights a method rates when an exploration quantises with ``quantiser``."""
+    return "rtn" if method in _OF_ROUNDED_CODES else quantiser
 
 
 class MappingRecord(Record):
@@ -27,19 +37,48 @@ class MappingRecord(Record):
     solution: MappingSolution
 
 
+class OperandEntropyRow(Frozen):
+    """``workloads.entropy.OperandEntropy`` as it is written down."""
+
+    value: float
+    bit: float
+    count: float
+
+
 class HarmRecord(Record):
     """Harm of one layer in one precision, all other layers in FP32.
 
     ``subject`` is the key of network and task. ``harm`` is in the method's unit (taylor, perturbation, Hessian trace:
     squared network output; weight error: squared weight; entropies: bits), and None where the network's outputs were
-    not finite.
+    not finite. ``quantiser``: of the weights; entropies are those of rounded codes, whatever it is (``rtn``).
     """
 
     subject: str
     method: str
+    quantiser: Quantiser = "rtn"
     layer: str
     precision: str
     harm: float | None
+
+
+class EntropyRecord(Record):
+    """Entropies of one layer's 8-bit codes, in bits, with the number of elements: what SEADA's rules go by.
+
+    ``subject`` as in ``HarmRecord``. ``input`` is None where the input cannot be reached.
+    """
+
+    subject: str
+    layer: str
+    weight: OperandEntropyRow
+    input: OperandEntropyRow | None
+
+
+class SelectionRecord(Record):
+    """FlexiQ's nested selections: ratio → layer → input channels in the narrow format, by their numbers."""
+
+    subject: str
+    ratios: tuple[float, ...]
+    narrow: tuple[dict[str, tuple[int, ...]], ...]
 
 
 class Accuracy(Frozen):
@@ -52,9 +91,13 @@ class Accuracy(Frozen):
 
 
 class AccuracyRecord(Record):
-    """The score of the network under an assignment (layer → precision); an empty one is FP32."""
+    """The score of the network under an assignment (layer → precision); an empty one is FP32.
+
+    ``quantiser``: of the weights.
+    """
 
     assignment: dict[str, str]
+    quantiser: Quantiser = "rtn"
     accuracy: Accuracy
 
 
@@ -122,9 +165,12 @@ class PointRecord(Record):
 
     Attributes:
         context: key of network, accelerator, task, objective and search budget; points of one context compare.
-        origin: a uniform baseline, the front that proposed the assignment, or the user, who gave it.
+        origin: a uniform baseline, the front that proposed the assignment, or the user, who gave it; the threshold on
+            entropies or the ratio of narrow channels (``origin_value``) that it is for; an order of layers.
         uniform: the baseline's precision, else None.
         assignment: layer → precision (``w4a8``).
+        weight_bits: stored bits of all trained weights, without scales (None in records of earlier versions).
+        precisions: in full, those of layers whose label does not say it all.
         accuracy: measured; None where the network has no weights or no task.
         confidence: component of energy → how far its numbers can be trusted; None: not stated.
         not_modelled: what costs energy and is left out of the machine's description, in words.
@@ -134,6 +180,9 @@ class PointRecord(Record):
     origin: Origin
     uniform: str | None
     assignment: dict[str, str]
+    precisions: dict[str, LayerPrecision] = Field(default_factory=dict)
+    origin_value: float | None = None
+    weight_bits: int | None = None
     total_cycles: int
     latency_ms: float
     energy_pj: float
@@ -159,11 +208,45 @@ class PointRecord(Record):
         return max((row.gap for row in self.layers), default=0.0)
 
 
+class FamilyRecord(Record):
+    """The points that one method or baseline proposed in a comparison: keys of ``PointRecord``, in its order.
+
+    ``key``: of the context, the menu, and all that its proposals depend on. ``quantiser``: of its weights, ``flexiq``
+    where layers are split by channel.
+    """
+
+    family: str
+    quantiser: str
+    points: tuple[str, ...]
+
+
+class ComparisonSettings(Frozen):
+    """What a comparison was asked for; ``families``: keys of the records of all that is compared, in order.
+
+    ``skipped``: method → why the machine or the network does not take it.
+    """
+
+    network: str
+    accelerator: str
+    metric: str
+    examples: int
+    fp32: float
+    menu: tuple[str, ...]
+    objective: Objective
+    points: int
+    seeds: int
+    families: tuple[str, ...]
+    skipped: dict[str, str] = Field(default_factory=dict)
+    versions: dict[str, str]
+
+
 class Settings(Frozen):
     """What a run was asked for, and the versions that ran it.
 
-    ``sensitivity_note``: why it is another method than the default one, where none was asked for. ``context`` as in
-    ``PointRecord``, ``subject`` as in ``HarmRecord``; ``fp32_key`` is the key of FP32's accuracy.
+    ``kept``: layer → precision that it must have; ``weight_bits_limit``, and ``accuracy_at_least`` (0 … 1): what points
+    are chosen by. ``method``: the named method that was asked for, else None. ``sensitivity_note``: why it is another
+    one than the default, where none was asked for. ``context`` as in ``PointRecord``, ``subject`` as in ``HarmRecord``;
+    ``fp32_key`` is the key of FP32's accuracy.
     """
 
     network: str
@@ -175,6 +258,11 @@ class Settings(Frozen):
     objective: Objective
     sensitivity: SensitivityMethod
     sensitivity_note: str = ""
+    quantiser: Quantiser = "rtn"
+    method: MethodName | None = None
+    kept: dict[str, str] = Field(default_factory=dict)
+    weight_bits_limit: int | None = None
+    accuracy_at_least: float | None = None
     points: int
     cpu_seconds_per_layer: float
     target_gap: float

@@ -32,7 +32,7 @@ def new_table(title: str) -> Table:
     return Table(title=f"\n{title}", title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
 
 
-def _readable(table: Table) -> Table:
+def readable(table: Table) -> Table:
     """Let a narrow screen break headings and long names, but never cut a number or a short word."""
     for column in table.columns:
         words = [word for text in (column.header, *column.cells) for word in str(text).split()]
@@ -73,7 +73,7 @@ def points_table(exploration: Exploration) -> Table:
             cells.append("not measured" if math.isnan(row.accuracy_percent) else f"{row.accuracy_percent:.2f}")
         cells.append(f"{row.worst_gap_percent:.1f}")
         table.add_row(*cells, style="bold" if row.chosen else None)
-    return _readable(table)
+    return readable(table)
 
 
 def layers_table(point: Point, objective: Objective) -> Table:
@@ -118,7 +118,7 @@ def layers_table(point: Point, objective: Objective) -> Table:
         f"{sum(row.compute_cycles for row in rows):,}",
         f"{sum(row.fill_drain_cycles for row in record.layers):,}", f"{waiting:,}", style="bold",
     )
-    return _readable(table)
+    return readable(table)
 
 
 def _has_tiles(point: Point) -> bool:
@@ -159,7 +159,7 @@ def offers_table(point: Point, objective: Objective) -> Table:
                     text += f" ≥ {number_text(offer.lower_bound)}"
             cells.append(f"[bold]{text} *[/bold]" if offer.tile == row.tile else text)
         table.add_row(row.layer, row.precision, *cells)
-    return _readable(table)
+    return readable(table)
 
 
 def _value_cells(row: LayerRow) -> tuple[str, str]:
@@ -219,7 +219,7 @@ def energy_table(point: Point) -> Table:
         weakest_of_all = weakest(record.confidence.get(name) for name in components)
         trust = (weakest_of_all, *(record.confidence.get(name) for name in components))
         table.add_row("confidence", "", *blank, *(each or UNSTATED for each in trust), style="italic")
-    return _readable(table)
+    return readable(table)
 
 
 def energy_note(point: Point) -> str:
@@ -247,7 +247,7 @@ def mappings_table(point: Point) -> Table:
     table.add_column("proof")
     for row in point.record.layers:
         table.add_row(row.layer, row.precision, *_tile_cell(row, placed), row.mapping, row.status)
-    return _readable(table)
+    return readable(table)
 
 
 def summary(exploration: Exploration, point: Point | None = None) -> RenderableType:
@@ -267,6 +267,8 @@ def summary(exploration: Exploration, point: Point | None = None) -> RenderableT
     assert shown is not None
     if point is None and exploration.has_accuracy:
         notes.append(Text(choice_note(exploration, shown)))
+    if exploration.settings.method is not None:
+        notes.append(Text(method_note(exploration)))
     if exploration.harms:
         notes.append(Text(harm_note(exploration)))
     objective = exploration.settings.objective
@@ -285,6 +287,8 @@ def harm_note(exploration: Exploration) -> str:
     note = f"Harms of layers: {settings.sensitivity}."
     if settings.sensitivity_note:
         note = f"Harms of layers: {settings.sensitivity}, since {settings.sensitivity_note}."
+    if measured := _measured_note(exploration):
+        note = f"{note} {measured}"
     pairs = [
         (exploration.predicted_harm(point), -point.record.accuracy.value)
         for point in exploration.points if point.record.accuracy is not None
@@ -298,12 +302,53 @@ def harm_note(exploration: Exploration) -> str:
     return f"{note} Rank correlation of their sums with the loss of accuracy, {len(finite)} points: {correlation:.2f}."
 
 
+def _measured_note(exploration: Exploration) -> str:
+    """How well the ratings of single layers order what was measured of them; empty where that was not."""
+    from workloads.sensitivity import spearman
+
+    if exploration.settings.sensitivity == "perturbation":
+        return ""
+    found = []
+    for precision in exploration.settings.menu:
+        pairs = [
+            (harm, exploration.measured_harms[layer, label])
+            for (layer, label), harm in exploration.harms.items()
+            if label == precision and math.isfinite(exploration.measured_harms.get((layer, label), math.inf))
+        ]
+        if len(pairs) >= _FEWEST_RANKED:
+            correlation = spearman(*zip(*pairs, strict=True))
+            found.append(f"{precision} {'all alike' if math.isnan(correlation) else f'{correlation:.2f}'}")
+    return f"Rank correlation with measured harm over layers: {', '.join(found)}." if found else ""
+
+
+def method_note(exploration: Exploration) -> str:
+    """What the named method is, in a sentence or two."""
+    from bitmosaic.methods import METHODS
+
+    settings = exploration.settings
+    assert settings.method is not None
+    method = METHODS[settings.method]
+    weights = "" if method.selection == "channels" else f" Weights: {settings.quantiser}."
+    return f"Method {method.name} ({method.source}): {method.summary}.{weights}"
+
+
 def choice_note(exploration: Exploration, chosen: Point) -> str:
     """Why this point is shown: one sentence."""
     fp32 = exploration.fp32
     loss = 100.0 * DEFAULT_ACCURACY_LOSS
     if fp32 is None or chosen.record.accuracy is None:
         return f"Point {chosen.label} is shown below."
+    asked = exploration.settings.accuracy_at_least
+    rules = [f"{layer} in {label}" for layer, label in exploration.settings.kept.items()]
+    if exploration.settings.weight_bits_limit is not None:
+        rules.append(f"at most {exploration.settings.weight_bits_limit / 8192:,.4g} KiB of weights")
+    among = f" among those with {' and '.join(rules)}" if rules else ""
+    if asked is not None or among:
+        floor = exploration.accuracy_floor or 0.0
+        what = f"of at least {100 * floor:.2f} %{among}"
+        if chosen.record.accuracy.value >= floor - 1e-12 and exploration.is_allowed(chosen):
+            return f"Chosen below: {chosen.label}, the fastest point {what}."
+        return f"Chosen below: {chosen.label}, the most accurate point; there is none {what}."
     if chosen.record.accuracy.value >= fp32.value - DEFAULT_ACCURACY_LOSS - 1e-12:
         return f"Chosen below: {chosen.label}, the fastest point within {loss:.0f} % (absolute) of FP32."
     return f"Chosen below: {chosen.label}, the most accurate point; none is within {loss:.0f} % (absolute) of FP32."

@@ -2,9 +2,9 @@
 
 ``rtn`` rounds each weight to nearest. ``gptq`` makes errors good for the layer's outputs on calibration data, column
 by column; ``gptq_act`` does so beginning with the columns whose errors cost most. ``dpq`` is for weights that are
-stored as narrow integers and expanded to floating point (``LayerPrecision.expanded_weight``); the others quantise such
-weights to integers, and expand them afterwards. All but ``rtn`` need the second moments of the layer's inputs; a layer
-without them is rounded to nearest.
+stored as narrow integers and expanded to floating point (``LayerPrecision.expanded_weight``), and rounds weights that
+are in floating point anyway; the others quantise weights that are expanded to integers, and expand them afterwards.
+All but ``rtn`` need the second moments of the layer's inputs; a layer without them is rounded to nearest.
 """
 
 from __future__ import annotations
@@ -53,12 +53,14 @@ def quantise_weight(
         quantiser: one of ``QUANTISERS``.
         moments: [groups, C·R·S, C·R·S] as of ``record_moments``; None: round to nearest.
 
-    Raises ``PrecisionError`` for a quantiser that does not exist, ``dpq`` where nothing is expanded, and as the
-    quantisers do.
+    Raises ``PrecisionError`` for a quantiser that does not exist, ``dpq`` for integers that are not expanded, and as
+    the quantisers do.
     """
     check_quantiser(quantiser)
     symmetric = precision.zero_bits == 0
     wide, group = precision.expanded_weight, precision.weight_group
+    if quantiser == "dpq" and not precision.weight.is_integer:
+        quantiser = "rtn"  # layers beside those that are expanded may stay in floating point
     if quantiser == "dpq" and wide is None:
         raise PrecisionError(
             Problem("is for weights that are expanded to floating point", path="quantiser", value="'dpq'",

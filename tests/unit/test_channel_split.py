@@ -208,7 +208,7 @@ def test_products_of_activations_are_not_split() -> None:
 
 
 def test_explore_refuses_them() -> None:
-    with pytest.raises(PrecisionError, match="explore cannot measure or assign layers split by channel yet"):
+    with pytest.raises(PrecisionError, match="layers split by channel are not offered one by one"):
         read_menu(["w8a8", "w8a8/w4a4@0.5"], bitmosaic.open_accelerator("flexiq_like"))
 
 

@@ -11,7 +11,6 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bitmosaic import explorer
 from bitmosaic.exploration import Exploration, load_exploration
 from bitmosaic.explorer import ExplorationInterrupted, explore
 from bitmosaic.folder import write_outputs
@@ -138,7 +137,7 @@ def test_a_second_run_computes_nothing_and_changes_no_byte(
 
     monkeypatch.setattr("bitmosaic.accuracy_book.AccuracyEvaluator", refuse)
     monkeypatch.setattr("bitmosaic.mapping_book.map_many", refuse)
-    monkeypatch.setattr(explorer, "simulate_network", refuse)
+    monkeypatch.setattr("bitmosaic.network_points.simulate_network", refuse)
     again = _explore(files, finished.folder)
     assert again == finished
     assert {path: path.read_bytes() for path in finished.folder.rglob("*") if path.is_file()} == before
@@ -237,11 +236,43 @@ def test_harms_are_rated_by_taylor_where_gradients_exist(
     assert "Harms of layers: perturbation, since taylor needs gradients: node 'relu': no vector–Jacobian" in report
 
 
+def test_results_of_different_quantisers_never_mix(
+    files: tuple[Path, Path], finished: Exploration, tmp_path: Path
+) -> None:
+    results = tmp_path / "tiny"
+    alone = explore(files[0], "bit_fusion", menu=MENU, points=4, inputs=files[1], results=tmp_path / "gptq",
+                    budget=BUDGET, workers=1, quantiser="gptq")
+    rounded = _explore(files, results)
+    both = explore(files[0], "bit_fusion", menu=MENU, points=4, inputs=files[1], results=results, budget=BUDGET,
+                   workers=1, quantiser="gptq")
+    assert both.settings.quantiser == "gptq" and both.points == alone.points and both.harms == alone.harms
+    assert {p.record.key for p in both.points}.isdisjoint(p.record.key for p in finished.points)
+    assert both.harms["fc", "w2a8"] != rounded.harms["fc", "w2a8"]
+    # Mappings and FP32 know of no quantiser: they are there once.
+    records = {name: (results / name).read_text().splitlines() for name in RECORDS}
+    assert sum(json.loads(line)["assignment"] == {} for line in records["accuracy.jsonl"]) == 1
+    uniform = [json.loads(line) for line in records["accuracy.jsonl"] if '"conv":"w2a8","fc":"w2a8"' in line]
+    assert [record["quantiser"] for record in uniform] == ["rtn", "gptq"]
+    lines = len(records["sensitivity.jsonl"])
+    explore(files[0], "bit_fusion", menu=MENU, points=4, inputs=files[1], results=results, budget=BUDGET, workers=1,
+            quantiser="gptq", sensitivity="bit_entropy")
+    explore(files[0], "bit_fusion", menu=MENU, points=4, inputs=files[1], results=results, budget=BUDGET, workers=1,
+            sensitivity="bit_entropy")
+    assert len((results / "sensitivity.jsonl").read_text().splitlines()) == lines + 6
+    assert _explore(files, results).points[: len(rounded.points)] == rounded.points
+
+
+def test_dpq_needs_weights_that_are_expanded(files: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"quantiser=dpq: is for weights .* has w8a8, w4a8, w2"):
+        explore(files[0], "bit_fusion", menu=MENU, quantiser="dpq", results=tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
 def test_wrong_settings_are_named_together(files: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        explore(files[0], "bit_fusion", objective="speed", sensitivity="guess", points=1,  # type: ignore[arg-type]
-                results=tmp_path / "x")
-    assert [problem.path for problem in caught.value.problems] == ["objective", "sensitivity", "points"]
+        explore(files[0], "bit_fusion", objective="speed", sensitivity="guess", quantiser="up",  # type: ignore[arg-type]
+                points=1, results=tmp_path / "x")
+    assert [problem.path for problem in caught.value.problems] == ["objective", "sensitivity", "quantiser", "points"]
     assert not (tmp_path / "x").exists()
 
 
@@ -256,6 +287,7 @@ def test_a_folder_without_results_is_named(tmp_path: Path) -> None:
         ("bit_fusion", "w8a8 w6a8 w5a8 w4a8 w4a4 w2a8"), ("tpu_like", "w8a8 w6a8 w5a8 w4a8 w2a8"),
         ("loom", "w8a8 w6a8 w6a6 w4a8 w4a4 w2a8"), ("stripes", "w8a8 w6a8 w6a6 w4a8 w4a4 w2a8"),
         ("eyeriss_like", "w8a8 w6a8 w5a8 w4a8 w2a8"),
+        ("gaudi_like", "bf16 fp8_e4m3_ieee w4:fp8_e4m3_ieee"),
     ],
 )
 def test_the_default_menu_fits_the_machine(machine: str, labels: str) -> None:

@@ -1,0 +1,168 @@
+"""Methods beside baselines on the digits network: families, fronts over all, reuse, and the files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from bitmosaic.cli import main
+from bitmosaic.comparison import Comparison, ComparisonInterrupted, compare, load_comparison
+from bitmosaic.comparison_report import comparison_frame, comparison_table, plot_comparison, write_comparison
+from mapper.solution import SearchBudget
+from simulator.errors import ConfigurationError, NetworkError
+from workloads import Network
+
+MENU = ["w8a8", "w4a8", "w2a8"]
+BUDGET = SearchBudget(cpu_seconds=0.05, target_gap=0.9)
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+
+def _compare(network: Network, results: Path, **options: Any) -> Comparison:
+    return compare(network, "bit_fusion", **{
+        "methods": ["amp", "flexiq"], "menu": MENU, "points": 3, "seeds": 2, "results": results, "budget": BUDGET,
+        "workers": 1, **options,
+    })
+
+
+@pytest.fixture(scope="module")
+def compared(digits: Network, tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    """A finished comparison."""
+    return _compare(digits, tmp_path_factory.mktemp("results") / "digits")
+
+
+def test_families_are_baselines_and_methods(digits: Network, compared: Comparison) -> None:
+    assert [(family.name, family.quantiser) for family in compared.families] == [
+        ("uniform", "rtn"), ("largest first", "rtn"), ("random 0", "rtn"), ("random 1", "rtn"), ("amp", "rtn"),
+        ("flexiq", "flexiq"),
+    ]
+    assert [point.label for point in compared.families[0].points] == MENU
+    assert all(point.record.accuracy is not None for family in compared.families for point in family.points)
+    counts = {layer.name: layer.weight_count for layer in digits.trained_layers}
+    for point in compared.families[1].points:
+        lowered = {layer for layer, label in point.record.assignment.items() if label != "w8a8"}
+        others = counts.keys() - lowered
+        assert lowered and min(counts[layer] for layer in lowered) >= max((counts[each] for each in others), default=0)
+        if point.record.origin == "largest first":
+            assert point.record.origin_value is not None
+            held = sum(counts[layer] for layer in lowered)
+            assert held >= point.record.origin_value * sum(counts.values())
+            assert held - min(counts[layer] for layer in lowered) < point.record.origin_value * sum(counts.values())
+
+
+def test_fronts_are_over_all_families(compared: Comparison) -> None:
+    frame = comparison_frame(compared)
+    for axis, cost in (("latency", "latency_ms"), ("energy", "energy_uj")):
+        for row in frame.itertuples():
+            beaten = (
+                (frame[cost] <= getattr(row, cost)) & (frame["accuracy_percent"] >= row.accuracy_percent)
+                & ((frame[cost] < getattr(row, cost)) | (frame["accuracy_percent"] > row.accuracy_percent))
+            ).any()
+            assert getattr(row, f"{axis}_front") == (not beaten)
+
+
+def test_a_second_comparison_computes_nothing_and_another_shares(digits: Network, compared: Comparison) -> None:
+    before = {path: path.read_bytes() for path in compared.folder.rglob("*.jsonl")}
+    lines = [line for content in before.values() for line in content.splitlines()]
+    assert len(set(lines)) == len(lines), "nothing stands twice"
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise AssertionError("must not be called")
+
+    with pytest.MonkeyPatch.context() as patch:
+        for place in ("accuracy_book.AccuracyEvaluator", "flexiq_book.FlexiqSession", "mapping_book.map_many",
+                      "network_points.simulate_network", "proposals.assignment_front"):
+            patch.setattr(f"bitmosaic.{place}", refuse)
+        assert _compare(digits, compared.folder) == compared
+        # Fewer families are there already; their points are not looked for again.
+        fewer = _compare(digits, compared.folder, methods=["amp"], seeds=0)
+    assert [family.name for family in fewer.families] == ["uniform", "largest first", "amp"]
+    assert {path: path.read_bytes() for path in compared.folder.rglob("*.jsonl")} == before
+    _compare(digits, compared.folder)
+
+
+def test_an_interrupted_comparison_goes_on(digits: Network, compared: Comparison, tmp_path: Path) -> None:
+    class Interrupt:
+        def update(self, stage: str, done: int, total: int) -> None:
+            if stage == "points of amp":
+                raise KeyboardInterrupt
+
+        def say(self, text: str) -> None:
+            pass
+
+    with pytest.raises(ComparisonInterrupted):
+        _compare(digits, tmp_path / "digits", progress=Interrupt())
+    with pytest.raises(ConfigurationError, match="holds no comparison"):
+        load_comparison(tmp_path / "digits")
+    kept = (tmp_path / "digits/points.jsonl").read_bytes()
+    whole = _compare(digits, tmp_path / "digits")
+    assert (tmp_path / "digits/points.jsonl").read_bytes().startswith(kept) and kept
+    assert whole.families == compared.families
+
+
+@pytest.fixture
+def small_plots() -> Iterator[None]:
+    """Plots are drawn small."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bitmosaic.plots.PNG_DPI", 40)
+        yield
+
+
+@pytest.mark.usefixtures("small_plots")
+def test_the_files_and_the_command(compared: Comparison) -> None:
+    folder = compared.folder
+    result = CliRunner().invoke(main, [
+        "compare", "--methods", "amp,flexiq", "--menu", ",".join(MENU), "--points", "3", "--seeds", "2", "--output",
+        str(folder), "--seconds-per-layer", "0.05", "--gap", "0.9", "--workers", "1",
+    ])
+    assert result.exit_code == 0, result.output
+    for family in compared.families:
+        assert f" {family.name} " in result.stdout
+    table = pd.read_csv(folder / "comparison.csv")
+    assert list(table["family"]) == list(comparison_frame(compared)["family"])
+    assert (folder / "comparison.txt").read_text() in result.stdout
+    written = {path.name for path in write_comparison(compared)}
+    assert written == {"comparison.csv", "comparison.txt", "comparison.png", "comparison.svg"}
+
+
+def test_the_plot_shows_every_point_and_can_be_read_in_grey(compared: Comparison) -> None:
+    figure = plot_comparison(compared)
+    panels = figure.axes
+    points = sum(len(family.points) for family in compared.families)
+    for axes in panels:
+        offsets = [np.asarray(each.get_offsets()) for each in axes.collections]
+        assert sum(int(np.isfinite(part).all(axis=1).sum()) for part in offsets) == points
+    _, labels = panels[0].get_legend_handles_labels()
+    assert labels == ["front of all", "FP32 (98.5 %)", "uniform", "largest first", "random", "amp", "flexiq"]
+    markers = {
+        str(np.round(each.get_paths()[0].vertices, 3).tolist()) for each in panels[0].collections if each.get_label()
+        in labels
+    }
+    assert len(markers) == 5, "each family has a marker of its own"
+
+
+def test_the_table_names_the_cheapest_close_to_fp32(compared: Comparison) -> None:
+    found = comparison_table(compared)
+    assert found.row_count == len(compared.families)
+    for family in compared.families:
+        best = compared.cheapest(family, "latency", 0.01)
+        good = [point for point in family.points if point.record.accuracy_percent >= 100 * compared.settings.fp32 - 1]
+        assert (best is None) == (not good)
+        assert best is None or best.record.total_cycles == min(point.record.total_cycles for point in good)
+
+
+def test_what_cannot_be_compared_is_refused(digits: Network, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="the method dpq is for menus with weights that are expanded"):
+        _compare(digits, tmp_path / "x", methods=["amp", "dpq"])
+    with pytest.raises(ConfigurationError, match=r"method='amd': no such method .*did you mean 'amp'"):
+        _compare(digits, tmp_path / "x", methods=["amd"])
+    with pytest.raises(NetworkError, match="cannot be compared by accuracy: it has no trained"):
+        _compare(Network(name="shapes", graph=digits.graph), tmp_path / "x", methods=["amp"])
+    with pytest.raises(ConfigurationError, match="seeds=-1: must be at least 0"):
+        _compare(digits, tmp_path / "x", seeds=-1)
+    assert not (tmp_path / "x").exists()
