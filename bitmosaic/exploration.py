@@ -14,7 +14,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from bitmosaic.records import Accuracy, AccuracyRecord, HarmRecord, MappingRecord, PointRecord, Settings
+from bitmosaic.records import Accuracy, AccuracyRecord, HarmRecord, PointRecord, Settings
 from bitmosaic.store import RecordFile
 from mapper.pareto import pareto_front as undominated
 from simulator.errors import ConfigurationError, Problem, closest
@@ -164,8 +164,3 @@ def load_exploration(folder: str | Path) -> Exploration:
             mixed += 1
         points.append(Point(record.uniform or f"m{mixed}", record))
     return Exploration(folder, settings, fp32.accuracy if fp32 else None, tuple(points), harms)
-
-
-def mapping_records(folder: Path) -> tuple[MappingRecord, ...]:
-    """The mappings of a results folder, with their full results and proofs."""
-    return tuple(RecordFile(folder / MAPPINGS_FILE, MappingRecord))
