@@ -18,7 +18,6 @@ from bitmosaic.records import (
     Accuracy,
     AccuracyRecord,
     HarmRecord,
-    MappingRecord,
     PointRecord,
     SensitivityMethod,
     Settings,
@@ -205,8 +204,3 @@ def load_exploration(folder: str | Path) -> Exploration:
         points.append(Point(record.uniform or f"m{mixed}", record))
     return Exploration(folder, settings, fp32.accuracy if fp32 else None, tuple(points), rated(settings.sensitivity),
                        rated("perturbation"))
-
-
-def mapping_records(folder: Path) -> tuple[MappingRecord, ...]:
-    """The mappings of a results folder, with their full results and proofs."""
-    return tuple(RecordFile(folder / MAPPINGS_FILE, MappingRecord))

@@ -14,8 +14,6 @@ from bitmosaic.exploration import CostAxis, Exploration, Point
 from bitmosaic.records import LayerRow, VectorRow
 from simulator.result import STALL_CAUSES
 
-CYCLE_KINDS = ("compute", "fill_drain", *STALL_CAUSES)
-
 
 def points_frame(exploration: Exploration) -> pd.DataFrame:
     """One row a network point, in the order in which they were scored.

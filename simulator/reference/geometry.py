@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -139,11 +138,6 @@ class Layout:
 
     def _with_channels(self, indices: dict[Dim, Sequence[int]]) -> dict[Dim, Sequence[int]]:
         return indices | {"C": [channel for place in indices["C"] for channel in self.channels[place]]}
-
-
-def count_steps(held: dict[Dim, int], box: Box) -> int:
-    """Steps that a register tile takes, found by walking it."""
-    return math.prod(len(tiles(box[dim], held[dim])) for dim in DIMS)
 
 
 def walk(order: Iterable[Dim], trips: dict[Dim, list[range]]) -> Iterator[dict[Dim, int]]:
