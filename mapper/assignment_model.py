@@ -106,7 +106,7 @@ class AssignmentProblem:
             unit = Fraction(2) ** (math.ceil(math.log2(span)) - SCALE_BITS)
         return Scaled(
             unit=unit,
-            base=sum(least, Fraction(0)),
+            base=Fraction(sum(least)),
             down=[[math.floor(value / unit) for value in row] for row in above],
             up=[[math.ceil(value / unit) for value in row] for row in above],
             exact=exact,
@@ -114,10 +114,10 @@ class AssignmentProblem:
 
     def total(self, name: str, picks: Sequence[int]) -> Fraction:
         """Exact sum of a quantity over the picked options."""
-        total = sum((row[i].amounts[name] for row, i in zip(self.options, picks, strict=True)), Fraction(0))
-        if name != "cost":
-            return total
-        return total + sum((term.costs[term.combination(picks)] for term in self.terms), Fraction(0))
+        total = sum(row[i].amounts[name] for row, i in zip(self.options, picks, strict=True))
+        if name == "cost":
+            total += sum(term.costs[term.combination(picks)] for term in self.terms)
+        return Fraction(total)
 
     def entries(self, picks: Sequence[int]) -> list[int]:
         """The picked entry of each row of a ``Scaled``: of groups, then of terms."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -23,7 +23,8 @@ QUANTITIES = ("cost", "harm", "weight_bits")
 JOINED_OPTIONS = 2**10  # Groups that a term joins become one where they have at most so many combinations.
 TABLE_ENTRIES = 2**16
 
-Table = dict[tuple[int, ...], Fraction]
+Number = Fraction | int
+Table = dict[tuple[int, ...], Number]
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Option:
     """What a group of layers picks together: the label of each, in the group's order, and exact sums by quantity."""
 
     labels: tuple[str, ...]
-    amounts: dict[str, Fraction]
+    amounts: dict[str, Number]
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Term:
     groups: tuple[int, ...]
     classes: tuple[tuple[int, ...], ...]
     combinations: tuple[tuple[int, ...], ...]
-    costs: tuple[Fraction, ...]
+    costs: tuple[Number, ...]
 
     def combination(self, picks: Sequence[int]) -> int:
         """Number of the combination that the options of all groups make."""
@@ -128,11 +129,32 @@ class Groups:
 
     def reduced(self) -> Groups:
         """Return smaller groups of the same optima (module docstring)."""
-        smaller = Groups(self.members, [list(row) for row in self.options], dict(self.tables))
+        # Whole numbers of a common unit: the same sums and comparisons, some twenty times as fast as fractions.
+        units = {name: self._denominator(name) for name in QUANTITIES}
+        smaller = self._converted(lambda amount, name: amount.numerator * (units[name] // amount.denominator))
         smaller._fold()
         while smaller._drop_beaten():
             smaller._fold()
-        return smaller._joined()
+        return smaller._joined()._converted(lambda amount, name: Fraction(amount, units[name]))
+
+    def _denominator(self, name: str) -> int:
+        """Common denominator of all amounts of a quantity."""
+        found = {option.amounts[name].denominator for row in self.options for option in row}
+        if name == "cost":
+            found |= {cost.denominator for table in self.tables.values() for cost in table.values()}
+        return math.lcm(*found)
+
+    def _converted(self, convert: Callable[[Number, str], Number]) -> Groups:
+        """Return the groups with every amount of each quantity converted."""
+        options = [
+            [Option(each.labels, {name: convert(each.amounts[name], name) for name in QUANTITIES}) for each in row]
+            for row in self.options
+        ]
+        tables = {
+            between: {picked: convert(cost, "cost") for picked, cost in table.items()}
+            for between, table in self.tables.items()
+        }
+        return Groups(self.members, options, tables)
 
     def terms(self) -> list[Term]:
         """Return the tables with their options put into classes."""
@@ -160,7 +182,7 @@ class Groups:
                 continue
             del self.tables[between]
             for axis, group in enumerate(between):
-                more = table[corner] if axis == 0 else Fraction(0)
+                more = table[corner] if axis == 0 else 0
                 self.options[group] = [
                     Option(option.labels, {**option.amounts, "cost": option.amounts["cost"] + part + more})
                     for option, part in zip(self.options[group], parts[axis], strict=True)
@@ -195,7 +217,7 @@ class Groups:
         do not sum to more than 0: the criterion of Goldstein (Biophys. J. 66, 1994, 1335) for dead ends.
         """
         options = self.options[group]
-        rows: list[list[list[Fraction]]] = [[] for _ in options]
+        rows: list[list[list[Number]]] = [[] for _ in options]
         for between in tables:
             axis = between.index(group)
             slices = _slices(self.tables[between], axis, len(options))
@@ -207,9 +229,11 @@ class Groups:
                 if winner == loser:
                     continue
                 more = {name: options[winner].amounts[name] - options[loser].amounts[name] for name in QUANTITIES}
+                if max(more["harm"], more["weight_bits"]) > 0:
+                    continue
                 more["cost"] += sum(
-                    (max(a - b for a, b in zip(mine, theirs, strict=True))
-                     for mine, theirs in zip(rows[winner], rows[loser], strict=True)), Fraction(0)
+                    max(a - b for a, b in zip(mine, theirs, strict=True))
+                    for mine, theirs in zip(rows[winner], rows[loser], strict=True)
                 )
                 if max(more.values()) <= 0 and (winner < loser or min(more.values()) < 0):
                     kept.remove(loser)
@@ -258,7 +282,7 @@ class Groups:
         options = []
         for picked in itertools.product(*(range(len(self.options[group])) for group in groups)):
             chosen = [self.options[group][i] for group, i in zip(groups, picked, strict=True)]
-            amounts = {name: sum((each.amounts[name] for each in chosen), Fraction(0)) for name in QUANTITIES}
+            amounts: dict[str, Number] = {name: sum(each.amounts[name] for each in chosen) for name in QUANTITIES}
             for axes, table in inside:
                 amounts["cost"] += table[tuple(picked[axis] for axis in axes)]
             options.append(Option(tuple(label for each in chosen for label in each.labels), amounts))
@@ -285,16 +309,16 @@ def _replaced(picked: tuple[int, ...], axis: int, value: int) -> tuple[int, ...]
     return (*picked[:axis], value, *picked[axis + 1 :])
 
 
-def _slices(table: Table, axis: int, count: int) -> list[list[Fraction]]:
+def _slices(table: Table, axis: int, count: int) -> list[list[Number]]:
     """Costs of a table for each option on an axis, all in the same order of what the other groups pick."""
-    found: list[list[Fraction]] = [[] for _ in range(count)]
+    found: list[list[Number]] = [[] for _ in range(count)]
     for picked in sorted(table):
         found[picked[axis]].append(table[picked])
     return found
 
 
 def _classes(table: Table, axis: int, count: int) -> tuple[int, ...]:
-    numbers: dict[tuple[Fraction, ...], int] = {}
+    numbers: dict[tuple[Number, ...], int] = {}
     return tuple(numbers.setdefault(tuple(values), len(numbers)) for values in _slices(table, axis, count))
 
 
