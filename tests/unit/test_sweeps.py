@@ -175,6 +175,24 @@ def test_a_sweep_that_grew_keeps_what_it_has(many: Expansion, whole: bytes, tmp_
     assert (back.counts, back.others) == ({"done": 40}, 40)
 
 
+def test_ctrl_c_keeps_what_has_ended(sweep_file: Path, made_up: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(InTurn):
+        def outcomes(self, calls: Sequence[Call]) -> Generator[tuple[int, Outcome], None, None]:
+            ended = super().outcomes(calls)
+            yield from (next(ended) for _ in range(3))
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "local_pool", lambda description, workers: Interrupted(seed=8))
+    folder = sweep_file.parent / "interrupted"
+    result = _run("run", sweep_file, "--output", folder)
+    assert result.exit_code == cli.INTERRUPTED and "the same command goes on from there" in result.stderr
+    assert (folder / EARLY_FILE).exists()
+    again = _run("run", sweep_file, "--output", folder)
+    assert again.exit_code == cli.INTERRUPTED
+    runs = [json.loads(line) for line in (folder / RUNS_FILE).read_text().splitlines()]
+    assert [(run["tasks"], run["ended"]) for run in runs] == [(9, {"done": 3}), (6, {"done": 3})]
+
+
 # Failures ----------------------------------------------------------------------------------------------------------
 
 
