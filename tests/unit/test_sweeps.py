@@ -313,6 +313,13 @@ def test_a_task_costs_what_simulate_says(sweep_file: Path, in_earnest: bytes) ->
     assert row["worst_gap_percent"] == pytest.approx(100 * point.worst_gap)
 
 
+def test_a_layer_that_ends_at_the_gap_asked_for_is_proven(sweep_file: Path, in_earnest: bytes) -> None:
+    description = expand(sweep_file).description.model_dump(mode="json")
+    task = expand({**description, "target_gap": 0.01, "precisions": ["w8a8"]}).tasks[0]
+    found = runner.evaluate(task)["result"]
+    assert found["unproven_layers"] == 0 and found["worst_gap"] < 0.01 + 1e-9
+
+
 def test_the_command_killed_and_started_again_ends_with_the_same_bytes(
     sweep_file: Path, in_earnest: bytes, tmp_path: Path
 ) -> None:
