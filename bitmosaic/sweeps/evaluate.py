@@ -8,6 +8,7 @@ from bitmosaic.identity import Json
 from bitmosaic.sweeps.points import has_values
 from bitmosaic.sweeps.tasks import SweepTask, fingerprint, opened_network
 from mapper.cache import MappingCache
+from mapper.incumbent import PROOF_TOLERANCE
 from mapper.network import network_precisions, simulate_network
 from mapper.placement import map_network
 from mapper.solution import MappingSolution
@@ -52,7 +53,6 @@ def evaluate(task: SweepTask) -> dict[str, Any]:
     for operation in result.operations:
         for component, energy_pj in operation.energy_pj.items():
             energy[component] = energy.get(component, 0.0) + energy_pj
-    # Layers without work have no cost and no gap.
     gaps = [solutions[layer.name].gap for layer in network.layers]
     found: Json = {
         "total_cycles": result.total_cycles,
@@ -62,7 +62,7 @@ def evaluate(task: SweepTask) -> dict[str, Any]:
         "macs": sum(layer.macs for layer in result.layers),
         "area_mm2": point.area_mm2,
         "worst_gap": max(gaps, default=0.0),
-        "unproven_layers": sum(gap > task.budget.target_gap for gap in gaps),
+        "unproven_layers": sum(gap > task.budget.target_gap + 2 * PROOF_TOLERANCE for gap in gaps),
         "confidence": {**result.confidence},
         "not_modelled": list(result.not_modelled),
     }

@@ -175,6 +175,24 @@ def test_a_sweep_that_grew_keeps_what_it_has(many: Expansion, whole: bytes, tmp_
     assert (back.counts, back.others) == ({"done": 40}, 40)
 
 
+def test_ctrl_c_keeps_what_has_ended(sweep_file: Path, made_up: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(InTurn):
+        def outcomes(self, calls: Sequence[Call]) -> Generator[tuple[int, Outcome], None, None]:
+            ended = super().outcomes(calls)
+            yield from (next(ended) for _ in range(3))
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "local_pool", lambda description, workers: Interrupted(seed=8))
+    folder = sweep_file.parent / "interrupted"
+    result = _run("run", sweep_file, "--output", folder)
+    assert result.exit_code == cli.INTERRUPTED and "the same command goes on from there" in result.stderr
+    assert (folder / EARLY_FILE).exists()
+    again = _run("run", sweep_file, "--output", folder)
+    assert again.exit_code == cli.INTERRUPTED
+    runs = [json.loads(line) for line in (folder / RUNS_FILE).read_text().splitlines()]
+    assert [(run["tasks"], run["ended"]) for run in runs] == [(9, {"done": 3}), (6, {"done": 3})]
+
+
 # Failures ----------------------------------------------------------------------------------------------------------
 
 
@@ -293,6 +311,13 @@ def test_a_task_costs_what_simulate_says(sweep_file: Path, in_earnest: bytes) ->
     assert row["latency_cycles"] == point.total_cycles and row["energy_uj"] == pytest.approx(point.energy_uj)
     assert row["area_mm2"] == pytest.approx(bitmosaic.open_accelerator("bit_fusion").area_mm2)
     assert row["worst_gap_percent"] == pytest.approx(100 * point.worst_gap)
+
+
+def test_a_layer_that_ends_at_the_gap_asked_for_is_proven(sweep_file: Path, in_earnest: bytes) -> None:
+    description = expand(sweep_file).description.model_dump(mode="json")
+    task = expand({**description, "target_gap": 0.01, "precisions": ["w8a8"]}).tasks[0]
+    found = runner.evaluate(task)["result"]
+    assert found["unproven_layers"] == 0 and found["worst_gap"] < 0.01 + 1e-9
 
 
 def test_the_command_killed_and_started_again_ends_with_the_same_bytes(
