@@ -101,6 +101,7 @@ if TYPE_CHECKING:
         NetworkError,
         PrecisionError,
     )
+    from simulator.floating_layer import FloatingLayerCost, FloatingPointUnit, floating_layer_cost
     from simulator.formats import Format
     from simulator.functional import compute_layer
     from simulator.layer import Layer, VectorOp
@@ -162,6 +163,7 @@ _HOME = {
         "BitmosaicError", "ConfigurationError", "InfeasibleError", "MappingError", "MissingPackageError",
         "NetworkError", "PrecisionError",
     ),
+    "simulator.floating_layer": ("FloatingLayerCost", "FloatingPointUnit", "floating_layer_cost"),
     "simulator.formats": ("Format",),
     "simulator.functional": ("compute_layer",),
     "simulator.layer": ("Layer", "VectorOp"),
@@ -184,26 +186,26 @@ _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 __all__ = [
     "Accelerator", "AccuracyEvaluator", "AccuracyResult", "Assignment", "AssignmentFile", "BatchResult",
     "BitmosaicError", "ChannelSplit", "Choice", "Comparison", "ComparisonInterrupted", "ConfigurationError",
-    "Distribution", "Exploration", "ExplorationInterrupted", "Format", "FrontInterrupted", "FrontPoint",
-    "GroupScales", "InfeasibleError", "Layer", "LayerPrecision", "LayerResult", "LayerValues", "Mapping",
-    "MappingBatch", "MappingConstraints", "MappingError", "MappingFront", "MappingLevel", "MappingSolution",
-    "MissingPackageError", "Network", "NetworkError", "NetworkResult", "PlainProgress", "Point", "PrecisionError",
-    "Progress", "Range", "SearchBudget", "SearchInterrupted", "Sensitivity", "Source", "Tile", "TileOffer",
-    "TiledAccelerator", "TraceSummary", "UniformRun", "ValueRecorder", "VectorOp", "VectorResult", "__version__",
-    "assign", "assignment_front", "attainment_frame", "bound_batch", "check_mapping", "compare", "comparison_frame",
-    "compute_layer", "cycles_frame", "default_menu", "dump_accelerator", "dump_assignment", "dump_layer",
-    "dump_mapping", "energy_confidence", "energy_frame", "energy_table", "estimate", "explore", "find_task",
-    "front_frame", "grid_frame", "hypervolume_frame", "layers_frame", "layers_table", "list_networks", "list_presets",
-    "load_assignment", "load_comparison", "load_constraints", "load_exploration", "load_layer", "load_mapping",
-    "load_sweep", "map_front", "map_layer", "map_network", "mappings_table", "mark_front", "memories_frame",
-    "merge_sweeps", "mixed_run", "nest_text", "network_precisions", "not_modelled", "open_accelerator",
-    "open_machine", "open_network", "operations_frame", "parse_layer", "parts_frame", "plot_attainment",
-    "plot_breakdown", "plot_comparison", "plot_costs", "plot_front", "plot_layers", "plot_parallel", "plot_pareto",
-    "plot_precisions", "plot_roofline", "plot_utilization", "point_frame", "points_frame", "points_table",
-    "precision_frame", "rates_frame", "roofline_frame", "save_figure", "simulate", "simulate_batch",
-    "simulate_network", "solutions_frame", "sources_frame", "statistical_values", "summary_frame", "sweep",
-    "sweep_table", "tiles_frame", "uniform_cost", "uniform_run", "validate_file", "write_comparison", "write_outputs",
-    "write_plots", "write_trace",
+    "Distribution", "Exploration", "ExplorationInterrupted", "FloatingLayerCost", "FloatingPointUnit", "Format",
+    "FrontInterrupted", "FrontPoint", "GroupScales", "InfeasibleError", "Layer", "LayerPrecision", "LayerResult",
+    "LayerValues", "Mapping", "MappingBatch", "MappingConstraints", "MappingError", "MappingFront", "MappingLevel",
+    "MappingSolution", "MissingPackageError", "Network", "NetworkError", "NetworkResult", "PlainProgress", "Point",
+    "PrecisionError", "Progress", "Range", "SearchBudget", "SearchInterrupted", "Sensitivity", "Source", "Tile",
+    "TileOffer", "TiledAccelerator", "TraceSummary", "UniformRun", "ValueRecorder", "VectorOp", "VectorResult",
+    "__version__", "assign", "assignment_front", "attainment_frame", "bound_batch", "check_mapping", "compare",
+    "comparison_frame", "compute_layer", "cycles_frame", "default_menu", "dump_accelerator", "dump_assignment",
+    "dump_layer", "dump_mapping", "energy_confidence", "energy_frame", "energy_table", "estimate", "explore",
+    "find_task", "floating_layer_cost", "front_frame", "grid_frame", "hypervolume_frame", "layers_frame",
+    "layers_table", "list_networks", "list_presets", "load_assignment", "load_comparison", "load_constraints",
+    "load_exploration", "load_layer", "load_mapping", "load_sweep", "map_front", "map_layer", "map_network",
+    "mappings_table", "mark_front", "memories_frame", "merge_sweeps", "mixed_run", "nest_text", "network_precisions",
+    "not_modelled", "open_accelerator", "open_machine", "open_network", "operations_frame", "parse_layer",
+    "parts_frame", "plot_attainment", "plot_breakdown", "plot_comparison", "plot_costs", "plot_front", "plot_layers",
+    "plot_parallel", "plot_pareto", "plot_precisions", "plot_roofline", "plot_utilization", "point_frame",
+    "points_frame", "points_table", "precision_frame", "rates_frame", "roofline_frame", "save_figure", "simulate",
+    "simulate_batch", "simulate_network", "solutions_frame", "sources_frame", "statistical_values", "summary_frame",
+    "sweep", "sweep_table", "tiles_frame", "uniform_cost", "uniform_run", "validate_file", "write_comparison",
+    "write_outputs", "write_plots", "write_trace",
 ]
 
 

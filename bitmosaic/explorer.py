@@ -113,6 +113,9 @@ def explore(
     if method is not None and task is None:
         raise NetworkError(Problem(f"has no data, on which the method {method} calibrates and measures: give --inputs",
                                    where=network.name))
+    if accuracy_at_least is not None and task is None:
+        rule = "needs an accuracy, and there are no trained weights or no data to measure it on: give --inputs"
+        raise NetworkError(Problem(rule, where=network.name, path="accuracy_at_least"))
     folder = default_folder(network, accelerator) if results is None else Path(results)
     check_folder(folder)
     job = Job(network, accelerator, task, data, objective, budget, folder, workers, progress or Silent())

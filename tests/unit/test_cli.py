@@ -153,7 +153,7 @@ def test_a_second_run_reuses_everything(
 
     monkeypatch.setattr("bitmosaic.mapping_book.map_many", refuse)
     monkeypatch.setattr("bitmosaic.accuracy_book.AccuracyEvaluator", refuse)
-    monkeypatch.setattr(explorer, "check_fits", refuse)
+    monkeypatch.setattr("bitmosaic.job.check_fits", refuse)
     again = _explore(folder, results)
     assert again.exit_code == 0 and again.stdout == first.stdout
     assert _bytes(results) == before

@@ -208,6 +208,11 @@ def test_without_data_there_is_a_cost_only(files: tuple[Path, Path], tmp_path: P
     assert "has a cost only" in (tmp_path / "tiny/report.txt").read_text()
     assert not (tmp_path / "tiny/plots/latency_accuracy.png").exists()
     assert (tmp_path / "tiny/plots/latency_energy.png").exists()
+    for wanted, rule in (({"accuracy_at_least": 0.9}, "accuracy_at_least: needs an accuracy"),
+                         ({"method": "amp"}, "has no data, on which the method amp calibrates")):
+        with pytest.raises(NetworkError, match=rule):
+            explore(files[0], "bit_fusion", menu=MENU, results=tmp_path / "other", **wanted)  # type: ignore[arg-type]
+    assert not (tmp_path / "other").exists()
 
 
 def test_shapes_without_weights_are_stored_as_shapes(files: tuple[Path, Path], tmp_path: Path) -> None:
