@@ -18,6 +18,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from bitmosaic._version import __version__
+from bitmosaic.export_command import export
 from bitmosaic.progress import PlainProgress, Progress, TerminalProgress
 from simulator.errors import BitmosaicError, ConfigurationError, Problem
 
@@ -441,3 +442,6 @@ def _show(exploration: Exploration, point: Point | None) -> None:
 
     _print(summary(exploration, point))
     click.echo(f"Records, tables and plots: {exploration.folder}")
+
+
+main.add_command(export)
