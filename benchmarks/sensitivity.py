@@ -168,13 +168,13 @@ def main(
         if shares:
             ends = precisions[0], precisions[-1]
             harms = {each: estimate(network, evaluator, ends, method=each) for each in methods.split(",")}
-        for share in shares:
+        for share in sorted(shares):
             console.print(assignment_table(network, evaluator, precisions, harms, share, scores))
         if shares and plot is not None:
             plot.mkdir(parents=True, exist_ok=True)
             path = plot / f"sensitivity_{name}_{quantiser}_{clipping}.svg"
             how = f"{precisions[0].label}, else {precisions[-1].label}; {quantiser}, {clipping}"
-            draw(path, f"{name}: {how}", task.metric, list(shares), scores, evaluator.fp32().value)
+            draw(path, f"{name}: {how}", task.metric, sorted(shares), scores, evaluator.fp32().value)
             console.print(f"{path}")
         console.print(f"{name}: {time.process_time() - began:.0f} CPU seconds")
 
