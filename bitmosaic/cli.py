@@ -444,4 +444,7 @@ def _show(exploration: Exploration, point: Point | None) -> None:
     click.echo(f"Records, tables and plots: {exploration.folder}")
 
 
+from bitmosaic.sweep_command import sweep  # noqa: E402
+
 main.add_command(export)
+main.add_command(sweep)
