@@ -1,11 +1,14 @@
 """Quantisers side by side, measured: trained networks, the same formats, and what each quantiser keeps of them.
 
-    python -m benchmarks.quantisers [--networks digits_cnn,magika,pp_ocrv6] [--lines N]
+    python -m benchmarks.quantisers [--networks digits_cnn,magika,pp_ocrv6,minilm] [--lines N] [--groups 128,64,32]
+                                    [--only w4:fp8_e4m3]
 
 All trained layers have the same precision. Integer weights first: 4 and 3 bits with one scale a channel, activations in
-8 bits. Then W4A8 as in DPQ: 4-bit weights in groups of 128 that are expanded to FP8 E4M3, with either range, and
-activations in that format. Shown are the task's metric and the mean squared error of the outputs against FP32 on the
-calibration data, relative to that of rounding to nearest. Networks whose packages are not installed are left out.
+8 bits. Then W4A8 as in DPQ: 4-bit weights in groups that are expanded to FP8 E4M3, with either range, and activations
+in that format. Shown are the task's metric and the mean squared error of the outputs against FP32 on the calibration
+data, relative to that of rounding to nearest. Of MiniLM also how many texts have the nearest neighbour of FP32, and how
+many find their module that do not with rounding to nearest, and the other way round: two accuracies of the same texts
+differ by chance as these two numbers do. Networks whose packages are not installed are left out.
 """
 
 from __future__ import annotations
@@ -13,9 +16,14 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from simulator.errors import BitmosaicError
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.errors import BitmosaicError, PrecisionError
 from simulator.precision import LayerPrecision
 from workloads.accuracy import AccuracyEvaluator, uniform
 from workloads.input_moments import record_moments
@@ -24,10 +32,11 @@ from workloads.network import Network
 from workloads.quantisation import LEAST_ERROR, MAX_ABS, Clipping
 from workloads.tasks import Task, find_task
 from workloads.tasks.magika import MagikaTask
+from workloads.tasks.minilm import MiniLmTask
 from workloads.tasks.pp_ocrv6 import PpOcrTask
 from workloads.weight_quantisers import Quantiser
 
-NETWORKS = ("digits_cnn", "magika", "pp_ocrv6")
+NETWORKS = ("digits_cnn", "magika", "pp_ocrv6", "minilm")
 INTEGERS = ("w4a8", "w3a8")
 EXPANDED = ("w4:fp8_e4m3", "w4:fp8_e4m3_ieee")
 
@@ -49,46 +58,81 @@ WAYS = (
     Way("GPTQ, act order", "gptq_act", MAX_ABS, INTEGERS),
     Way("GPTQ, least error", "gptq", LEAST_ERROR, INTEGERS),
     Way("DPQ", "dpq", MAX_ABS, EXPANDED),
+    Way("DPQ, as they stand", "dpq_natural", MAX_ABS, EXPANDED),
 )
 
 
 def task_of(network: Network, most: int) -> Task:
-    """The network's task, with at most so many files of magika or lines of PP-OCRv6 to evaluate (0: its own number)."""
+    """The network's task, with at most so many files of magika, lines of PP-OCRv6 or texts of each of the modules of
+    MiniLM to evaluate (0: its own number)."""
     if most and network.name == "magika":
         return MagikaTask(most=2 * most)
     if most and network.name == "pp_ocrv6":
         return PpOcrTask(evaluation_count=most)
+    if most and network.name == "minilm":
+        return MiniLmTask(evaluated=most)
     task = find_task(network)
     assert task is not None  # all of NETWORKS have one
     return task
 
 
-def show(network: Network, task: Task) -> None:
+def precisions(texts: Sequence[str], groups: Sequence[int]) -> list[tuple[str, LayerPrecision]]:
+    """Precisions by name, those that expand weights once for each size of groups."""
+    found = []
+    for text in texts:
+        precision = LayerPrecision.parse(text)
+        if precision.expanded_weight is None:
+            found.append((text, precision))
+        else:
+            found += [(f"{text} /{group}", precision.model_copy(update={"weight_group": group})) for group in groups]
+    return found
+
+
+def show(network: Network, task: Task, asked: Sequence[tuple[str, LayerPrecision]]) -> None:
     """Print a block of lines for each precision."""
     began = time.process_time()
     moments = record_moments(network, task.calibration_feeds())
     seconds = time.process_time() - began
     left = f"; rounded to nearest all the same: {', '.join(moments.missing)}" if moments.missing else ""
     print(f"  second moments of {len(moments.by_layer)} layers in {seconds:.1f} CPU s{left}")
-    evaluators = {
-        way.label: AccuracyEvaluator(network, task, quantiser=way.quantiser, clipping=way.clipping, moments=moments)
-        for way in WAYS
-    }
-    fp32 = evaluators[WAYS[0].label].fp32()
-    print(f"  {'FP32':36} {100 * fp32.value:7.2f} %  of {fp32.count}")
-    for text in INTEGERS + EXPANDED:
-        assignment = uniform(network, LayerPrecision.parse(text))
-        base = None
+    reference = AccuracyEvaluator(network, task, moments=moments)
+    fp32 = reference.fp32()
+    print(f"  {'FP32':40} {100 * fp32.value:7.2f} %  of {fp32.count}")
+    own = None if not isinstance(task, MiniLmTask) else task.nearest(reference.runner({}))
+    for text, precision in asked:
+        assignment = uniform(network, precision)
+        base: float | None = None
+        rounded: NDArray[Any] | None = None
         for way in WAYS:
-            if text not in way.precisions:
+            if text.split()[0] not in way.precisions:
                 continue
-            evaluator = evaluators[way.label]
+            # An evaluator for each way and precision: it would keep the weights of all that it was asked for.
+            evaluator = AccuracyEvaluator(
+                network, task, quantiser=way.quantiser, clipping=way.clipping, moments=moments
+            )
             began = time.process_time()
-            result, error = evaluator.measure(assignment), evaluator.output_mse(assignment)
+            try:
+                result, error = evaluator.measure(assignment), evaluator.output_mse(assignment)
+            except PrecisionError as refused:
+                print(f"  {text:22} {way.label:18} {refused.problems[0].rule}")
+                continue
             seconds = time.process_time() - began
             base = error if base is None else base
-            print(f"  {text:18} {way.label:18} {100 * result.value:6.2f} %  output MSE {error:9.3g}  × "
-                  f"{error / base:5.3f}  {seconds:6.1f} CPU s", flush=True)
+            line = (f"  {text:22} {way.label:18} {100 * result.value:6.2f} %  output MSE {error:9.3g}  × "
+                    f"{error / base:5.3f}  {seconds:6.1f} CPU s")
+            if own is not None:
+                assert isinstance(task, MiniLmTask)
+                near = task.nearest(evaluator.runner(assignment))
+                rounded = near if rounded is None else rounded
+                line += f"  {neighbours(np.array(task.texts[1]), own, rounded, near)}"
+            print(line, flush=True)
+
+
+def neighbours(labels: NDArray[Any], own: NDArray[Any], rounded: NDArray[Any], near: NDArray[Any]) -> str:
+    """How the nearest texts compare with those of FP32 (``own``) and of rounding to nearest."""
+    right, before = labels[near] == labels, labels[rounded] == labels
+    return (f"neighbour as in FP32 {100 * (near == own).mean():5.1f} %  right only here {(right & ~before).sum()}, "
+            f"only rounded {(before & ~right).sum()}")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -97,13 +141,18 @@ def main(arguments: list[str] | None = None) -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", default=",".join(NETWORKS), help="comma-separated (default: %(default)s)")
     parser.add_argument("--lines", type=int, default=0, metavar="N",
-                        help="evaluate on at most N files or lines (default: all that the task has)")
+                        help="evaluate on at most N files, lines, or texts of a module (default: the task's number)")
+    parser.add_argument("--groups", default="128", metavar="G,…",
+                        help="weights that share a scale where they are expanded (default: %(default)s)")
+    parser.add_argument("--only", default=",".join(INTEGERS + EXPANDED), metavar="PRECISIONS",
+                        help="comma-separated (default: %(default)s)")
     options = parser.parse_args(arguments)
+    asked = precisions(options.only.split(","), [int(group) for group in options.groups.split(",")])
     for name in options.networks.split(","):
         try:
             network = open_network(name)
             print(f"{name} ({task_of(network, options.lines).metric})")
-            show(network, task_of(network, options.lines))
+            show(network, task_of(network, options.lines), asked)
         except BitmosaicError as error:
             print(f"{name}: {error}", file=sys.stderr)
             if name not in NETWORKS:

@@ -3,15 +3,18 @@
 For each network and precision: Spearman's rank correlation with perturbation over the layers, harm / measured harm,
 and the measured joint error / sum of harms. Then, with ``--share``, what a precision assignment made from each method's
 harms is worth: that share of the weights in the first precision of the menu, the rest in the last one, least harm.
-Beside them the trivial choices: largest layers first, and random ones.
+Beside them the trivial choices: largest layers first, and random ones. Several shares make a curve, which ``--plot``
+draws. ``--quantiser`` and ``--clipping`` are the same for all methods: harms are rated, and scores measured, with them.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 import click
+import matplotlib.pyplot as plt
 import numpy as np
 from rich.console import Console
 from rich.table import Table
@@ -20,11 +23,14 @@ from mapper.assignment import Choice, assign
 from simulator.precision import LayerPrecision
 from workloads import Network, open_network
 from workloads.accuracy import AccuracyEvaluator
+from workloads.quantisation import LEAST_ERROR, MAX_ABS
 from workloads.sensitivity import METHODS, Sensitivity, estimate
 from workloads.sensitivity_comparison import compare
 from workloads.tasks import find_task
+from workloads.weight_quantisers import QUANTISERS, Quantiser
 
 SEED = 20245
+CLIPPINGS = {"max-abs": MAX_ABS, "least-error": LEAST_ERROR}
 
 
 def comparison_table(
@@ -78,18 +84,19 @@ def _weight_counts(network: Network, layers: list[str] | tuple[str, ...]) -> Map
     return {layer: counts[layer] for layer in layers}
 
 
+Scores = dict[str, list[float]]
+
+
 def assignment_table(
-    network: Network, evaluator: AccuracyEvaluator, menu: list[LayerPrecision], methods: list[str], share: float
+    network: Network, evaluator: AccuracyEvaluator, menu: list[LayerPrecision], harms: Mapping[str, Sensitivity],
+    share: float, scores: Scores,
 ) -> Table:
-    """Measured score of an assignment from each method."""
+    """Measured score of an assignment from each method; appended to ``scores`` too."""
     narrow, wide = menu[0], menu[-1]
     table = Table(title=f"{network.name}: {100 * share:.0f} % of the weights in {narrow.label}, else {wide.label}")
     for heading in ("chosen by", evaluator.task.metric, "weights in narrow layers (%)", "output error"):
         table.add_column(heading)
-    candidates = {}
-    for method in methods:
-        harms = estimate(network, evaluator, (narrow, wide), method=method)
-        candidates[method] = least_harm(network, harms, narrow, wide, share)
+    candidates = {method: least_harm(network, each, narrow, wide, share) for method, each in harms.items()}
     layers = [layer for layer, binding in network.bindings.items() if binding.weight is not None]
     counts = _weight_counts(network, layers)
     largest = sorted(layers, key=lambda layer: -counts[layer])
@@ -99,24 +106,47 @@ def assignment_table(
     table.add_row("FP32", f"{100 * evaluator.fp32().value:.1f} %", "", "")
     for name, assignment in candidates.items():
         held = sum(counts[layer] for layer, precision in assignment.items() if precision == narrow)
+        score = evaluator.measure(assignment).value
+        scores.setdefault(name, []).append(score)
         table.add_row(
-            name, f"{100 * evaluator.measure(assignment).value:.1f} %", f"{100 * held / sum(counts.values()):.1f}",
+            name, f"{100 * score:.1f} %", f"{100 * held / sum(counts.values()):.1f}",
             f"{evaluator.output_mse(assignment):.3g}",
         )
     return table
+
+
+def draw(path: Path, title: str, metric: str, shares: list[float], scores: Scores, fp32: float) -> None:
+    """Score by share of the weights, a line for each method."""
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    axes.axhline(100 * fp32, color="0.6", linewidth=1, linestyle=":", label="FP32")
+    trivial = {"largest first", "random"}
+    for name, values in scores.items():
+        style = "--" if name in trivial else "-"
+        axes.plot([100 * share for share in shares], [100 * value for value in values], style, marker="o",
+                  markersize=3, label=name)
+    axes.set(title=title, xlabel="weights in the narrow precision (%)", ylabel=f"{metric} (%)", ylim=(-2, 102))
+    axes.legend(fontsize=8)
+    figure.savefig(path)
+    plt.close(figure)
 
 
 @click.command()
 @click.argument("networks", nargs=-1)
 @click.option("--menu", default="w4a8,w8a8", show_default=True, help="Precisions, narrowest first.")
 @click.option("--methods", default=",".join(METHODS), show_default=True)
-@click.option("--share", type=click.FloatRange(0, 1), help="Also choose that share of the weights to be narrow.")
+@click.option("--share", "shares", type=click.FloatRange(0, 1), multiple=True,
+              help="Also choose that share of the weights to be narrow; may be given several times.")
+@click.option("--quantiser", type=click.Choice(QUANTISERS), default="rtn", show_default=True)
+@click.option("--clipping", type=click.Choice(list(CLIPPINGS)), default="max-abs", show_default=True,
+              help="Scales of weights: all values fit, or least squared error.")
+@click.option("--plot", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
+              help="Draw the scores by share.")
 @click.option("--group", type=click.IntRange(min=1), help="Weights that share a scale in the first precision.")
 @click.option("--compare/--no-compare", "compares", default=True, help="Rank correlations and ratios, layer by layer.")
 @click.option("--threads", default=1, show_default=True, help="Of onnxruntime.")
 def main(
-    networks: tuple[str, ...], menu: str, methods: str, share: float | None, group: int | None, compares: bool,
-    threads: int,
+    networks: tuple[str, ...], menu: str, methods: str, shares: tuple[float, ...], quantiser: Quantiser, clipping: str,
+    plot: Path | None, group: int | None, compares: bool, threads: int,
 ) -> None:
     """Compare sensitivity methods with measurement on NETWORKS (default: digits_cnn)."""
     console = Console(width=140)
@@ -129,11 +159,23 @@ def main(
         task = find_task(network)
         if task is None:
             raise click.UsageError(f"{name} has no data to measure on")
-        evaluator = AccuracyEvaluator(network, task, threads=threads)
+        evaluator = AccuracyEvaluator(
+            network, task, quantiser=quantiser, clipping=CLIPPINGS[clipping], threads=threads
+        )
         if compares:
             console.print(comparison_table(network, evaluator, precisions, methods.split(",")))
-        if share is not None:
-            console.print(assignment_table(network, evaluator, precisions, methods.split(","), share))
+        harms, scores = {}, Scores()
+        if shares:
+            ends = precisions[0], precisions[-1]
+            harms = {each: estimate(network, evaluator, ends, method=each) for each in methods.split(",")}
+        for share in sorted(shares):
+            console.print(assignment_table(network, evaluator, precisions, harms, share, scores))
+        if shares and plot is not None:
+            plot.mkdir(parents=True, exist_ok=True)
+            path = plot / f"sensitivity_{name}_{quantiser}_{clipping}.svg"
+            how = f"{precisions[0].label}, else {precisions[-1].label}; {quantiser}, {clipping}"
+            draw(path, f"{name}: {how}", task.metric, sorted(shares), scores, evaluator.fp32().value)
+            console.print(f"{path}")
         console.print(f"{name}: {time.process_time() - began:.0f} CPU seconds")
 
 

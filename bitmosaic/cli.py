@@ -18,6 +18,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from bitmosaic._version import __version__
+from bitmosaic.export_command import export
 from bitmosaic.progress import PlainProgress, Progress, TerminalProgress
 from simulator.errors import BitmosaicError, ConfigurationError, Problem
 
@@ -99,7 +100,7 @@ _WORKERS = click.option(
     "auto", "taylor", "perturbation", "weight_error", "hessian_trace", "bit_entropy", "value_entropy",
 ]), help="How the harm of a precision to a layer is rated before assignment; auto: taylor where gradients exist, "
          "else perturbation.")
-@click.option("--quantiser", type=click.Choice(["rtn", "gptq", "gptq_act", "dpq"]),
+@click.option("--quantiser", type=click.Choice(["rtn", "gptq", "gptq_act", "dpq", "dpq_natural"]),
               help="How weights are quantised: to nearest (the default), by GPTQ (also with reordering), or by DPQ "
                    "(W4A8).")
 @click.option("--method", type=click.Choice(["amp", "seada", "dpq", "flexiq", "measured"]),
@@ -478,4 +479,5 @@ from bitmosaic.compare_command import compare  # noqa: E402
 from bitmosaic.sweep_command import sweep  # noqa: E402
 
 main.add_command(compare)
+main.add_command(export)
 main.add_command(sweep)

@@ -18,7 +18,7 @@ from simulator.errors import ConfigurationError, InfeasibleError, PrecisionError
 from simulator.formats import shortened
 from simulator.layer import Layer
 from simulator.precision import LayerPrecision
-from workloads.weight_quantisers import Quantiser
+from workloads.weight_quantisers import EXPANDING, Quantiser
 
 PREPARING = "checking that precisions fit (compiles first on a new machine)"
 BASELINE = LayerPrecision.parse("w8a8")
@@ -134,12 +134,12 @@ def baseline_of(accelerator: Accelerator) -> LayerPrecision:
 
 
 def check_quantiser(quantiser: Quantiser, menu: Sequence[LayerPrecision]) -> None:
-    """Raise ``ConfigurationError`` for ``dpq`` beside integers that are not expanded."""
+    """Raise ``ConfigurationError`` for DPQ beside integers that are not expanded."""
     others = [each.label for each in menu if each.weight.is_integer and each.expanded_weight is None]
-    if quantiser == "dpq" and others:
+    if quantiser in EXPANDING and others:
         raise ConfigurationError(
             Problem(f"is for weights that are expanded to floating point, and the menu has {', '.join(others)}",
-                    path="quantiser", value="dpq", allowed=("rtn", "gptq", "gptq_act"))
+                    path="quantiser", value=quantiser, allowed=("rtn", "gptq", "gptq_act"))
         )
 
 

@@ -35,7 +35,15 @@ from workloads.calibration import (
 )
 from workloads.error_compensation import Moments
 from workloads.network import Network
-from workloads.quantisation import MAX_ABS, Clipping, Quantised, Scheme, activation_parameters, float_format
+from workloads.quantisation import (
+    MAX_ABS,
+    AffineParameters,
+    Clipping,
+    Quantised,
+    Scheme,
+    activation_parameters,
+    float_format,
+)
 from workloads.quantised_graph import CONSTANTS, Mode, instrumented, site_prefix, weight_name
 from workloads.tasks.task import Feed, Run
 from workloads.weight_quantisers import Quantiser, quantise_weight
@@ -105,7 +113,7 @@ def fake_quantised_model(calibrated: Calibrated, assignment: Assignment) -> onnx
     ``PrecisionError`` for a format that operands cannot have.
     """
     network = calibrated.network
-    _check_assignment(network, assignment)
+    check_assignment(network, assignment)
     arrays: Arrays = {**CONSTANTS}
     weights: list[str] = []
     modes: dict[ActivationSite, Mode] = {}
@@ -158,7 +166,7 @@ class QuantisedSession:
 
         Raises as ``fake_quantised_model`` does.
         """
-        _check_assignment(self.calibrated.network, assignment)
+        check_assignment(self.calibrated.network, assignment)
         arrays: Arrays = {weight_name(layer): self._weight(layer, assignment) for layer in self._layers}
         for site in self._sites:
             arrays.update(_site_arrays(self.calibrated, site, assignment))
@@ -203,7 +211,7 @@ def check_layers(network: Network, names: Mapping[str, Any] | tuple[str, ...]) -
         raise NetworkError(problems)
 
 
-def _check_assignment(network: Network, assignment: Assignment) -> None:
+def check_assignment(network: Network, assignment: Assignment) -> None:
     """Raise for layers that the network does not have, and for those split by channel."""
     check_layers(network, assignment)
     problems = [
@@ -229,18 +237,31 @@ def _untouched(site: ActivationSite) -> Arrays:
     return arrays
 
 
-def _site_arrays(calibrated: Calibrated, site: ActivationSite, assignment: Assignment) -> Arrays:
-    arrays = _untouched(site)
+def site_parameters(calibrated: Calibrated, site: ActivationSite, assignment: Assignment) -> AffineParameters | None:
+    """How a site's values become codes under an assignment; None where they stay in FP32.
+
+    Raises ``NetworkError`` for a tensor that was not calibrated.
+    """
     precision = assignment.get(site.layer)
     format = None if precision is None else getattr(precision, site.operand)
     if format is None or format == "fp32":
-        return arrays
+        return None
     span = calibrated.ranges.get(site.tensor)
     if span is None:
         raise NetworkError(
             Problem("was not calibrated", where=calibrated.network.name, path=f"tensor {site.tensor!r}")
         )
-    parameters = activation_parameters(span.low, span.high, format, calibrated.scheme)
+    return activation_parameters(span.low, span.high, format, calibrated.scheme)
+
+
+def _site_arrays(calibrated: Calibrated, site: ActivationSite, assignment: Assignment) -> Arrays:
+    parameters = site_parameters(calibrated, site, assignment)
+    return _untouched(site) if parameters is None else parameter_arrays(site, parameters)
+
+
+def parameter_arrays(site: ActivationSite, parameters: AffineParameters) -> Arrays:
+    """The tensors that the nodes of ``quantised_graph.quantising_nodes`` read."""
+    arrays, format = _untouched(site), parameters.format
     p, scale = site_prefix(site), np.float32(parameters.scale)
     low, high = (np.float32(end - parameters.zero_point) for end in (parameters.lowest, parameters.highest))
     values: dict[str, Any] = {"scale": scale, "low": low, "high": high, "low_value": low * scale,

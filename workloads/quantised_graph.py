@@ -36,8 +36,21 @@ def instrumented(
     quantised.
 
     ``modes``: ``off``, ``narrow`` (at most 8-bit integers), ``general``, or ``any`` (decided when it runs,
-    by the tensors ``is_on`` and ``is_narrow``). The batch dimension is free. Raises ``NetworkError`` where
-    the opset is older than 11, or a weight does not reach its layer.
+    by the tensors ``is_on`` and ``is_narrow``). Raises as ``rewired`` does.
+    """
+    return rewired(
+        network, weights, {site: quantising_nodes(site, mode) for site, mode in modes.items() if mode != "off"}
+    )
+
+
+def rewired(
+    network: Network, weights: Sequence[str], chains: Mapping[ActivationSite, Sequence[onnx.NodeProto]]
+) -> onnx.ModelProto:
+    """Copy of the model in which the layers ``weights`` read ``weight_name`` tensors, and each site of ``chains`` reads
+    ``site_prefix(site) + "out"``, which its nodes compute.
+
+    The batch dimension is free. Raises ``NetworkError`` where the opset is older than 11, or a weight does not reach
+    its layer.
     """
     model = with_free_batch(trained_model(network))
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
@@ -51,16 +64,15 @@ def instrumented(
     for layer in weights:
         layers_of_node.setdefault(network.bindings[layer].node, []).append(layer)
     sites_of_node: dict[str, list[ActivationSite]] = {}
-    for site in modes:
+    for site in chains:
         sites_of_node.setdefault(site.node, []).append(site)
-    nodes = []
+    nodes: list[onnx.NodeProto] = []
     for original in list(model.graph.node):
         node = onnx.NodeProto()
         node.CopyFrom(original)
         for site in sites_of_node.get(node.name, ()):
-            if modes[site] != "off":
-                nodes.extend(_quantising_nodes(site, modes[site]))
-                node.input[site.slot] = site_prefix(site) + "out"
+            nodes.extend(chains[site])
+            node.input[site.slot] = site_prefix(site) + "out"
         for layer in layers_of_node.get(node.name, ()):
             binding = network.bindings[layer]
             assert binding.weight is not None
@@ -100,7 +112,7 @@ def _own_weight(
     raise NetworkError(Problem(f"does not come from {weight!r}", where=layer, path=f"weight {tensor!r}"))
 
 
-def _quantising_nodes(site: ActivationSite, mode: Mode) -> list[onnx.NodeProto]:
+def quantising_nodes(site: ActivationSite, mode: Mode) -> list[onnx.NodeProto]:
     """Nodes that compute ``…out`` from the site's tensor.
 
     Narrow: QuantizeLinear and DequantizeLinear in 8 bits, clipped to the format's own range. General:

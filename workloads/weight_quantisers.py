@@ -2,9 +2,10 @@
 
 ``rtn`` rounds each weight to nearest. ``gptq`` makes errors good for the layer's outputs on calibration data, column
 by column; ``gptq_act`` does so beginning with the columns whose errors cost most. ``dpq`` is for weights that are
-stored as narrow integers and expanded to floating point (``LayerPrecision.expanded_weight``), and rounds weights that
-are in floating point anyway; the others quantise weights that are expanded to integers, and expand them afterwards.
-All but ``rtn`` need the second moments of the layer's inputs; a layer without them is rounded to nearest.
+stored as narrow integers and expanded to floating point (``LayerPrecision.expanded_weight``), ``dpq_natural`` the same
+without group-aware reordering, for groups of 32 and fewer; both round weights that are in floating point anyway. The
+others quantise weights that are expanded to integers, and expand them afterwards. All but ``rtn`` need the second
+moments of the layer's inputs; a layer without them is rounded to nearest.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from workloads.error_compensation import Moments
 from workloads.gptq import gptq
 from workloads.quantisation import MAX_ABS, Clipping, Quantised, as_rows, as_tensor, quantise
 
-Quantiser = Literal["rtn", "gptq", "gptq_act", "dpq"]
+Quantiser = Literal["rtn", "gptq", "gptq_act", "dpq", "dpq_natural"]
 QUANTISERS: tuple[Quantiser, ...] = get_args(Quantiser)
+EXPANDING = ("dpq", "dpq_natural")
 
 
 def check_quantiser(quantiser: str) -> None:
@@ -53,17 +55,17 @@ def quantise_weight(
         quantiser: one of ``QUANTISERS``.
         moments: [groups, C·R·S, C·R·S] as of ``record_moments``; None: round to nearest.
 
-    Raises ``PrecisionError`` for a quantiser that does not exist, ``dpq`` for integers that are not expanded, and as
-    the quantisers do.
+    Raises ``PrecisionError`` for a quantiser that does not exist, ``dpq`` and ``dpq_natural`` for integers that are not
+    expanded, and as the quantisers do: ``dpq`` in groups of 32 and fewer.
     """
     check_quantiser(quantiser)
     symmetric = precision.zero_bits == 0
     wide, group = precision.expanded_weight, precision.weight_group
-    if quantiser == "dpq" and not precision.weight.is_integer:
+    if quantiser in EXPANDING and not precision.weight.is_integer:
         quantiser = "rtn"  # layers beside those that are expanded may stay in floating point
-    if quantiser == "dpq" and wide is None:
+    if quantiser in EXPANDING and wide is None:
         raise PrecisionError(
-            Problem("is for weights that are expanded to floating point", path="quantiser", value="'dpq'",
+            Problem("is for weights that are expanded to floating point", path="quantiser", value=repr(quantiser),
                     where=f"precision {precision.label}", allowed=("w4:fp8_e4m3", "w4:fp8_e4m3_ieee"))
         )
     if wide is None and (quantiser == "rtn" or moments is None):
@@ -78,10 +80,11 @@ def quantise_weight(
     else:
         parts = []
         for rows, hessian in zip(np.split(matrix, len(moments)), moments, strict=True):
-            if quantiser == "dpq":
+            if quantiser in EXPANDING:
                 assert wide is not None
                 parts.append(dpq(rows, hessian, wide, stored_format=precision.weight, group=group, symmetric=symmetric,
-                                 clipping=clipping, scale_of_tensor=outer))
+                                 clipping=clipping, scale_of_tensor=outer,
+                                 order="gar" if quantiser == "dpq" else "natural"))
             else:
                 # One scale for the tensor must be that of all groups of channels.
                 scale, zero_point = (nearest.scale, nearest.zero_point) if group == 0 else (None, 0)
@@ -89,7 +92,7 @@ def quantise_weight(
                                   order="act" if quantiser == "gptq_act" else "natural", scale=scale,
                                   zero_point=zero_point))
         found = parts[0] if len(parts) == 1 else _stacked(parts, group)
-    if wide is not None and (quantiser != "dpq" or found is nearest):
+    if wide is not None and (quantiser not in EXPANDING or found is nearest):
         found = expanded(found, wide, group, outer)
     return Quantised(
         as_tensor(found.values[:, None], array.shape, channel_axes, -1), found.scale, found.zero_point,

@@ -193,3 +193,13 @@ def test_mistakes_are_named():
         dpq(weight, hessian, "fp8_e4m3", group=0)
     with pytest.raises(PrecisionError, match="quantiser='dpq': is for weights that are expanded"):
         quantise_weight(weight, (0,), LayerPrecision(), quantiser="dpq", moments=hessian[None])
+
+
+def test_small_groups_are_for_dpq_without_reordering():
+    weight, hessian = problem(8)
+    small = W4A8["fp8_e4m3"].model_copy(update={"weight_group": 4})
+    with pytest.raises(PrecisionError, match="group=4: is too small for group-aware reordering"):
+        quantise_weight(weight, (0,), small, quantiser="dpq", moments=hessian[None])
+    found = quantise_weight(weight, (0,), small, quantiser="dpq_natural", moments=hessian[None])
+    direct = dpq(weight, hessian, "fp8_e4m3", group=4, order="natural")
+    assert np.array_equal(found.values, direct.values) and np.array_equal(found.codes, direct.codes)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from workloads.network import Network
 from workloads.tasks.digits import DigitsTask
+from workloads.tasks.efficientnet import EfficientNetTask
 from workloads.tasks.magika import MagikaTask
 from workloads.tasks.minilm import MiniLmTask
 from workloads.tasks.pp_ocrv6 import PpOcrTask
@@ -16,8 +17,10 @@ from workloads.tasks.task import Feed, Run, Task, TaskScore
 
 __all__ = ["BUILT_IN", "Feed", "Run", "Task", "TaskScore", "find_task"]
 
-BUILT_IN: dict[str, Callable[[], Task]] = {
-    "digits_cnn": DigitsTask, "magika": MagikaTask, "pp_ocrv6": PpOcrTask, "minilm": MiniLmTask,
+BUILT_IN: dict[str, Callable[[Network], Task]] = {
+    "digits_cnn": lambda network: DigitsTask(), "magika": lambda network: MagikaTask(),
+    "pp_ocrv6": lambda network: PpOcrTask(), "minilm": lambda network: MiniLmTask(),
+    "efficientnet_lite0": EfficientNetTask,
 }
 
 
@@ -27,4 +30,4 @@ def find_task(network: Network) -> Task | None:
     Data are read when the task is first used; a package that they need raises ``MissingPackageError`` then.
     """
     build = BUILT_IN.get(network.name)
-    return None if build is None or network.model is None else build()
+    return None if build is None or network.model is None else build(network)

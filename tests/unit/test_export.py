@@ -1,0 +1,231 @@
+"""Exported networks: run by onnxruntime and by qonnx, and equal to what accuracies are measured with."""
+
+import functools
+import json
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from bitmosaic import cli
+from simulator.errors import PrecisionError
+from simulator.formats import Format
+from simulator.precision import LayerPrecision
+from workloads import export_onnx as onnx_module
+from workloads import export_qonnx as qonnx_module
+from workloads.accuracy import AccuracyEvaluator, uniform
+from workloads.calibration import ValueRange
+from workloads.export_onnx import export_onnx
+from workloads.export_operands import METADATA
+from workloads.export_qonnx import export_qonnx
+from workloads.fake_quantised_model import Calibrated
+from workloads.onnx_import import import_model
+from workloads.quantisation import activation_parameters, quantise_activation
+from workloads.tasks import find_task
+
+
+def precision(text):
+    """``w4a8``, or ``w4a8 8`` in groups of 8 weights."""
+    name, _, group = text.partition(" ")
+    parsed = LayerPrecision.parse(name)
+    return parsed.model_copy(update={"weight_group": int(group)}) if group else parsed
+
+
+def run_model(model, feed):
+    return ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, dict(feed))
+
+
+@pytest.fixture
+def run_qonnx(monkeypatch):
+    """Runs single examples with the package's own executor."""
+    pytest.importorskip("qonnx")
+    from qonnx.core import onnx_exec
+    from qonnx.core.modelwrapper import ModelWrapper
+    from qonnx.transformation.infer_shapes import InferShapes
+
+    # It writes models of one node in the newest version of the file format, which may be too new for onnxruntime.
+    make = functools.partial(onnx_exec.qonnx_make_model, ir_version=10)
+    monkeypatch.setattr(onnx_exec, "qonnx_make_model", make)
+
+    def run(model, name, rows):
+        wrapped = ModelWrapper(model).transform(InferShapes())
+        output = wrapped.graph.output[0].name
+        return np.concatenate([onnx_exec.execute_onnx(wrapped, {name: row[None]})[output] for row in rows])
+
+    return run
+
+
+TEXTS = ("w8a8", "w4a4", "w3a5", "w2a2", "w1a1", "w12a9", "w16a16", "w4a8 8", "w8a8 0", "fp8_e4m3", "fp8_e4m3_ieee",
+         "fp8_e5m2", "fp16", "bf16", "int4:fp32", "w4:fp8_e4m3", "w3:fp8_e4m3_ieee 40")
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_onnxruntime_computes_what_accuracy_is_measured_with(digits, evaluator, text):
+    assignment = uniform(digits, precision(text))
+    model = export_onnx(evaluator.calibrated, assignment)
+    onnx.checker.check_model(model)
+    feed = {"image": find_task(digits).calibration_feeds()[0]["image"][:32]}
+    np.testing.assert_array_equal(run_model(model, feed)[0], evaluator.runner(assignment)(feed)[0])
+    trained = {binding.weight for binding in digits.bindings.values()}
+    assert not trained & {tensor.name for tensor in model.graph.initializer}  # no weight in FP32 is left
+
+
+def test_codes_take_the_room_of_their_width(digits, evaluator):
+    kinds = {"w4a8": TensorProto.INT4, "w8a8": TensorProto.INT8, "w4:fp8_e4m3": TensorProto.UINT4,
+             "w9a8": TensorProto.INT16, "fp8_e5m2": TensorProto.FLOAT8E5M2, "bf16": TensorProto.BFLOAT16}
+    sizes = {}
+    for text, kind in kinds.items():
+        model = export_onnx(evaluator.calibrated, uniform(digits, precision(text)))
+        codes = [tensor for tensor in model.graph.initializer if tensor.name.endswith("trained/codes")]
+        assert len(codes) == 6 and {tensor.data_type for tensor in codes} == {kind}
+        sizes[text] = sum(len(tensor.raw_data) for tensor in codes)
+        (note,) = [item.value for item in model.metadata_props if item.key == METADATA]
+        layers = json.loads(note)["layers"]
+        assert layers.keys() == digits.bindings.keys() and layers["conv1"]["precision"] == text
+    weights = digits.weight_count
+    assert sizes["w8a8"] == weights and weights / 2 <= sizes["w4a8"] <= weights / 2 + 6
+    assert sizes["w9a8"] == sizes["bf16"] == 2 * weights
+
+
+def linear_network(weight, opset=13):
+    """``y = x · weight``."""
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], name="product")], "linear",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", len(weight)])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", weight.shape[1]])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    return import_model(model, name="linear", input_shapes={"x": (1, len(weight))})
+
+
+widths = st.integers(1, 16)
+formats = widths.flatmap(lambda bits: st.sampled_from([f"int{bits}", f"uint{bits}", "fp8_e4m3", "bf16"]))
+
+
+@given(formats, st.sampled_from([0, -1, 3, 8, 20]), st.booleans(), st.sampled_from([11, 13, 21]))
+def test_weights_come_back_bit_for_bit(format, group, has_zero, opset):
+    """Fed with unit vectors, the network says what its weights are; groups may be cut short."""
+    weight = np.random.default_rng(5).normal(0, 0.3, (20, 6)).astype(np.float32)
+    network = linear_network(weight, opset)
+    zero_bits = Format(format).bits if has_zero and Format(format).is_integer else 0
+    asked = LayerPrecision(weight=Format(format), input=Format("fp32"), weight_group=group, zero_bits=zero_bits)
+    layer = network.layers[0].name
+    calibrated = Calibrated(network, {"x": ValueRange(-1, 1)})
+    model = export_onnx(calibrated, {layer: asked})
+    onnx.checker.check_model(model)
+    quantised = calibrated.weight(layer, asked).values
+    (found,) = run_model(model, {"x": np.eye(20, dtype=np.float32)})
+    np.testing.assert_array_equal(found, quantised)
+
+
+@given(formats, st.sampled_from(["affine", "symmetric"]), st.booleans(), st.floats(-3, 0), st.floats(0.1, 5))
+def test_activations_are_rounded_as_in_the_evaluator(format, scheme, fusible, low, high):
+    network = linear_network(np.ones((1, 1), np.float32))
+    calibrated = Calibrated(network, {"x": ValueRange(low, high)}, scheme)
+    layer = network.layers[0].name
+    model = export_onnx(calibrated, {layer: LayerPrecision(weight=Format("fp32"), input=Format(format))},
+                        fusible=fusible)
+    parameters = activation_parameters(low, high, format, scheme)
+    steps = (np.arange(-40, 40) / 2).astype(np.float32) * np.float32(parameters.scale)  # ties among them
+    x = np.concatenate([steps, np.random.default_rng(2).normal(0, 3, 200), [0, 1e30, -1e30]]).astype(np.float32)
+    (found,) = run_model(model, {"x": x[:, None]})
+    np.testing.assert_array_equal(found[:, 0], quantise_activation(x, parameters).values)
+
+
+def test_expanded_beforehand_where_fp32_would_round_twice(digits, evaluator, monkeypatch):
+    monkeypatch.setattr(onnx_module, "expands_alike", lambda stored: False)
+    assignment = uniform(digits, precision("w4:fp8_e4m3_ieee"))
+    model = export_onnx(evaluator.calibrated, assignment)
+    kinds = {tensor.data_type for tensor in model.graph.initializer if tensor.name.endswith("trained/codes")}
+    assert kinds == {TensorProto.FLOAT8E4M3FN}
+    feed = {"image": find_task(digits).calibration_feeds()[0]["image"][:8]}
+    np.testing.assert_array_equal(run_model(model, feed)[0], evaluator.runner(assignment)(feed)[0])
+
+
+@pytest.mark.parametrize(("text", "beforehand"), [
+    ("w8a8", False), ("w3a5", False), ("w4a8 8", False), ("w5a6 0", False), ("w1a1", False), ("fp8_e4m3", False),
+    ("w4:fp8_e4m3_ieee", False), ("w4:fp8_e4m3_ieee", True),
+])
+def test_qonnx_computes_what_accuracy_is_measured_with(digits, evaluator, run_qonnx, monkeypatch, text, beforehand):
+    if beforehand:
+        monkeypatch.setattr(qonnx_module, "expands_alike", lambda stored: False)
+    assignment = uniform(digits, precision(text))
+    model = export_qonnx(evaluator.calibrated, assignment)
+    quants = [node for node in model.graph.node if node.domain == "qonnx.custom_op.general"]
+    assert len(quants) == (18 if text.startswith("w4:") and not beforehand else 12)  # six layers, two operands
+    images = find_task(digits).calibration_feeds()[0]["image"][:6]
+    expected = evaluator.runner(assignment)({"image": images})[0]
+    # Sums of one example alone have another order.
+    np.testing.assert_allclose(run_qonnx(model, "image", images), expected, rtol=0, atol=1e-6 * np.abs(expected).max())
+
+
+def test_qonnx_ties_go_the_other_way_only_where_a_zero_point_is_odd(run_qonnx):
+    network = linear_network(np.ones((1, 1), np.float32))
+    layer = network.layers[0].name
+    for low, high in ((-2.0, 13.0), (-3.0, 12.0)):  # scale 1 in 4 bits
+        calibrated = Calibrated(network, {"x": ValueRange(low, high)})
+        model = export_qonnx(calibrated, {layer: LayerPrecision(weight=Format("fp32"), input=Format("uint4"))})
+        parameters = activation_parameters(low, high, "uint4")
+        assert (parameters.scale, parameters.zero_point) == (1.0, -low)
+        x = np.arange(-2, 6, 0.25, dtype=np.float32)
+        found, ours = run_qonnx(model, "x", x[:, None])[:, 0], quantise_activation(x, parameters).values
+        differs = found != ours
+        ties = np.abs(x - np.floor(x) - 0.5) < 1e-6
+        assert np.array_equal(differs, ties if low == -3 else np.zeros_like(ties))
+
+
+def test_split_layers_are_refused(digits, evaluator):
+    split = {"conv2": LayerPrecision.parse("w8a8/w4a4@0.5")}
+    for export in (export_onnx, export_qonnx):
+        with pytest.raises(PrecisionError, match="split by channel"):
+            export(evaluator.calibrated, split)
+
+
+def test_gptq_codes_survive(digits, run_qonnx):
+    """Codes that are not the nearest ones are still those that are stored."""
+    evaluator = AccuracyEvaluator(digits, find_task(digits), quantiser="gptq", threads=1)
+    assignment = uniform(digits, precision("w3a8"))
+    feed = {"image": find_task(digits).calibration_feeds()[0]["image"][:4]}
+    expected = evaluator.runner(assignment)(feed)[0]
+    model = export_onnx(evaluator.calibrated, assignment)
+    np.testing.assert_array_equal(run_model(model, feed)[0], expected)
+    found = run_qonnx(export_qonnx(evaluator.calibrated, assignment), "image", feed["image"])
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
+
+
+def export_command(*arguments):
+    return CliRunner().invoke(cli.main, ["export", *(str(argument) for argument in arguments)])
+
+
+def test_the_command_writes_runs_and_compares(tmp_path):
+    path = tmp_path / "small.onnx"
+    result = export_command("digits_cnn", "--precision", "w4a8", "--layer-precision", "conv1=w8a8", "--out", path)
+    assert result.exit_code == 0 and "of 1,280 outputs none differs" in result.output
+    layers = json.loads({item.key: item.value for item in onnx.load(path).metadata_props}[METADATA])["layers"]
+    assert layers["conv1"]["precision"] == "w8a8" and layers["conv2"]["precision"] == "w4a8"
+    result = export_command("digits_cnn", "--precision", "fp32", "--layer-precision", "conv*=w3a8", "--to", "qonnx",
+                            "--out", path)
+    assert result.exit_code == 0 and "Not run here" in result.output
+    assert [node.op_type for node in onnx.load(path).graph.node].count("Quant") == 4  # two layers
+    assert [entry.name for entry in tmp_path.iterdir()] == ["small.onnx"]
+
+
+def test_what_the_command_refuses(tmp_path):
+    path = tmp_path / "small.onnx"
+    for arguments, message in (
+        (["digits_cnn", "--layer-precision", "conf1=w4a8"], "did you mean 'conv1'?"),
+        (["resnet18"], "nothing to quantise"),
+        (["digits_cnn", "--fusible", "--to", "qonnx"], "--fusible: is of --to onnx alone"),
+        (["digits_cnn", "--quantiser", "dpq"], "is for weights that are expanded"),
+        (["digits_cnn", "--precision", "w8"], "must name weight and activation bits"),
+    ):
+        result = export_command(*arguments, "--out", path)
+        assert result.exit_code == 2 and message in result.output and not path.exists()
+    result = export_command("digits_cnn", "--out", tmp_path / "absent" / "small.onnx")
+    assert result.exit_code == 2 and "No such file or directory" in result.output
