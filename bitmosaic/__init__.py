@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from mapper.front import FrontInterrupted, FrontPoint, MappingFront, map_front
     from mapper.network import network_precisions, simulate_network
     from mapper.placement import map_network
+    from mapper.precision_menu import map_menu
     from mapper.search import map_layer
     from mapper.solution import MappingSolution, SearchBudget, SearchInterrupted, TileOffer
     from simulator.accelerator import Accelerator
@@ -135,6 +136,7 @@ _HOME = {
     "mapper.front": ("FrontInterrupted", "FrontPoint", "MappingFront", "map_front"),
     "mapper.network": ("network_precisions", "simulate_network"),
     "mapper.placement": ("map_network",),
+    "mapper.precision_menu": ("map_menu",),
     "mapper.search": ("map_layer",),
     "mapper.solution": ("MappingSolution", "SearchBudget", "SearchInterrupted", "TileOffer"),
     "simulator.accelerator": ("Accelerator",),
@@ -176,7 +178,8 @@ __all__ = [
     "default_menu", "dump_accelerator", "dump_layer", "dump_mapping", "energy_confidence", "energy_frame",
     "energy_table", "estimate", "explore", "find_task", "front_frame", "grid_frame", "layers_frame", "layers_table",
     "list_networks", "list_presets", "load_constraints", "load_exploration", "load_layer", "load_mapping", "map_front",
-    "map_layer", "map_network", "mappings_table", "memories_frame", "mixed_run", "nest_text", "network_precisions",
+    "map_layer", "map_menu", "map_network", "mappings_table", "memories_frame", "mixed_run", "nest_text",
+    "network_precisions",
     "not_modelled", "open_accelerator", "open_machine", "open_network", "operations_frame", "parse_layer",
     "parts_frame", "plot_breakdown", "plot_costs", "plot_front", "plot_layers", "plot_roofline", "plot_utilization",
     "point_frame", "points_frame", "points_table", "rates_frame", "roofline_frame", "save_figure", "simulate",
