@@ -86,6 +86,7 @@ if TYPE_CHECKING:
     from mapper.front import FrontInterrupted, FrontPoint, MappingFront, map_front
     from mapper.network import network_precisions, simulate_network
     from mapper.placement import map_network
+    from mapper.precision_menu import map_menu
     from mapper.search import map_layer
     from mapper.solution import MappingSolution, SearchBudget, SearchInterrupted, TileOffer
     from simulator.accelerator import Accelerator
@@ -153,6 +154,7 @@ _HOME = {
     "mapper.front": ("FrontInterrupted", "FrontPoint", "MappingFront", "map_front"),
     "mapper.network": ("network_precisions", "simulate_network"),
     "mapper.placement": ("map_network",),
+    "mapper.precision_menu": ("map_menu",),
     "mapper.search": ("map_layer",),
     "mapper.solution": ("MappingSolution", "SearchBudget", "SearchInterrupted", "TileOffer"),
     "simulator.accelerator": ("Accelerator",),
@@ -197,7 +199,7 @@ __all__ = [
     "dump_layer", "dump_mapping", "energy_confidence", "energy_frame", "energy_table", "estimate", "explore",
     "find_task", "floating_layer_cost", "front_frame", "grid_frame", "hypervolume_frame", "layers_frame",
     "layers_table", "list_networks", "list_presets", "load_assignment", "load_comparison", "load_constraints",
-    "load_exploration", "load_layer", "load_mapping", "load_sweep", "map_front", "map_layer", "map_network",
+    "load_exploration", "load_layer", "load_mapping", "load_sweep", "map_front", "map_layer", "map_menu", "map_network",
     "mappings_table", "mark_front", "memories_frame", "merge_sweeps", "mixed_run", "nest_text", "network_precisions",
     "not_modelled", "open_accelerator", "open_machine", "open_network", "operations_frame", "parse_layer",
     "parts_frame", "plot_attainment", "plot_breakdown", "plot_comparison", "plot_costs", "plot_front", "plot_layers",

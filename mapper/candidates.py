@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 from simulator.accelerator import LANES, Accelerator, MulticastPassing
 from simulator.kernels import nested_starts, non_dominated, touched_counts
-from simulator.layer import OPERANDS, RELEVANT_DIMS, Dim, Layer
+from simulator.layer import DIMS, OPERANDS, RELEVANT_DIMS, Dim, Layer
 from simulator.precision import LayerPrecision
 
 SPACE = (
@@ -362,32 +362,55 @@ def _input_registers(layer: Layer, axis: int, position: DimChoices, tap: DimChoi
     return np.asarray(one * other - np.where(contiguous, shared, 0), dtype=np.int64)
 
 
-def build_blocks(
-    layer: Layer, precision: LayerPrecision, accelerator: Accelerator, choices_of: ChoicesOf = dimension_choices
-) -> tuple[Block, ...]:
-    """Candidate rows of every block, in the order of ``BLOCKS``.
+@dataclass(frozen=True)
+class RowProblem:
+    """All that the rows of the blocks follow from: precisions that agree in it choose from the same rows.
 
-    The axes are the grid's, then the lanes. ``choices_of`` gives the ways to cut a dimension.
+    ``axes`` are the grid's, then the lanes; ``register_tiles`` of each of ``DIMS``. The layer has no name.
     """
+
+    layer: Layer
+    axes: Axes
+    register_tiles: tuple[tuple[int, ...], ...]
+    levels: int
+
+
+def row_problem(layer: Layer, precision: LayerPrecision, accelerator: Accelerator) -> RowProblem:
+    """What the rows of a layer's blocks follow from. Widths count only by the lanes, and by the room in registers."""
     grid = accelerator.grid
     axes = tuple((axis.size, axis.unroll) for axis in grid.axes)
     axes += ((accelerator.processing_element.lanes(precision), grid.lane_unroll),)
     has_registers = isinstance(grid.passing, MulticastPassing) and all(
         accelerator.registers_of(operand) is not None for operand in OPERANDS
     )
+    register_tiles: list[tuple[int, ...]] = []
+    for dim in DIMS:
+        tiles: tuple[int, ...] = (1,)
+        if has_registers:
+            room = min(
+                file.size_bits // precision.register_bits(operand)
+                for operand in OPERANDS
+                if dim in RELEVANT_DIMS[operand] and (file := accelerator.registers_of(operand)) is not None
+            )
+            tiles = tuple(tile for tile in REGISTER_TILES if tile <= max(1, room))
+        register_tiles.append(tiles)
+    return RowProblem(
+        layer.model_copy(update={"name": ""}), axes, tuple(register_tiles), accelerator.buffer_levels
+    )
+
+
+def build_blocks(
+    problem: RowProblem, choices_of: ChoicesOf = dimension_choices, *, dominance: bool = True
+) -> tuple[Block, ...]:
+    """Candidate rows of every block, in the order of ``BLOCKS``.
+
+    ``choices_of`` gives the ways to cut a dimension; ``dominance``: leave out those that others dominate.
+    """
+    layer, axes = problem.layer, problem.axes
     choices: dict[Dim, DimChoices] = {}
-    for block in BLOCKS:
-        for dim in block:
-            register_tiles: tuple[int, ...] = (1,)
-            if has_registers:
-                room = min(
-                    file.size_bits // precision.register_bits(operand)
-                    for operand in OPERANDS
-                    if dim in RELEVANT_DIMS[operand] and (file := accelerator.registers_of(operand)) is not None
-                )
-                register_tiles = tuple(tile for tile in REGISTER_TILES if tile <= max(1, room))
-            every = choices_of(dim, layer.extent(dim), axes, register_tiles, accelerator.buffer_levels)
-            choices[dim] = _prefilter(every)
+    for dim, register_tiles in zip(DIMS, problem.register_tiles, strict=True):
+        every = choices_of(dim, layer.extent(dim), axes, register_tiles, problem.levels)
+        choices[dim] = _prefilter(every) if dominance else every
     blocks = []
     for dims in BLOCKS:
         if len(dims) == 2:
@@ -400,4 +423,4 @@ def build_blocks(
     return tuple(block.take(np.flatnonzero((block.axis_use <= sizes).all(axis=1))) for block in blocks)
 
 
-__all__ = ["BLOCKS", "LANES", "SPACE", "Block", "DimChoices", "build_blocks"]
+__all__ = ["BLOCKS", "LANES", "SPACE", "Block", "DimChoices", "RowProblem", "build_blocks", "row_problem"]

@@ -37,9 +37,10 @@ FEASIBILITY_NODES = 200_000  # of a search for any mapping; beyond them the sear
 
 
 def constrained_models(
-    layer: Layer, precision: LayerPrecision, accelerator: Accelerator, constraints: MappingConstraints
+    layer: Layer, precision: LayerPrecision, accelerator: Accelerator, constraints: MappingConstraints, *,
+    dominance: bool = True,
 ) -> list[CostModel]:
-    """Cost models of all mappings within the constraints, at least one.
+    """Cost models of all mappings within the constraints, at least one; ``dominance``: without dominated rows.
 
     Raises ``InfeasibleError`` where a constraint asks for what layer or machine have not, or all together leave no
     mapping that fits: it names them, the demand, the capacity, and what would make it fit; ``ConfigurationError`` for
@@ -55,7 +56,7 @@ def constrained_models(
         problems = list(_impossible(layer, precision, accelerator, constraints))
         if problems:
             raise InfeasibleError(problems)
-    models = _models(layer, precision, accelerator, constraints)
+    models = _models(layer, precision, accelerator, constraints, dominance=dominance)
     if constraints != MappingConstraints() and not _any_fits(models):
         raise InfeasibleError(_blame(layer, precision, accelerator, constraints, models))
     if not models:
@@ -64,10 +65,11 @@ def constrained_models(
 
 
 def _models(
-    layer: Layer, precision: LayerPrecision, accelerator: Accelerator, constraints: MappingConstraints
+    layer: Layer, precision: LayerPrecision, accelerator: Accelerator, constraints: MappingConstraints, *,
+    dominance: bool = True,
 ) -> list[CostModel]:
     if constraints == MappingConstraints():
-        return build_cost_models(layer, precision, accelerator)
+        return build_cost_models(layer, precision, accelerator, dominance=dominance)
     axis_names = (*(axis.name for axis in accelerator.grid.axes), LANES)
 
     def choices_of(dim: Dim, extent: int, axes: Axes, register_tiles: tuple[int, ...], levels: int) -> DimChoices:
@@ -77,7 +79,7 @@ def _models(
     def wanted(variant: Variant) -> bool:
         return all((variant.bypass == operand) == wish for operand, wish in constraints.bypass.items())
 
-    models = build_cost_models(layer, precision, accelerator, choices_of, wanted)
+    models = build_cost_models(layer, precision, accelerator, choices_of, wanted, dominance=dominance)
     for operand, wish in constraints.double_buffer.items():
         models = [changed for model in models if (changed := _doubling(model, operand, wish)) is not None]
     for level in LOOP_LEVELS:

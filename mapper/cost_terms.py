@@ -15,11 +15,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
-from mapper.candidates import BLOCKS, Block, ChoicesOf, build_blocks, dimension_choices
+from mapper.candidates import (
+    BLOCKS,
+    Block,
+    ChoicesOf,
+    RowProblem,
+    build_blocks,
+    dimension_choices,
+    row_problem,
+)
 from mapper.cost_model import Capacity, CostModel, Exposed, Term
 from mapper.variants import IRRELEVANT, Variant, variants
 from simulator.accelerator import Accelerator, Buffer
@@ -31,6 +40,7 @@ from simulator.plan import grid_timing
 from simulator.precision import LayerPrecision
 
 Floats = npt.NDArray[np.float64]
+KEPT_ROWS = 8  # problems whose rows are kept: a layer's, for as many numbers of lanes as a menu has
 
 
 class _Builder:
@@ -322,27 +332,50 @@ class _Builder:
 
 def build_cost_models(
     layer: Layer, precision: LayerPrecision, accelerator: Accelerator, choices_of: ChoicesOf = dimension_choices,
-    wanted: Callable[[Variant], bool] = lambda variant: True,
+    wanted: Callable[[Variant], bool] = lambda variant: True, *, dominance: bool = True,
 ) -> list[CostModel]:
-    """Lay out the cost of every mapping of a layer, one model a variant that is wanted and has any."""
-    blocks = build_blocks(layer, precision, accelerator, choices_of)
-    axis_sizes = (
-        *(axis.size for axis in accelerator.grid.axes),
-        accelerator.processing_element.lanes(precision),
-    )
-    # Most variants choose from the same rows, and share what follows from these alone.
-    shared: dict[frozenset[tuple[int, Dim]], tuple[tuple[Block, ...], int]] = {}
+    """Lay out the cost of every mapping of a layer, one model a variant that is wanted and has any.
+
+    ``dominance``: of the ways to cut a dimension, leave out those that others dominate.
+    """
+    problem = row_problem(layer, precision, accelerator)
+    if choices_of is dimension_choices:
+        rows = _plain_rows(problem, dominance)
+    else:
+        rows = _Rows(build_blocks(problem, choices_of, dominance=dominance), _axis_sizes(problem))
     found = []
     for variant in filter(wanted, variants(accelerator, precision)):
-        if variant.single_trip not in shared:
-            own = _without_loops(blocks, variant.single_trip)
-            possible = all(block.size for block in own)
-            shared[variant.single_trip] = own, _fewest_steps(own, axis_sizes) if possible else 0
-        own, fewest = shared[variant.single_trip]
+        own, fewest = rows.of(variant)
         if fewest:
             builder = _Builder(own, layer, precision, accelerator, variant, fewest)
-            found.append(_build_cost_model(builder, axis_sizes))
+            found.append(_build_cost_model(builder, rows.axis_sizes))
     return found
+
+
+class _Rows:
+    """Blocks, and those of them that a variant may choose from: most variants share these."""
+
+    def __init__(self, blocks: tuple[Block, ...], axis_sizes: tuple[int, ...]) -> None:
+        self.blocks, self.axis_sizes = blocks, axis_sizes
+        self._known: dict[frozenset[tuple[int, Dim]], tuple[tuple[Block, ...], int]] = {}
+
+    def of(self, variant: Variant) -> tuple[tuple[Block, ...], int]:
+        """Blocks of a variant, and the fewest steps that they allow: 0 where nothing fits."""
+        if variant.single_trip not in self._known:
+            own = _without_loops(self.blocks, variant.single_trip)
+            possible = all(block.size for block in own)
+            self._known[variant.single_trip] = own, _fewest_steps(own, self.axis_sizes) if possible else 0
+        return self._known[variant.single_trip]
+
+
+def _axis_sizes(problem: RowProblem) -> tuple[int, ...]:
+    return tuple(size for size, _ in problem.axes)
+
+
+@lru_cache(maxsize=KEPT_ROWS)
+def _plain_rows(problem: RowProblem, dominance: bool) -> _Rows:
+    """Rows without constraints: of the last problems, because precisions and objectives of a layer share them."""
+    return _Rows(build_blocks(problem, dominance=dominance), _axis_sizes(problem))
 
 
 def _fewest_steps(blocks: tuple[Block, ...], axis_sizes: tuple[int, ...]) -> int:
@@ -415,3 +448,8 @@ def _without_loops(blocks: tuple[Block, ...], loops: frozenset[tuple[int, Dim]])
                     single &= choice.single_trip(level)
         found.append(block.take(single))
     return tuple(found)
+
+
+def forget_rows() -> None:
+    """Let the next search build its rows anew, for whoever measures it."""
+    _plain_rows.cache_clear()

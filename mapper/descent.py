@@ -126,8 +126,19 @@ def descend(
     ``event_price_cycles`` is added for each pass of the tile loop; costs then include it.
     """
     data = kernel_input(model, objective, event_price_cycles, limits)
-    first = data.block_start[:-1] + smallest_rows(model)
-    rows, costs, masks = heard(random_descents, data, first, starts, seed)
+    return _ends(data, smallest_rows(model), starts, seed)
+
+
+def descend_from(
+    model: CostModel, objective: Objective, first: np.ndarray, limits: Limits = NO_LIMITS
+) -> list[Candidate]:
+    """The end of a descent from a given row of each block; empty where it meets nothing that fits."""
+    return _ends(kernel_input(model, objective, limits=limits), first, 0, 1)
+
+
+def _ends(data: kernel.CostInput, first: np.ndarray, starts: int, seed: int) -> list[Candidate]:
+    """Where descents lead from a choice, and from ``starts`` random ones near it: each end once, cheapest first."""
+    rows, costs, masks = heard(random_descents, data, data.block_start[:-1] + first, starts, seed)
     found: dict[tuple[int, ...], Candidate] = {}
     for row, cost, mask in zip(rows, costs, masks, strict=True):
         if not np.isfinite(cost):

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from mapper.cost_model import CostModel
 from mapper.descent import kernel_input, may_double
+from mapper.devices import EVERY_DEVICE, SearchDevices
 from mapper.incumbent import Incumbent
 from mapper.interruptible import interruptible
 from mapper.posynomial import build_subproblem, surviving_rows
@@ -105,7 +106,7 @@ def _search(variants: list[_Variant], incumbent: Incumbent, give_up: float, dead
         left = give_up - time.process_time()
         if left > 0:
             _find_cheapest(variant, incumbent, left / (len(variants) - place) ** 0.5)
-    for most in BATCHES:
+    for most in BATCHES if incumbent.devices.batches else BATCHES[-1:]:
         # The most promising first: what they find spares the others work.
         still = sorted((v for v in variants if v.known and v.floor < incumbent.target()), key=lambda v: v.floor)
         for place, variant in enumerate(still):
@@ -115,19 +116,26 @@ def _search(variants: list[_Variant], incumbent: Incumbent, give_up: float, dead
 
 
 def _enumerate(
-    kernel: choice_cost.CostInput, below: float, most: int, nodes: int, *, undominated: bool = False
+    kernel: choice_cost.CostInput, below: float, most: int, nodes: int, *, undominated: bool = False,
+    devices: SearchDevices = EVERY_DEVICE,
 ) -> _Found:
     """``enumerate_choices``, in a thread of its own: Ctrl-C stops it at once."""
     stop = np.zeros(1, dtype=np.int64)
     return interruptible(
-        lambda: enumerate_choices(kernel, below, most, nodes, undominated, stop), lambda: stop.fill(1)
+        lambda: enumerate_choices(
+            kernel, below, most, nodes, undominated, stop, survivors=devices.survivors, ordered=devices.order
+        ),
+        lambda: stop.fill(1),
     )
 
 
 def _find_cheapest(variant: _Variant, incumbent: Incumbent, seconds: float) -> None:
     """Find the least closed-form cost of a variant, if below the target, and simulate it."""
     nodes = max(1000, int(seconds * NODES_PER_SECOND))
-    rows, masks, _, floor, known = _enumerate(variant.kernel, incumbent.target(), 1, nodes, undominated=True)
+    devices = incumbent.devices
+    rows, masks, _, floor, known = _enumerate(
+        variant.kernel, incumbent.target(), 1, nodes, undominated=devices.undominated, devices=devices
+    )
     if known:
         variant.floor, variant.known = floor, True
     incumbent.consider_many(variant.model, rows, masks)
@@ -136,7 +144,9 @@ def _find_cheapest(variant: _Variant, incumbent: Incumbent, seconds: float) -> N
 def _extend(variant: _Variant, incumbent: Incumbent, most: int, seconds: float, deadline: float) -> None:
     """Enumerate and simulate the ``most`` cheapest choices of a variant below the target."""
     nodes = max(1000, int(seconds * NODES_PER_SECOND))
-    rows, masks, costs, floor, finished = _enumerate(variant.kernel, incumbent.target(), most, nodes)
+    rows, masks, costs, floor, finished = _enumerate(
+        variant.kernel, incumbent.target(), most, nodes, devices=incumbent.devices
+    )
     order = np.argsort(costs, kind="stable")
     order = order[costs[order] >= variant.floor]  # the cheaper ones were simulated before
     begin, size = 0, CHUNKS[0]

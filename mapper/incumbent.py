@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from mapper.build_mapping import buffer_order, build_mapping, outer_orders
 from mapper.cost_model import CostModel
 from mapper.descent import ROUNDING, Candidate, double_buffer_bits, double_buffered
+from mapper.devices import EVERY_DEVICE, SearchDevices
 from mapper.interruptible import heard
 from mapper.solution import NO_LIMITS, Limits, Objective, objective_cost
 from simulator.accelerator import Accelerator
@@ -38,7 +40,7 @@ Floats = npt.NDArray[np.float64]
 class Incumbent:
     """Best mapping of one layer by simulated cost; ``cost`` is in the objective's unit.
 
-    ``proposals`` counts the mappings that were simulated.
+    ``proposals`` counts the mappings that were simulated; ``devices`` are those that the search may use.
     """
 
     layer: Layer
@@ -47,6 +49,7 @@ class Incumbent:
     objective: Objective
     target_gap: float
     limits: Limits = NO_LIMITS
+    devices: SearchDevices = EVERY_DEVICE
     cost: float = float("inf")
     mapping: Mapping | None = None
     result: LayerResult | None = None
@@ -71,8 +74,15 @@ class Incumbent:
 
     def consider(self, model: CostModel, candidate: Candidate) -> bool:
         """Simulate the mappings that a candidate stands for and keep the best. Returns whether all were simulated."""
-        rows = np.array([candidate.rows], dtype=np.int64)
-        return bool(self.consider_many(model, rows, np.array([double_buffer_bits(candidate.double_buffer)]))[0])
+        return bool(self.consider_all(model, [candidate])[0])
+
+    def consider_all(
+        self, model: CostModel, candidates: Sequence[Candidate], deadline: float = float("inf")
+    ) -> npt.NDArray[np.bool_]:
+        """``consider_many`` for candidates."""
+        rows = np.array([candidate.rows for candidate in candidates], dtype=np.int64)
+        masks = [double_buffer_bits(candidate.double_buffer) for candidate in candidates]
+        return self.consider_many(model, rows, np.array(masks, dtype=np.int64), deadline)
 
     def consider_many(
         self, model: CostModel, rows: Ints, masks: Ints, deadline: float = float("inf")

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mapper.candidates import DEEP_SPACE, SPACE
 from mapper.constrained_space import constrained_models
@@ -21,7 +21,9 @@ from mapper.constraints import MappingConstraints
 from mapper.cost_model import CostModel
 from mapper.cp_sat_proof import prove_by_cp_sat
 from mapper.descent import descend, pass_count
+from mapper.devices import EVERY_DEVICE, SearchDevices
 from mapper.enumeration import compile_enumeration, least_floor, prove_by_enumeration, relaxed_bound
+from mapper.hints import start_from
 from mapper.incumbent import PROOF_TOLERANCE, Incumbent
 from mapper.infeasible import explain_infeasible
 from mapper.planned_steps import planned_machine
@@ -38,6 +40,7 @@ from mapper.split_mapping import map_split_layer
 from simulator.accelerator import Accelerator
 from simulator.errors import ConfigurationError, InfeasibleError, Problem
 from simulator.layer import Layer
+from simulator.mapping import Mapping
 from simulator.plan import grid_timing
 from simulator.precision import LayerPrecision
 
@@ -53,24 +56,31 @@ def _start(models: list[CostModel], incumbent: Incumbent, deadline: float) -> No
 
     A mapping of millions of passes takes a good part of a second to simulate, so there may be no time for all.
     """
-    accelerator = incumbent.accelerator
-    limits = incumbent.limits
-    price = grid_timing(accelerator).tail_cycles + accelerator.dram.latency_cycles + 1
-    takes_time = incumbent.objective != "energy" or bool(accelerator.leakage_pj_per_cycle) or limits != NO_LIMITS
-    prices = EVENT_PRICES if takes_time else (0.0,)
-    if models[0].variant.levels > 1:
-        _start_deep(models, incumbent, deadline, [factor * price for factor in prices])
+    if not incumbent.devices.descents:
         return
-    for factor in prices:
+    prices = _event_prices(incumbent)
+    if models[0].variant.levels > 1:
+        _start_deep(models, incumbent, deadline, prices)
+        return
+    for price in prices:
         for model in models:
             ends = descend(
-                model, incumbent.objective, starts=DESCENT_STARTS, event_price_cycles=float(factor * price),
-                limits=limits,
+                model, incumbent.objective, starts=DESCENT_STARTS, event_price_cycles=price, limits=incumbent.limits
             )
-            for candidate in ends:
-                if incumbent.mapping is not None and time.process_time() > deadline:
-                    return
-                incumbent.consider(model, candidate)
+            if incumbent.mapping is None and ends:
+                incumbent.consider(model, ends.pop(0))
+            if incumbent.mapping is not None and time.process_time() > deadline:
+                return
+            incumbent.consider_all(model, ends)
+
+
+def _event_prices(incumbent: Incumbent) -> list[float]:
+    """What an event costs in the descents, in cycles: nothing where time does not count."""
+    accelerator = incumbent.accelerator
+    price = grid_timing(accelerator).tail_cycles + accelerator.dram.latency_cycles + 1
+    takes_time = incumbent.objective != "energy" or bool(accelerator.leakage_pj_per_cycle)
+    factors = EVENT_PRICES if takes_time or incumbent.limits != NO_LIMITS else (0.0,)
+    return [float(factor * price) for factor in factors]
 
 
 def _start_deep(models: list[CostModel], incumbent: Incumbent, deadline: float, prices: list[float]) -> None:
@@ -144,6 +154,8 @@ def map_layer(
     constraints: MappingConstraints | None = None,
     latency_limit_cycles: int | None = None,
     energy_limit_pj: float | None = None,
+    hint: Mapping | None = None,
+    devices: SearchDevices = EVERY_DEVICE,
 ) -> MappingSolution:
     """Map one layer on one tile, with a proof of how good the mapping is.
 
@@ -163,6 +175,9 @@ def map_layer(
     the machine whose steps all take ``planned_step_cycles``; ``simulate`` then gives the mapping's cycles with values.
 
     A layer split by channel is mapped by ``split_mapping``: found for its parts, simulated with the split, not proven.
+
+    ``hint`` is a mapping to start from that keeps the constraints, such as that of the same layer in another precision
+    (``precision_menu``); it need not fit. ``devices`` are for measuring what each of them is worth.
     """
     budget = budget or SearchBudget()
     accelerator.processing_element.check(precision)
@@ -177,11 +192,11 @@ def map_layer(
         return map_split_layer(layer, precision, accelerator, objective, budget, search=map_layer)
     accelerator = planned_machine(accelerator, precision)
     began = time.process_time()
-    models = constrained_models(layer, precision, accelerator, constraints)
+    models = constrained_models(layer, precision, accelerator, constraints, dominance=devices.dominance)
     compile_enumeration(models[0])
     space = LayerSpace(layer, precision, accelerator, models, constraints)
-    incumbent = space.incumbent(objective, budget, limits)
-    lower_bound = search_models(space, incumbent, budget)
+    incumbent = replace(space.incumbent(objective, budget, limits), devices=devices)
+    lower_bound = search_models(space, incumbent, budget, hint if devices.hints else None)
     return space.solution(incumbent, lower_bound, time.process_time() - began)
 
 
@@ -230,15 +245,23 @@ class LayerSpace:
         )
 
 
-def search_models(space: LayerSpace, incumbent: Incumbent, budget: SearchBudget) -> float:
+def search_models(
+    space: LayerSpace, incumbent: Incumbent, budget: SearchBudget, hint: Mapping | None = None
+) -> float:
     """Improve an incumbent until the budget ends or nothing is left. Returns the lower bound.
+
+    ``hint``: a mapping to start from, which need not fit.
 
     Raises ``InfeasibleError`` where there is no mapping, ``SearchInterrupted`` at Ctrl-C where there is one already.
     """
     models = space.models
     began = time.process_time()
     try:
-        _start(models, incumbent, time.process_time() + START_SHARE * budget.cpu_seconds)
+        deadline = time.process_time() + START_SHARE * budget.cpu_seconds
+        if hint is not None:
+            start_from(models, incumbent, hint, deadline)
+        if incumbent.mapping is None or hint is None:
+            _start(models, incumbent, deadline)
         if incumbent.mapping is None and incumbent.limits != NO_LIMITS:
             _start_within(space, incumbent, budget)
         if incumbent.mapping is None:

@@ -92,7 +92,8 @@ def least_cost(m: CostInput) -> float:
 
 
 def enumerate_choices(
-    m: CostInput, below: float, most: int, node_limit: int, undominated: bool = False, stop: Ints | None = None
+    m: CostInput, below: float, most: int, node_limit: int, undominated: bool = False, stop: Ints | None = None,
+    *, survivors: bool = True, ordered: bool = True,
 ) -> tuple[Ints, Ints, npt.NDArray[np.float64], float, bool]:
     """Find the ``most`` cheapest pairs of choice and double buffering that cost less than ``below``.
 
@@ -101,19 +102,23 @@ def enumerate_choices(
     ``undominated``: of rows of which one is at most another in every term, only that one is tried. The cheapest cost
     is the same then, and sooner found; other choices may be missing.
     ``stop`` (1,): where another thread sets it to other than 0, the search gives up too.
+    ``survivors``: rows that can be in no choice below ``below`` are dropped first; ``ordered``: small blocks and
+    promising rows come first. Without them the search is slower, and what it finds the same.
     """
     blocks, terms = len(m.block_start) - 1, m.factors.shape[1]
     alive, bound = np.ones(len(m.factors), dtype=np.bool_), np.zeros(len(m.factors))
     smallest = np.empty((blocks, terms))
     rows, masks, costs = np.empty((most, blocks), dtype=np.int64), np.empty(most, dtype=np.int64), np.empty(most)
     # Called also where nothing survives, so that everything is compiled by a first call that finds nothing.
-    possible = surviving_rows(m, below, alive, bound, smallest)
+    possible = surviving_rows(m, below if survivors else np.inf, alive, bound, smallest)
+    if not ordered:
+        bound[:] = -np.inf  # of rows in any order, none may end the walk through those behind it
     own = [np.flatnonzero(alive[a:b]) + a for a, b in zip(m.block_start[:-1], m.block_start[1:], strict=True)]
     if undominated and possible:
         tables = [np.column_stack([m.factors[kept].astype(np.int64), m.axis_use[kept]]) for kept in own]
         own = [kept[non_dominated(table)] for kept, table in zip(own, tables, strict=True)]
     # Small blocks first: their choices then prune the large ones. Most promising rows first.
-    order = np.argsort([len(kept) for kept in own], kind="stable")
+    order = np.argsort([len(kept) for kept in own], kind="stable") if ordered else np.arange(blocks)
     listed = np.concatenate([own[b][np.argsort(bound[own[b]], kind="stable")] for b in order])
     start = np.concatenate([[0], np.cumsum([len(own[b]) for b in order])]).astype(np.int64)
     rest = np.ones((blocks + 1, terms))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,11 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from mapper.build_mapping import build_mapping
-from mapper.candidates import build_blocks
+from mapper.candidates import build_blocks, row_problem
 from mapper.cost_model import CostModel
 from mapper.cost_terms import build_cost_models
 from mapper.descent import Candidate, kernel_input, may_double
+from mapper.devices import SearchDevices
 from mapper.front import map_front
 from mapper.incumbent import Incumbent
 from mapper.pareto import pareto_front
@@ -247,7 +248,7 @@ def deep_cases(draw: st.DrawFn) -> Case:
 def every_result(case: Case) -> list[LayerResult]:
     """Simulate every mapping of the space, one by one."""
     found = []
-    choices = math.prod(block.size for block in build_blocks(case.layer, case.precision, case.accelerator))
+    choices = math.prod(block.size for block in build_blocks(row_problem(case.layer, case.precision, case.accelerator)))
     deep = case.accelerator.buffer_levels > 1
     if deep:
         assume(choices * len(variants(case.accelerator, case.precision)) <= MOST_DEEP_CHOICES)
@@ -302,6 +303,26 @@ def test_with_two_levels_of_buffers_too(prover: Prover) -> None:
             check_search(case, objective, best, budget)
 
     check()
+
+
+@few_examples
+@given(cases(max_macs=60, max_levels=1), st.data())
+def test_without_its_devices_and_with_any_hint_too(case: Case, data: st.DataObject) -> None:
+    """Each device only saves time. The drawn mapping is the hint: it fits, and may lie outside the space."""
+    names = [field.name for field in fields(SearchDevices)]
+    devices = SearchDevices(**dict.fromkeys(data.draw(st.sets(st.sampled_from(names))), False))
+    budget = SearchBudget(cpu_seconds=20, prover="enumeration")
+    drawn = simulate(case.layer, case.precision, case.accelerator, case.mapping)
+    for objective, best in best_of_everything(case).items():
+        if math.isinf(best):
+            continue
+        hint = data.draw(st.sampled_from([None, case.mapping]))
+        least = best if hint is None or not devices.hints else min(best, objective_cost(drawn, objective))
+        found = map_layer(
+            case.layer, case.precision, case.accelerator, objective, budget=budget, hint=hint, devices=devices
+        )
+        assert found.status == "optimal" and found.lower_bound <= best * (1 + 1e-9)
+        assert found.cost == pytest.approx(least, rel=3e-6)
 
 
 @settings(deep_examples, max_examples=max(3, settings().max_examples // 48))  # a front is some ten searches
