@@ -1,4 +1,5 @@
-"""The command line: ``bitmosaic explore``, ``map``, ``simulate``, ``validate``, ``hardware``, ``networks``, ``redraw``.
+"""The command line: ``bitmosaic explore``, ``map``, ``simulate``, ``validate``, ``hardware``, ``networks``, ``redraw``,
+``convert``.
 
 Whatever a user gets wrong is one message on standard error and exit code 2, never a traceback; Ctrl-C is exit code
 130. Commands import what they need when they run, so that help is instant.
@@ -18,6 +19,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from bitmosaic._version import __version__
+from bitmosaic.convert_command import convert
 from bitmosaic.progress import PlainProgress, Progress, TerminalProgress
 from simulator.errors import BitmosaicError, ConfigurationError, Problem
 
@@ -441,3 +443,6 @@ def _show(exploration: Exploration, point: Point | None) -> None:
 
     _print(summary(exploration, point))
     click.echo(f"Records, tables and plots: {exploration.folder}")
+
+
+main.add_command(convert)
