@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from bitmosaic.interchange.design import Design
     from simulator.precision import LayerPrecision
 
-TOOLS = ("bitmosaic", "zigzag", "accelforge")
+TOOLS = ("bitmosaic", "zigzag", "accelforge", "timeloop")
 
 
 @click.command("convert", short_help="Convert architectures and mappings of other tools, and to them.")
@@ -30,9 +30,9 @@ def convert(files: tuple[str, ...], target: str, layer: str | None, precision: s
             out: Path | None) -> None:
     """Convert the architecture in FILES, and a layer and its mapping where they are given, for another tool.
 
-    FILES are YAML of ZigZag (accelerator, workload, mapping), of AccelForge (arch, workload, mapping), or of Bitmosaic
-    (accelerator or preset, layer, mapping), in any order. What is lost or assumed is listed; what cannot be said is
-    refused. To Bitmosaic, the mapping is simulated too.
+    FILES are YAML of ZigZag (accelerator, workload, mapping), of AccelForge (arch, workload, mapping), of Timeloop
+    (architecture, problem, mapping, ERT), or of Bitmosaic (accelerator or preset, layer, mapping), in any order. What
+    is lost or assumed is listed; what cannot be said is refused. To Bitmosaic, the mapping is simulated too.
     """
     from bitmosaic.interchange.files import read_files
     from simulator.precision import LayerPrecision
@@ -57,9 +57,11 @@ def convert(files: tuple[str, ...], target: str, layer: str | None, precision: s
 
 
 def _theirs(design: Design, target: str) -> tuple[dict[str, str], tuple[str, ...]]:
-    from bitmosaic.interchange import write_accelforge, write_zigzag
+    from bitmosaic.interchange import write_accelforge, write_timeloop, write_zigzag
 
-    return {"zigzag": write_zigzag.files_of, "accelforge": write_accelforge.files_of}[target](design)
+    writers = {"zigzag": write_zigzag.files_of, "accelforge": write_accelforge.files_of,
+               "timeloop": write_timeloop.files_of}
+    return writers[target](design)
 
 
 def _ours(design: Design, places: str, out: Path | None) -> tuple[dict[str, str], tuple[str, ...], list[str]]:
@@ -102,6 +104,9 @@ def _ours(design: Design, places: str, out: Path | None) -> tuple[dict[str, str]
         else:
             mapping, found = mapping_of(*arguments)
         notes = (*notes, *found)
+        if precision.parameter_bits(design.layer):
+            notes = (*notes, f"Scales of the weights are loaded first, {precision.parameter_bits(design.layer)} bits, "
+                             f"as of every layer here; {design.tool} has none.")
         result = simulate(design.layer, precision, accelerator, mapping)
         lines.append(nest_text(design.layer, precision, accelerator, mapping))
         lines += _counted(design, precision)

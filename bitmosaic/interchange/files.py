@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from bitmosaic.interchange import accelforge, zigzag
+from bitmosaic.interchange import accelforge, timeloop, zigzag
 from bitmosaic.interchange.design import Design
 from bitmosaic.interchange.einsum import Einsum
 from bitmosaic.interchange.foreign_yaml import load
@@ -20,11 +20,12 @@ from simulator.layer import Layer, Operand
 from simulator.mapping import Mapping
 from simulator.precision import LayerPrecision
 
-Part = Literal["architecture", "layer", "mapping"]
+Part = Literal["architecture", "layer", "mapping", "energies"]
 FORMATS = (
     "Bitmosaic: a preset, or YAML with bitmosaic_version, layer_version or mapping_version",
     "ZigZag: accelerator (operational_array), workload (equation), mapping (spatial_mapping), places (temporal)",
     "AccelForge: arch, workload, mapping",
+    "Timeloop: architecture, problem, mapping, ERT",
 )
 
 
@@ -50,6 +51,8 @@ def read_files(paths: Sequence[str], layer: str | None, precision: LayerPrecisio
         return _bitmosaic(found, precision)
     if found.tool == zigzag.TOOL:
         design = _zigzag(found, layer)
+    elif found.tool == timeloop.TOOL:
+        design = _timeloop(found)
     else:
         design = _accelforge(found, layer)
     return replace(design, precision=precision) if precision is not None else design
@@ -61,14 +64,14 @@ def _sort(paths: Sequence[str]) -> _Found:
     for text in paths:
         path = Path(text)
         if text in presets and not path.exists():
-            tool, part, data = "Bitmosaic", "architecture", None
+            tool, part, data = "Bitmosaic", ["architecture"], None
         else:
             data = load(path)
             tool, part = _kind(path, data)
         if found.tool and tool != found.tool:
             raise ConfigurationError(Problem(f"is of {tool}, and the files before it are of {found.tool}",
                                              where=str(path)))
-        for name in [part] if part != "whole" else _accelforge_parts(data):
+        for name in part:
             earlier = found.parts.get(name)
             if earlier is not None and zigzag.is_result(data) and zigzag.is_mapping(earlier[1]):
                 # The places of tiles, beside the order of loops that ZigZag reads, say more.
@@ -89,21 +92,23 @@ def _accelforge_parts(data: Any) -> list[str]:
             if key in data]
 
 
-def _kind(path: Path, data: Any) -> tuple[str, str]:
-    """Whose file this is, and which part of a design."""
+def _kind(path: Path, data: Any) -> tuple[str, list[str]]:
+    """Whose file this is, and which parts of a design."""
     if isinstance(data, dict):
         for key, part in (("bitmosaic_version", "architecture"), ("layer_version", "layer"),
                           ("mapping_version", "mapping")):
             if key in data:
-                return "Bitmosaic", part
+                return "Bitmosaic", [part]
     for is_one, tool, part in (
         (zigzag.is_accelerator, zigzag.TOOL, "architecture"), (zigzag.is_workload, zigzag.TOOL, "layer"),
         (zigzag.is_mapping, zigzag.TOOL, "mapping"), (zigzag.is_result, zigzag.TOOL, "mapping"),
-        (accelforge.is_architecture, accelforge.TOOL, "whole"), (accelforge.is_workload, accelforge.TOOL, "whole"),
-        (accelforge.is_mapping, accelforge.TOOL, "whole"),
     ):
         if is_one(data):
-            return tool, part
+            return tool, [part]
+    if any(is_one(data) for is_one in (accelforge.is_architecture, accelforge.is_workload, accelforge.is_mapping)):
+        return accelforge.TOOL, _accelforge_parts(data)
+    if found := timeloop.parts_of(data):
+        return timeloop.TOOL, found
     raise ConfigurationError(Problem("is no file that is understood", where=str(path), allowed=FORMATS))
 
 
@@ -170,6 +175,26 @@ def _accelforge(found: _Found, wanted: str | None) -> Design:
         assert design.nest is not None
         design = design.with_notes(*accelforge.refetch_notes(design.nest))
     return design
+
+
+def _timeloop(found: _Found) -> Design:
+    _need_layer(found)
+    layer = mapping = energies = None
+    if "energies" in found.parts:
+        path, data = found.parts["energies"]
+        energies = timeloop.read_energies(data, str(path))
+    if "layer" in found.parts:
+        path, data = found.parts["layer"]
+        layer = timeloop.read_layer(data, str(path))
+    if "architecture" not in found.parts:
+        if layer is None or "mapping" in found.parts:
+            raise ConfigurationError(Problem("needs its architecture: give that file too", where=str(path)))
+        return Design(timeloop.TOOL, layer=layer[0].layer)
+    path, data = found.parts["architecture"]
+    architecture = timeloop.read_architecture(data, str(path), path.stem)
+    if "mapping" in found.parts:
+        path, mapping = found.parts["mapping"]
+    return timeloop.design_of(architecture, energies, str(path), layer, mapping)
 
 
 def _bitmosaic(found: _Found, precision: LayerPrecision | None) -> Design:

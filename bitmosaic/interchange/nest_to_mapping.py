@@ -49,7 +49,7 @@ def mapping_of(
     check(layer, machine, nest)
     structure = structure_of(machine)
     _check_lanes(nest, structure)
-    ranges = _ranges(machine, accelerator, nest)
+    ranges = ranges_of(machine, accelerator, nest)
     problems = []
     windows: list[tuple[int, int]] = []
     for level, found in enumerate(ranges):
@@ -95,11 +95,11 @@ def _cheapest(
     """
     bounded: list[tuple[float, int, Mapping]] = []
     refused: MappingError | None = None
-    repeated: Problem | None = None
-    for cuts in itertools.islice(_increasing(windows), MOST_PLACES):
-        clash = _repeated(nest, cuts)
+    cut_apart: Problem | None = None
+    for cuts in itertools.islice(increasing(windows), MOST_PLACES):
+        clash = repeated(nest, cuts)
         if clash is not None:
-            repeated = repeated or _split_loop(nest, cuts, *clash)
+            cut_apart = cut_apart or _split_loop(nest, cuts, *clash)
             continue
         mapping = _mapping(nest, structure, cuts, _bypassing(accelerator))
         try:
@@ -111,7 +111,7 @@ def _cheapest(
     if not bounded:
         if refused is not None:
             raise refused
-        raise MappingError(repeated or Problem("an inner memory's tiles lie outside those of an outer one",
+        raise MappingError(cut_apart or Problem("an inner memory's tiles lie outside those of an outer one",
                                                path="stores"))
     best: tuple[float, Mapping, tuple[str, ...]] | None = None
     for _, _, mapping in sorted(bounded)[:MOST_SIMULATED]:
@@ -156,7 +156,7 @@ def _works_on_one_element(accelerator: Accelerator) -> bool:
     return any(accelerator.registers_of(operand) is None for operand in OPERANDS)
 
 
-def _ranges(machine: Machine, accelerator: Accelerator, nest: LoopNest) -> list[list[_Range]]:
+def ranges_of(machine: Machine, accelerator: Accelerator, nest: LoopNest) -> list[list[_Range]]:
     """For each level of buffers, and for the registers: where the tile of each operand may lie."""
     found: list[list[_Range]] = [[] for _ in range(accelerator.buffer_levels + 1)]
     levels = {buffer.name: accelerator.level_of(buffer) for buffer in accelerator.buffers}
@@ -212,18 +212,18 @@ def _split_loop(nest: LoopNest, cuts: Sequence[int], level: int, dim: Dim) -> Pr
                    "loop there", path=f"{where}.order", value=dim)
 
 
-def _increasing(windows: Sequence[tuple[int, int]], least: int = 0) -> Iterator[tuple[int, ...]]:
+def increasing(windows: Sequence[tuple[int, int]], least: int = 0) -> Iterator[tuple[int, ...]]:
     """Positions in the windows, none before the one outside it; the innermost ones first."""
     if not windows:
         yield ()
         return
     (first, last), *others = windows
     for position in range(last, max(first, least) - 1, -1):
-        for inner in _increasing(others, position):
+        for inner in increasing(others, position):
             yield (position, *inner)
 
 
-def _repeated(nest: LoopNest, cuts: Sequence[int]) -> tuple[int, Dim] | None:
+def repeated(nest: LoopNest, cuts: Sequence[int]) -> tuple[int, Dim] | None:
     """The first level and dimension whose loops are cut apart by others; None where there is none."""
     bounds = [0, *cuts]
     for level in range(len(cuts)):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bitmosaic.interchange.nest_to_mapping import _ranges, mapping_of
+from bitmosaic.interchange.nest_to_mapping import mapping_of, ranges_of
 from bitmosaic.interchange.to_bitmosaic import UNLIMITED_BITS
 from simulator.accelerator import Accelerator, Memory
 from simulator.counting_rules.loop_nest import LoopNest, Machine, check
@@ -66,7 +66,7 @@ def split_to_fit(
 
 def _levels(machine: Machine, accelerator: Accelerator, nest: LoopNest) -> list[list[tuple[Operand, str]]]:
     """Groups of (operand, buffer) whose tiles may lie at one place, outermost first; one operand once a group."""
-    open_ranges = [found for level in _ranges(machine, accelerator, nest)[:-1] for found in level]
+    open_ranges = [found for level in ranges_of(machine, accelerator, nest)[:-1] for found in level]
     groups: list[list[tuple[Operand, str]]] = []
     while open_ranges:
         cut = min(found.last for found in open_ranges)

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitmosaic.cli import main
-from bitmosaic.interchange import accelforge, write_accelforge, write_zigzag
+from bitmosaic.interchange import accelforge, write_accelforge, write_timeloop, write_zigzag
 from bitmosaic.interchange.design import Design
 from bitmosaic.interchange.files import read_files
 from bitmosaic.interchange.foreign_yaml import load
@@ -41,7 +41,8 @@ GOLDEN = Path(__file__).parent.parent / "golden" / "interchange"
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference"
 needs_reference = pytest.mark.skipif(not REFERENCE.exists(), reason="the reference results are not beside the project")
 share_of_examples = settings(max_examples=max(1, settings().max_examples // 6))
-WRITERS = {"zigzag": write_zigzag.files_of, "accelforge": write_accelforge.files_of}
+WRITERS = {"zigzag": write_zigzag.files_of, "accelforge": write_accelforge.files_of,
+           "timeloop": write_timeloop.files_of}
 
 
 def ours(design: Design, how=mapping_of):
@@ -66,6 +67,7 @@ def golden(*names: str) -> list[str]:
 
 PRODUCT = ("zigzag_accelerator.yaml", "zigzag_workload.yaml", "zigzag_places.json")
 FORGE = ("accelforge_design.yaml",)
+LOOP = ("timeloop_design.yaml",)
 
 
 def check_by_hand(design: Design) -> None:
@@ -110,6 +112,30 @@ def test_a_product_for_accelforge_is_what_is_worked_out_by_hand():
     cost = accelforge_rules.count(design.layer, design.precision, design.machine, design.nest)
     assert cost.bits["dram", "input", "to_inner"] == 4 * 8 * 24
     assert any("fetches the input of buffer again for each of the 4 iterations of K" in note for note in design.notes)
+
+
+def test_a_product_for_timeloop_is_what_is_worked_out_by_hand():
+    design = read_files(golden(*LOOP), None, None)
+    check_by_hand(design)
+    assert design.clock_mhz == 1000.0
+    assert accelerator_of(design, design.precision)[0].grid.axes[0].name == "PE_X"
+
+
+def test_a_timeloop_architecture_without_energies_says_that_they_are_0(tmp_path):
+    text = (GOLDEN / LOOP[0]).read_text(encoding="utf-8").partition("ERT:")[0]
+    design = read_files(written(tmp_path, {"design.yaml": text}), None, None)
+    accelerator, mapping, result = ours(design)
+    assert any("No energies are given" in note for note in design.notes)
+    assert "energies are not in it" in accelerator.sources["everything"].source
+    # Places are chosen by cycles alone then; here they are given.
+    assert (result.total_energy_pj, mapping.levels[2].tile) == (0.0, {"N": 4})
+
+
+def test_timeloops_convolution_is_known_by_name(tmp_path):
+    problem = "problem: {shape: cnn-layer, instance: {C: 4, K: 8, R: 3, S: 3, P: 5, Q: 6, N: 2, Wstride: 2}}"
+    design = read_files(written(tmp_path, {"problem.yaml": problem}), None, None)
+    assert design.layer.shape == (1, 2, 8, 4, 5, 6, 3, 3)
+    assert design.layer.stride == (2, 1)
 
 
 def test_an_order_without_places_is_laid_where_it_costs_least():
@@ -233,18 +259,27 @@ def mapped_layers(draw):
     return accelerator, layer, mapping
 
 
+def axis_of(tool: str, axis: str) -> str:
+    """What an axis is called when it comes back: Timeloop has meshes in containers."""
+    return f"{axis}_X" if tool == "timeloop" else axis
+
+
 @pytest.mark.parametrize("tool", WRITERS)
 @share_of_examples
 @given(mapped_layers())
 def test_what_is_written_for_a_tool_comes_back(tool, tmp_path_factory, case):
     accelerator, layer, mapping = case
-    precision = LayerPrecision(output="int32")
+    # Timeloop has words of one width.
+    width = "int8" if tool == "timeloop" else "int32"
+    precision = LayerPrecision(output=width, accumulator=width)
     design = design_of(accelerator, precision, layer, mapping)
     texts, _ = WRITERS[tool](design)
     back = read_files(written(tmp_path_factory.mktemp("files"), texts), None, None)
-    assert back.nest == design.nest
+    assert back.nest.spatial == {axis_of(tool, axis): loops for axis, loops in design.nest.spatial.items()}
+    if tool != "timeloop":  # which gives no places, but levels: tiles begin where these do
+        assert back.nest == design.nest
     assert (back.layer.shape, back.layer.stride) == (layer.shape, layer.stride)
-    assert back.precision.stored_bits("output") == 32
+    assert back.precision.stored_bits("output") == precision.stored_bits("output")
     # The accelerator that comes back is the one that was written, and the mapping costs on it what it costs here.
     returned, _ = accelerator_of(back, back.precision)
     by_name = {memory.name: memory for memory in returned.memories}
@@ -298,6 +333,18 @@ def changed(folder: Path, name: str, old: str, new: str) -> str:
     (FORGE[0], "renames: {input: A, weight: W, output: Z}", "renames: {output: Z}",
      "does not say which tensor is the weight"),
     (FORGE[0], "M: 4", "J: 4", "m: the loop has no size"),
+    (LOOP[0], "nodes:", "subtree:", r"hierarchy of versions before 0\.4"),
+    (LOOP[0], "- !Container", "- !Pipeline", "is no node that is understood"),
+    (LOOP[0], "depth: 128, ", "", r"architecture\.buffer\.attributes\.depth: a memory on the chip needs its depth"),
+    (LOOP[0], "name: system.mac[1..4]", "name: system.alu[1..4]", "the energy reference table has no such component"),
+    (LOOP[0], "target: registers", "target: register", "no such level .*did you mean 'registers'"),
+    (LOOP[0], "N4 C1 M1", "N4,2 C1 M1", r"mapping\[0\]\.factors=2: is a remainder: imperfect factors"),
+    (LOOP[0], "N4 C1 M1", "N4 C1 J1", "the problem has no such dimension"),
+    (LOOP[0], '"M=4,C=1,N=1"', '"M=3,C=1,N=1"', r"mapping\.M: the factors must multiply to 8"),
+    (LOOP[0], ", split: 1", "", "split: says which loops lie along X"),
+    (LOOP[0], "spatial: {meshX: 2, meshY: 2}", "spatial: {meshX: 2}", "lies along Y by its split"),
+    (LOOP[0], "type: spatial", "type: spacial", "no such type .*did you mean 'spatial'"),
+    (LOOP[0], "read_write: true", "read_write: false", "must be one that is written"),
 ], ids=lambda value: value if isinstance(value, str) and len(value) < 30 else "")
 def test_what_is_not_understood_in_a_file_is_refused(tmp_path, name, old, new, message):
     others = [each for each in (PRODUCT if name in PRODUCT else ()) if each != name]
@@ -382,6 +429,8 @@ def test_presets_are_written_and_read(tool, preset, tmp_path):
     returned, _ = accelerator_of(back, LayerPrecision())
     assert returned.grid.pe_count == accelerator.grid.pe_count
     assert {memory.name for memory in returned.memories} >= {memory.name for memory in accelerator.buffers}
+    if tool == "timeloop":
+        assert returned.clock_mhz == accelerator.clock_mhz
     for buffer in accelerator.buffers:
         (other,) = (each for each in returned.buffers if each.name == buffer.name)
         assert other.read_energy_pj_per_bit == pytest.approx(buffer.read_energy_pj_per_bit)
