@@ -35,6 +35,12 @@ class _Found:
 
     tool: str = ""
     parts: dict[str, tuple[Path, Any]] = field(default_factory=dict)
+    opened: Path = Path()
+
+    def take(self, part: str) -> tuple[Path, Any]:
+        """Path and content of a part; it is the one that is read from now on."""
+        self.opened = self.parts[part][0]
+        return self.parts[part]
 
 
 def read_files(paths: Sequence[str], layer: str | None, precision: LayerPrecision | None) -> Design:
@@ -49,12 +55,18 @@ def read_files(paths: Sequence[str], layer: str | None, precision: LayerPrecisio
     found = _sort(paths)
     if found.tool == "Bitmosaic":
         return _bitmosaic(found, precision)
-    if found.tool == zigzag.TOOL:
-        design = _zigzag(found, layer)
-    elif found.tool == timeloop.TOOL:
-        design = _timeloop(found)
-    else:
-        design = _accelforge(found, layer)
+    try:
+        if found.tool == zigzag.TOOL:
+            design = _zigzag(found, layer)
+        elif found.tool == timeloop.TOOL:
+            design = _timeloop(found)
+        else:
+            design = _accelforge(found, layer)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        # Readers look at fields one by one; a list where a number belongs shows up only when it is used.
+        detail = " ".join(str(error).split())[:120]
+        raise ConfigurationError(Problem(f"something is of another kind than {found.tool} has there: {detail}",
+                                         where=str(found.opened))) from error
     return replace(design, precision=precision) if precision is not None else design
 
 
@@ -134,20 +146,20 @@ def _zigzag(found: _Found, wanted: str | None) -> Design:
     _need_layer(found)
     design = Design(zigzag.TOOL)
     if "architecture" in found.parts:
-        path, data = found.parts["architecture"]
+        path, data = found.take("architecture")
         design = zigzag.read_machine(data, str(path))
     if "layer" not in found.parts:
         return design
-    path, data = found.parts["layer"]
+    path, data = found.take("layer")
     mapping = found.parts.get("mapping")
-    if wanted is None and mapping is not None and zigzag.is_result(mapping[1]):
-        wanted = mapping[1].get("layer")
+    if wanted is None and mapping is not None and zigzag.is_result(mapping[1]) and "layer" in mapping[1]:
+        wanted = str(mapping[1]["layer"])
     einsum, precision = _chosen(zigzag.read_layers(data, str(path)), wanted, path)
     assert isinstance(einsum, Einsum)
     design = replace(design, layer=einsum.layer, precision=precision)
     if mapping is None:
         return design
-    path, data = mapping
+    path, data = found.take("mapping")
     if zigzag.is_result(data):
         try:
             return replace(design, nest=zigzag.read_result(data, einsum.dims))
@@ -160,17 +172,17 @@ def _accelforge(found: _Found, wanted: str | None) -> Design:
     _need_layer(found)
     design = Design(accelforge.TOOL)
     if "architecture" in found.parts:
-        path, data = found.parts["architecture"]
+        path, data = found.take("architecture")
         design = accelforge.read_machine(data, str(path), path.stem)
     if "layer" not in found.parts:
         return design
-    path, data = found.parts["layer"]
+    path, data = found.take("layer")
     layers = accelforge.read_layers(data, str(path))
     einsum, precision, tensors = _chosen(layers, wanted, path)
     operands: dict[str, Operand] = tensors
     design = replace(design, layer=einsum.layer, precision=precision)
     if "mapping" in found.parts:
-        path, data = found.parts["mapping"]
+        path, data = found.take("mapping")
         design = replace(design, nest=accelforge.read_mapping(data, str(path), einsum, operands))
         assert design.nest is not None
         design = design.with_notes(*accelforge.refetch_notes(design.nest))
@@ -181,19 +193,19 @@ def _timeloop(found: _Found) -> Design:
     _need_layer(found)
     layer = mapping = energies = None
     if "energies" in found.parts:
-        path, data = found.parts["energies"]
+        path, data = found.take("energies")
         energies = timeloop.read_energies(data, str(path))
     if "layer" in found.parts:
-        path, data = found.parts["layer"]
+        path, data = found.take("layer")
         layer = timeloop.read_layer(data, str(path))
     if "architecture" not in found.parts:
         if layer is None or "mapping" in found.parts:
             raise ConfigurationError(Problem("needs its architecture: give that file too", where=str(path)))
         return Design(timeloop.TOOL, layer=layer[0].layer)
-    path, data = found.parts["architecture"]
+    path, data = found.take("architecture")
     architecture = timeloop.read_architecture(data, str(path), path.stem)
     if "mapping" in found.parts:
-        path, mapping = found.parts["mapping"]
+        path, mapping = found.take("mapping")
     return timeloop.design_of(architecture, energies, str(path), layer, mapping)
 
 

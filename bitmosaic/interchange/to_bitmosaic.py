@@ -98,6 +98,8 @@ def accelerator_of(design: Design, precision: LayerPrecision) -> tuple[Accelerat
                 memories.append(_buffer(memory, machine, notes))
         except ConfigurationError as error:
             problems += error.problems
+        except ValidationError as error:
+            problems += _of_model(error, f"memories.{memory.name}")
     for operand in OPERANDS:
         if not any(isinstance(memory, Buffer) and operand in memory.keeps for memory in memories):
             if not any(isinstance(memory, RegisterFile) and operand in memory.keeps for memory in memories):
@@ -125,10 +127,6 @@ def accelerator_of(design: Design, precision: LayerPrecision) -> tuple[Accelerat
     notes.append("The vector unit is assumed, and costs nothing: a layer alone does not use it.")
     notes.append("Operands reach all PEs in the same cycle (multicast), in no time of their own.")
     operand_bits = max(8, precision.weight.bits, precision.input.bits)
-    axes = tuple(
-        Axis(name=structure.place(axis), size=machine.axes[axis], unroll=_unroll(machine, axis))
-        for axis in structure.grid
-    ) or (Axis(name="array", size=1, unroll=DIMS),)
     sources = {
         "everything": Source(confidence="extracted", source=f"{design.tool} description {machine.name}"),
         "clock_mhz": Source(confidence="assumed" if design.clock_mhz is None else "extracted",
@@ -140,6 +138,10 @@ def accelerator_of(design: Design, precision: LayerPrecision) -> tuple[Accelerat
         sources["everything"] = Source(confidence="extracted", source=f"{design.tool} description {machine.name}; its "
                                        "energies are not in it, and 0 here")
     try:
+        axes = tuple(
+            Axis(name=structure.place(axis), size=machine.axes[axis], unroll=_unroll(machine, axis))
+            for axis in structure.grid
+        ) or (Axis(name="array", size=1, unroll=DIMS),)
         accelerator = Accelerator(
             name=machine.name, description=f"{machine.name}, from {design.tool}", clock_mhz=clock,
             memories=tuple(memories), grid=Grid(axes=axes, passing=MulticastPassing()),
@@ -148,11 +150,16 @@ def accelerator_of(design: Design, precision: LayerPrecision) -> tuple[Accelerat
             vector_unit=VectorUnit(lanes=1, energy_pj_per_operation=0.0), sources=sources,
         )
     except ValidationError as error:
-        raise ConfigurationError([
-            Problem(str(entry["msg"]).removeprefix("Value error, "), where=machine.name)
-            for entry in error.errors(include_url=False)
-        ]) from error
+        raise ConfigurationError(_of_model(error, machine.name)) from error
     return accelerator, tuple(dict.fromkeys(notes))
+
+
+def _of_model(error: ValidationError, place: str) -> list[Problem]:
+    """What the data model refuses, in our words."""
+    return [
+        Problem(str(entry["msg"]).removeprefix("Value error, "), path=".".join([place, *map(str, entry["loc"])]))
+        for entry in error.errors(include_url=False)
+    ]
 
 
 def bypassed(operand: Operand) -> Buffer:
