@@ -1,4 +1,5 @@
-"""The command line: ``bitmosaic explore``, ``map``, ``simulate``, ``validate``, ``hardware``, ``networks``, ``redraw``.
+"""The command line: ``bitmosaic explore``, ``map``, ``simulate``, ``validate``, ``hardware``, ``networks``, ``redraw``,
+``convert``.
 
 Whatever a user gets wrong is one message on standard error and exit code 2, never a traceback; Ctrl-C is exit code
 130. Commands import what they need when they run, so that help is instant.
@@ -18,7 +19,6 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from bitmosaic._version import __version__
-from bitmosaic.export_command import export
 from bitmosaic.progress import PlainProgress, Progress, TerminalProgress
 from simulator.errors import BitmosaicError, ConfigurationError, Problem
 
@@ -476,8 +476,9 @@ def _show(exploration: Exploration, point: Point | None) -> None:
 
 
 from bitmosaic.compare_command import compare  # noqa: E402
+from bitmosaic.convert_command import convert  # noqa: E402
+from bitmosaic.export_command import export  # noqa: E402
 from bitmosaic.sweep_command import sweep  # noqa: E402
 
-main.add_command(compare)
-main.add_command(export)
-main.add_command(sweep)
+for command in (compare, convert, export, sweep):
+    main.add_command(command)

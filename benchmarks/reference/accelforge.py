@@ -7,22 +7,22 @@ beaten by the search (``accelforge_search``), not compared here.
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 from benchmarks.reference.comparison import Answer, Comparison, Row, Value, compare
-from benchmarks.reference.nest_machines import accelforge_machine
+from bitmosaic.interchange.accelforge import LETTERS as OPERANDS
+from bitmosaic.interchange.accelforge import read_lines, read_machine
+from bitmosaic.interchange.foreign_yaml import load
 from simulator.counting_rules import accelforge as rules
-from simulator.counting_rules.loop_nest import Loop, LoopNest, Machine, Store
+from simulator.counting_rules.loop_nest import LoopNest, Machine
 from simulator.formats import Format
-from simulator.layer import Dim, Layer, Operand
+from simulator.layer import Dim, Layer
 from simulator.precision import LayerPrecision
 
 FRONTS = "accelforge_fronts.json"
 INPUTS = "accelforge_inputs"
 ENDS = ("min_energy", "min_latency", "min_edp")
-OPERANDS: dict[str, Operand] = {"W": "weight", "I": "input", "O": "output"}
 # Its names of the loops; its layers, as the reference's notes give them.
 MATRIX: dict[str, Dim] = {"m": "N", "n": "K", "k": "C"}
 CONVOLUTION: dict[str, Dim] = {"p": "P", "q": "Q", "r": "R", "s": "S", "c": "C", "k": "K"}
@@ -34,7 +34,6 @@ LAYERS: dict[str, tuple[dict[str, Dim], dict[str, int]]] = {
     "bert_ffn1": (MATRIX, {"m": 128, "k": 768, "n": 3072}),
     "llama_decode": (MATRIX, {"m": 1, "k": 4096, "n": 4096}),
 }
-LOOP = re.compile(r"(?:T|S-(?P<axis>\w+))-(?P<rank>\w) in \[0\.\.(?P<trips>\d+)\) shape=\d+")
 
 
 def layer_of(name: str) -> Layer:
@@ -51,35 +50,15 @@ def precision_of(bits: list[int]) -> LayerPrecision:
 
 def machine_of(folder: Path, arch: str) -> Machine:
     """Return an architecture of the reference by its letter."""
-    return accelforge_machine(folder / INPUTS / f"arch_{arch}.yaml", arch)
+    path = folder / INPUTS / f"arch_{arch}.yaml"
+    machine = read_machine(load(path), path.name, arch).machine
+    assert machine is not None
+    return machine
 
 
 def nest_of(layer: str, lines: list[str]) -> LoopNest:
-    """Read a mapping as it is printed: storage nodes, reservations and loops, outermost first."""
-    names = LAYERS[layer][0]
-    temporal: list[Loop] = []
-    spatial: dict[str, tuple[Loop, ...]] = {}
-    above: dict[tuple[Operand, str], int] = {}
-    room: dict[tuple[Operand, str], int] = {}
-    for line in lines:
-        loop = LOOP.fullmatch(line)
-        if loop is not None:
-            one = Loop(names[loop["rank"]], int(loop["trips"]))
-            if loop["axis"] is None:
-                temporal.append(one)
-            else:
-                spatial[loop["axis"]] = (*spatial.get(loop["axis"], ()), one)
-        elif node := re.fullmatch(r"\[(.+) in (\w+)\]", line) or re.fullmatch(r"(.+) reserves (\w+)", line):
-            for operand in node[1].split(","):
-                (above if line.startswith("[") else room)[OPERANDS[operand], node[2]] = len(temporal)
-        elif line != "MAC computes L":
-            raise ValueError(f"line={line!r}: not a line of a mapping that is understood")
-    stores: dict[Operand, list[Store]] = {}
-    for (operand, memory), loops_above in above.items():
-        store = Store(memory=memory, loops_above=loops_above, room_loops_above=room[operand, memory])
-        stores.setdefault(operand, []).append(store)
-    return LoopNest(temporal=tuple(temporal), spatial=spatial,
-                    stores={operand: tuple(kept) for operand, kept in stores.items()})
+    """Read a mapping of one of the layers as it is printed."""
+    return read_lines(lines, LAYERS[layer][0], OPERANDS)
 
 
 def _rows(fronts: dict[str, Any]) -> list[dict[str, str]]:

@@ -7,20 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from benchmarks.reference.comparison import Answer, Comparison, Row, Value, compare
-from benchmarks.reference.nest_machines import zigzag_machine
+from bitmosaic.interchange.foreign_yaml import load
+from bitmosaic.interchange.zigzag import OPERANDS, read_layers, read_machine, read_result
 from simulator.counting_rules import zigzag as rules
-from simulator.counting_rules.loop_nest import FLOWS, Flow, Loop, LoopNest, Machine, Store
-from simulator.layer import Dim, Layer, Operand
+from simulator.counting_rules.loop_nest import FLOWS, Flow, Machine
+from simulator.layer import Layer
 from simulator.precision import LayerPrecision
 
 MAPPINGS = "zigzag_mappings.json"
 INPUTS = "zigzag_inputs"
-OPERANDS: dict[str, Operand] = {"W": "weight", "I": "input", "O": "output"}
-# A product's B is our N, on which no kernel slides: ZigZag calls it relevant, and OY, OX partially relevant.
-DIMS: dict[str, Dim] = {"G": "G", "B": "N", "K": "K", "C": "C", "OY": "P", "OX": "Q", "FY": "R", "FX": "S"}
 FLOW_NAMES: dict[Flow, str] = {
     "to_inner": "rd_to_low", "from_inner": "wr_by_low", "to_outer": "rd_to_high", "from_outer": "wr_by_high",
 }
@@ -28,41 +24,16 @@ FLOW_NAMES: dict[Flow, str] = {
 
 def layers_of(folder: Path) -> dict[str, Layer]:
     """Return the layers that the file of inputs describes, by their names."""
-    found = {}
-    for entry in YAML(typ="safe").load((folder / INPUTS / "layers.yaml").read_text(encoding="utf-8")):
-        steps = dict.fromkeys("yx", (1, 1))
-        for relation in entry["dimension_relations"]:
-            whole, parts = relation.split("=")
-            position, tap = (part.split("*") for part in parts.split("+"))
-            if (position[1], tap[1]) != (f"o{whole[1]}", f"f{whole[1]}"):
-                raise ValueError(f"relation={relation!r}: not one that is understood")
-            steps[whole[1]] = (int(position[0]), int(tap[0]))
-        found[entry["name"]] = Layer(
-            name=entry["name"],
-            dims={DIMS[dim]: size for dim, size in zip(entry["loop_dims"], entry["loop_sizes"], strict=True)},
-            stride=(steps["y"][0], steps["x"][0]), dilation=(steps["y"][1], steps["x"][1]),
-        )
-    return found
+    path = folder / INPUTS / "layers.yaml"
+    return {name: einsum.layer for name, (einsum, _) in read_layers(load(path), path.name).items()}
 
 
-def nest_of(entry: dict[str, Any]) -> LoopNest:
-    """Return the mapping of an entry, which lists loops from the innermost out, level by level for each operand."""
-    order = [Loop(DIMS[dim], trips) for level in entry["temporal"]["O"] for dim, trips in level]
-    stores: dict[Operand, tuple[Store, ...]] = {}
-    for letter, levels in entry["temporal"].items():
-        if [Loop(DIMS[dim], trips) for level in levels for dim, trips in level] != order:
-            raise ValueError(f"temporal.{letter}: its loops are not in the order of the others")
-        above, kept = len(order), []
-        for memory, level in zip(entry["memories"][letter], levels, strict=True):
-            above -= len(level)
-            kept.append(Store(memory=memory, loops_above=above))
-        stores[OPERANDS[letter]] = tuple(reversed(kept))
-    spatial = {}
-    for axis, loops in entry["spatial"].items():
-        if any(trips != int(trips) for trips in loops.values()):
-            raise ValueError(f"spatial.{axis}: only whole numbers of trips are understood")
-        spatial[axis] = tuple(Loop(DIMS[dim], int(trips)) for dim, trips in loops.items())
-    return LoopNest(temporal=tuple(reversed(order)), spatial=spatial, stores=stores)
+def machine_of(folder: Path, name: str) -> Machine:
+    """Return an accelerator of the reference by its name."""
+    path = folder / INPUTS / f"{name}.yaml"
+    machine = read_machine(load(path), path.name).machine
+    assert machine is not None
+    return machine
 
 
 def _row(number: int, entry: dict[str, Any]) -> dict[str, str]:
@@ -107,7 +78,7 @@ def run(folder: Path) -> Comparison:
     """Compare every mapping of the file."""
     entries = json.loads((folder / MAPPINGS).read_text(encoding="utf-8"))["entries"]
     layers = layers_of(folder)
-    machines = {name: zigzag_machine(folder / INPUTS / f"{name}.yaml") for name in ("ref_ws", "ref_rf")}
+    machines = {name: machine_of(folder, name) for name in ("ref_ws", "ref_rf")}
 
     ratios = []
 
@@ -115,7 +86,7 @@ def run(folder: Path) -> Comparison:
         entry = entries[int(row["entry"])]
         layer, machine = layers[entry["layer"]], machines[entry["accelerator"]]
         order = [OPERANDS[letter] for letter in entry["temporal"]]
-        cost = rules.count(layer, LayerPrecision(), machine, nest_of(entry), order)
+        cost = rules.count(layer, LayerPrecision(), machine, read_result(entry), order)
         ratios.append(cost.latency_cycles / max(cost.steps, cost.busiest_port_cycles))
         return answer(layer, machine, cost)
 

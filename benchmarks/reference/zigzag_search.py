@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.reference.comparison import Answer, Comparison, Row, compare
-from benchmarks.reference.nest_machines import zigzag_machine
-from benchmarks.reference.zigzag import INPUTS, MAPPINGS, OPERANDS, layers_of, nest_of
+from benchmarks.reference.zigzag import MAPPINGS, layers_of, machine_of
+from bitmosaic.interchange.zigzag import OPERANDS, read_result
 from mapper.zigzag_search import ZigzagSolution, search
 from simulator.layer import Layer
 from simulator.precision import LayerPrecision
@@ -25,7 +25,7 @@ def run(folder: Path) -> Comparison:
     """Search every layer, machine and objective of the file once, and compare each of its mappings."""
     entries = json.loads((folder / MAPPINGS).read_text(encoding="utf-8"))["entries"]
     layers = layers_of(folder)
-    machines = {name: zigzag_machine(folder / INPUTS / f"{name}.yaml") for name in ("ref_ws", "ref_rf")}
+    machines = {name: machine_of(folder, name) for name in ("ref_ws", "ref_rf")}
     # Have Numba compile the kernels, or load them, before a search is timed.
     search(Layer(name="small", dims={"K": 2, "C": 2}), LayerPrecision(), machines["ref_ws"], {}, "latency")
     known: dict[tuple[str, ...], ZigzagSolution] = {}
@@ -33,7 +33,7 @@ def run(folder: Path) -> Comparison:
 
     def evaluate(row: Row) -> Answer:
         entry = entries[int(row["entry"])]
-        nest = nest_of(entry)
+        nest = read_result(entry)
         key = entry["accelerator"], entry["layer"], entry["objective"], repr(nest.spatial), *entry["temporal"]
         if key not in known:
             known[key] = search(

@@ -26,7 +26,9 @@ from bitmosaic.progress import PlainProgress, TerminalProgress
 from hw_configs import list_presets
 from workloads import list_networks
 
-COMMANDS = ("compare", "explore", "hardware", "map", "networks", "redraw", "simulate", "sweep", "validate")
+COMMANDS = (
+    "compare", "convert", "explore", "export", "hardware", "map", "networks", "redraw", "simulate", "sweep", "validate",
+)
 ENVIRONMENT = dict(os.environ)  # with the user's cache: compiled kernels are in it
 QUICK = ("--seconds-per-layer", "0.1", "--gap", "0.5", "--workers", "1")
 pytestmark = pytest.mark.usefixtures("own_cache")
