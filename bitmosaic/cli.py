@@ -1,5 +1,5 @@
-"""The command line: ``bitmosaic explore``, ``map``, ``simulate``, ``validate``, ``hardware``, ``networks``, ``redraw``,
-``convert``.
+"""The command line: ``bitmosaic explore``, ``map``, ``simulate``, ``validate``, ``hardware``, ``networks``, ``redraw``;
+``compare``, ``convert``, ``export`` and ``sweep`` have files of their own.
 
 Whatever a user gets wrong is one message on standard error and exit code 2, never a traceback; Ctrl-C is exit code
 130. Commands import what they need when they run, so that help is instant.
@@ -8,27 +8,40 @@ Whatever a user gets wrong is one message on standard error and exit code 2, nev
 from __future__ import annotations
 
 import errno
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
-from rich.console import Console, RenderableType
-from rich.table import Table
 
 from bitmosaic._version import __version__
-from bitmosaic.progress import PlainProgress, Progress, TerminalProgress
-from simulator.errors import BitmosaicError, ConfigurationError, Problem
+from bitmosaic.command_parts import (
+    GAP,
+    HARDWARE,
+    INTERRUPTED,
+    OBJECTIVE,
+    SECONDS,
+    SHAPE,
+    WORKERS,
+    changed_budget,
+    display,
+    layer_precisions_of,
+    listing,
+    open_named,
+    shapes_of,
+    shown_progress,
+    words,
+)
+from bitmosaic.compare_command import compare
+from bitmosaic.convert_command import convert
+from bitmosaic.export_command import export
+from bitmosaic.sweep_command import sweep
+from simulator.errors import BitmosaicError
 
 if TYPE_CHECKING:
     from bitmosaic.baseline_cost import UniformRun
     from bitmosaic.exploration import Exploration, Point
-    from workloads.network import Network
 
-USER_ERROR, INTERRUPTED = 2, 130
-PIPE_WIDTH = 150
+USER_ERROR = 2
 
 
 class _Group(click.Group):
@@ -64,38 +77,12 @@ def main() -> None:
     """Choose the precision of each layer of a network for an accelerator, and prove what it costs."""
 
 
-_HARDWARE = click.option(
-    "--hardware", default="bit_fusion", show_default=True, metavar="NAME|FILE",
-    help="The accelerator: a preset (see `bitmosaic hardware`) or a YAML file.",
-)
-_OBJECTIVE = click.option(
-    "--objective", type=click.Choice(["edp", "latency", "energy"]), default="edp", show_default=True,
-    help="What the mapping of each layer is searched for; edp is energy times latency.",
-)
-_SHAPE = click.option(
-    "--shape", "shapes", multiple=True, metavar="NAME=DIMS",
-    help="The shape of an input that is dynamic in the ONNX file, e.g. x=1,3,48,320. May be given several times.",
-)
-_SECONDS = click.option(
-    "--seconds-per-layer", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
-    help="CPU time after which the search for one mapping stops; its gap is then reported.",
-)
-_GAP = click.option(
-    "--gap", type=click.FloatRange(min=0, max=1), metavar="FRACTION",
-    help="The proven gap at which the search for one mapping stops: 0.05 is 5 %, 0 asks for the optimum.",
-)
-_WORKERS = click.option(
-    "--workers", type=click.IntRange(min=1), metavar="N",
-    help="Processes that search for mappings; by default one for each core.",
-)
-
-
 @main.command()
 @click.argument("network", default="digits_cnn")
-@_HARDWARE
+@HARDWARE
 @click.option("--menu", metavar="W8A8,W4A8,…",
               help="Precisions to choose from, weight and activation bits each; by default a set for the machine.")
-@_OBJECTIVE
+@OBJECTIVE
 @click.option("--sensitivity", default="auto", show_default=True, type=click.Choice([
     "auto", "taylor", "perturbation", "weight_error", "hessian_trace", "bit_entropy", "value_entropy",
 ]), help="How the harm of a precision to a layer is rated before assignment; auto: taylor where gradients exist, "
@@ -117,14 +104,14 @@ _WORKERS = click.option(
               help="The accuracy that the chosen point is to reach; an error that names the best where none does.")
 @click.option("--points", type=click.IntRange(min=2), default=10, show_default=True, metavar="N",
               help="Budgets for which an assignment is sought, on each of the two fronts.")
-@_SHAPE
+@SHAPE
 @click.option("--inputs", type=click.Path(path_type=Path), metavar="FILE.npz",
               help="Inputs to run a network of your own on; accuracy is then agreement with FP32.")
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
               help="The results folder; by default results/NETWORK-HARDWARE.")
-@_SECONDS
-@_GAP
-@_WORKERS
+@SECONDS
+@GAP
+@WORKERS
 def explore(
     network: str, hardware: str, menu: str | None, objective: str, sensitivity: str, quantiser: str | None,
     method: str | None, measure_harm: bool, keep_first_last: str | None, weight_memory_limit: float | None,
@@ -139,17 +126,17 @@ def explore(
     """
     from bitmosaic import explorer as job
 
-    opened = _open(network, shapes)
-    with _progress() as progress:
+    opened = open_named(network, shapes)
+    with shown_progress() as progress:
         try:
             exploration = job.explore(
-                opened, hardware, menu=None if menu is None else _words(menu), objective=objective,  # type: ignore[arg-type]
+                opened, hardware, menu=None if menu is None else words(menu), objective=objective,  # type: ignore[arg-type]
                 sensitivity=sensitivity, quantiser=quantiser, method=method,  # type: ignore[arg-type]
                 measure_harm=measure_harm, keep_first_last=keep_first_last,
                 weight_memory_limit_kib=weight_memory_limit,
                 accuracy_at_least=None if accuracy_at_least is None else accuracy_at_least / 100,
                 points=points, inputs=inputs, results=output,
-                budget=_budget(job.DEFAULT_BUDGET, seconds_per_layer, gap), workers=workers, progress=progress,
+                budget=changed_budget(job.DEFAULT_BUDGET, seconds_per_layer, gap), workers=workers, progress=progress,
             )
         except job.ExplorationInterrupted as interrupt:
             exploration, interrupted = interrupt.exploration, True
@@ -179,7 +166,7 @@ def redraw(results: Path, point: str | None) -> None:
 
 @main.command(short_help="Show the cost of NETWORK in one precision.")
 @click.argument("network")
-@_HARDWARE
+@HARDWARE
 @click.option("--precision", default="w8a8", show_default=True, metavar="W8A8",
               help="The precision of every layer: weight and activation bits; w8a8/w4a4@0.5 has half of the input "
                    "channels in w4a4.")
@@ -189,8 +176,8 @@ def redraw(results: Path, point: str | None) -> None:
 @click.option("--assignment", type=click.Path(path_type=Path), metavar="FILE",
               help="Read the precision of every layer from FILE, as `bitmosaic explore` writes them; hardware, "
                    "objective and time of the search too, where their options are not given.")
-@_OBJECTIVE
-@_SHAPE
+@OBJECTIVE
+@SHAPE
 @click.option("--trace", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
               help="Write what happens in each cycle as a trace for Perfetto or Chrome, gzipped unless FILE ends in "
                    ".json.")
@@ -205,9 +192,9 @@ def redraw(results: Path, point: str | None) -> None:
                    "them else; statistical draws them all.")
 @click.option("--example", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
               help="The calibration example of which activations are recorded, counted from 0.")
-@_SECONDS
-@_GAP
-@_WORKERS
+@SECONDS
+@GAP
+@WORKERS
 def simulate(
     network: str, hardware: str, precision: str, layer_precisions: tuple[str, ...], assignment: Path | None,
     objective: str, shapes: tuple[str, ...], trace: Path | None, trace_slices: int, trace_layers: tuple[str, ...],
@@ -233,16 +220,16 @@ def simulate(
     from simulator.precision import LayerPrecision
 
     wanted = LayerPrecision.parse(precision)
-    single: dict[str, Any] = _layer_precisions(layer_precisions)
-    opened = _open(network, shapes)
+    single: dict[str, Any] = layer_precisions_of(layer_precisions)
+    opened = open_named(network, shapes)
     budget, machine = DEFAULT_BUDGET, cast("Any", hardware)
     if assignment is not None:
         from bitmosaic.simulate_assignment import asked_for
 
         single, machine, objective, budget = asked_for(assignment, opened, click.get_current_context(), budget)
-    with _progress() as progress:
+    with shown_progress() as progress:
         settings: dict[str, Any] = {
-            "objective": objective, "budget": _budget(budget, seconds_per_layer, gap), "workers": workers,
+            "objective": objective, "budget": changed_budget(budget, seconds_per_layer, gap), "workers": workers,
             "progress": progress, "values": values, "example": example,
         }
         if assignment is not None:
@@ -252,13 +239,13 @@ def simulate(
         else:
             run = uniform_run(opened, hardware, wanted, **settings)
     point = run.point()
-    _print(layers_table(point, objective))  # type: ignore[arg-type]
+    display(layers_table(point, objective))  # type: ignore[arg-type]
     if note := tiles_note(point):
-        _print(offers_table(point, objective))  # type: ignore[arg-type]
+        display(offers_table(point, objective))  # type: ignore[arg-type]
         click.echo(note)
-    _print(energy_table(point))
+    display(energy_table(point))
     click.echo(energy_note(point))
-    _print(mappings_table(point))
+    display(mappings_table(point))
     record = point.record
     click.echo(
         f"{opened.name} in {point.label}: {record.total_cycles:,} cycles, {record.latency_ms:.4g} ms, "
@@ -294,10 +281,10 @@ def _write_trace(run: UniformRun, path: Path, most: int, layers: tuple[str, ...]
 
 @main.command("map", short_help="Map a layer or a network, with proofs, and show the loop nests.")
 @click.argument("subject", metavar="LAYER|NETWORK")
-@_HARDWARE
+@HARDWARE
 @click.option("--precision", default="w8a8", show_default=True, metavar="W8A8",
               help="The precision of every layer, as of `bitmosaic simulate`.")
-@_OBJECTIVE
+@OBJECTIVE
 @click.option("--constraints", type=click.Path(path_type=Path), metavar="FILE",
               help="Constraints on the mappings, in YAML: factors, tiles, orders, what is held, what bypasses.")
 @click.option("--latency-limit", type=click.IntRange(min=1), metavar="CYCLES",
@@ -309,10 +296,10 @@ def _write_trace(run: UniformRun, path: Path, most: int, layers: tuple[str, ...]
               help="Search for nothing: check the mapping in this file against layer and machine, and simulate it.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
               help="Write each mapping as YAML, to be edited and read back with --from.")
-@_SHAPE
+@SHAPE
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
               help="CPU time after which a search stops; its gap is then reported.")
-@_GAP
+@GAP
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
               help="Processes that search. With one, Ctrl-C shows the best mapping of the search under way too.")
 def map_(
@@ -329,19 +316,19 @@ def map_(
     from mapper.solution import SearchBudget
 
     request = job.open_request(
-        subject, hardware, precision, objective, _shapes(shapes), constraints,  # type: ignore[arg-type]
-        latency_limit, energy_limit, _budget(SearchBudget(), seconds, gap), out,
+        subject, hardware, precision, objective, shapes_of(shapes), constraints,  # type: ignore[arg-type]
+        latency_limit, energy_limit, changed_budget(SearchBudget(), seconds, gap), out,
     )
     interrupted = False
     if mapping_file is not None:
-        job.simulate_file(request, mapping_file, _print)
+        job.simulate_file(request, mapping_file, display)
     elif front:
-        interrupted = job.show_front(request, _print)
+        interrupted = job.show_front(request, display)
     else:
-        with _progress() as progress:
+        with shown_progress() as progress:
             found = job.search(request, workers, progress)
         interrupted = found.interrupted
-        job.show(request, found, _print)
+        job.show(request, found, display)
     if interrupted:
         click.echo("Interrupted: bounds and gaps are those that were reached.", err=True)
         click.get_current_context().exit(INTERRUPTED)
@@ -380,9 +367,9 @@ def hardware(name: str | None) -> None:
 
         accelerator = open_machine(name)
         click.echo(accelerator.description)
-        _print(hardware_tables(accelerator))
+        display(hardware_tables(accelerator))
         return
-    _print(_listing(("name", "description"), [(preset.name, preset.description) for preset in list_presets()]))
+    display(listing(("name", "description"), [(preset.name, preset.description) for preset in list_presets()]))
 
 
 @main.command(short_help="List the networks that come with Bitmosaic.")
@@ -394,91 +381,15 @@ def networks() -> None:
     for info in list_networks():
         measured = "cost and accuracy" if info.kind == "trained" else "cost only"
         rows.append((info.name, measured, info.requires or "—", info.summary))
-    _print(_listing(("name", "measures", "needs package", "description"), rows))
-
-
-def _listing(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for heading in headings:
-        table.add_column(heading, no_wrap=heading == "name")
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def _layer_precisions(texts: Sequence[str]) -> dict[str, str]:
-    """Patterns of layers' names → precision, in the order given; of a pattern that stands twice the first counts."""
-    found: dict[str, str] = {}
-    for text in texts:
-        pattern, equals, precision = text.rpartition("=")
-        if not equals or not pattern:
-            rule = "must be PATTERN=PRECISION, e.g. 'conv*=w4a4'"
-            raise ConfigurationError(Problem(rule, path="--layer-precision", value=repr(text)))
-        found.setdefault(pattern, precision)
-    return found
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
-def _open(network: str, shapes: tuple[str, ...]) -> Network:
-    from workloads import open_network
-
-    return open_network(network, input_shapes=_shapes(shapes))
-
-
-def _shapes(shapes: tuple[str, ...]) -> dict[str, tuple[int, ...]] | None:
-    """Input name → shape, from texts; None where there are none."""
-    wanted: dict[str, tuple[int, ...]] = {}
-    for shape in shapes:
-        name, _, dims = shape.partition("=")
-        try:
-            wanted[name] = tuple(int(dim) for dim in dims.replace("x", ",").split(","))
-        except ValueError:
-            name = ""
-        if not name:
-            rule = "must be NAME=DIMS with whole numbers, e.g. x=1,3,48,320"
-            raise ConfigurationError(Problem(rule, path="--shape", value=repr(shape)))
-    return wanted or None
-
-
-def _budget(default: Any, seconds: float | None, gap: float | None) -> Any:
-    changes = {name: value for name, value in (("cpu_seconds", seconds), ("target_gap", gap)) if value is not None}
-    return default.model_copy(update=changes)
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """A bar on a terminal, plain lines elsewhere; both on standard error."""
-    console = Console(stderr=True)
-    if console.is_terminal:
-        with TerminalProgress(console) as bars:
-            yield bars
-    else:
-        yield PlainProgress(sys.stderr)
-
-
-def _print(renderable: RenderableType) -> None:
-    """Print on standard output, as wide as the terminal; in a pipe or a file wide enough for the tables."""
-    console = Console(file=sys.stdout)
-    if not console.is_terminal:
-        console = Console(file=sys.stdout, width=PIPE_WIDTH)
-    # What is wider than the screen after all breaks there: better than numbers that are cut off.
-    console.print(renderable, crop=False)
+    display(listing(("name", "measures", "needs package", "description"), rows))
 
 
 def _show(exploration: Exploration, point: Point | None) -> None:
     from bitmosaic.report import summary
 
-    _print(summary(exploration, point))
+    display(summary(exploration, point))
     click.echo(f"Records, tables and plots: {exploration.folder}")
 
-
-from bitmosaic.compare_command import compare  # noqa: E402
-from bitmosaic.convert_command import convert  # noqa: E402
-from bitmosaic.export_command import export  # noqa: E402
-from bitmosaic.sweep_command import sweep  # noqa: E402
 
 for command in (compare, convert, export, sweep):
     main.add_command(command)

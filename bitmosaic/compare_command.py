@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from bitmosaic.command_parts import INTERRUPTED, changed_budget, display, open_named, shown_progress, words
+
 
 @click.command(short_help="Compare methods and baselines on one network and machine.")
 @click.argument("network", default="digits_cnn")
@@ -47,24 +49,23 @@ def compare(
     receives comparison.csv, comparison.txt and plots/comparison.png. The same command goes on where an interrupted one
     stopped; nothing is measured twice.
     """
-    from bitmosaic import cli
     from bitmosaic import comparison as job
     from bitmosaic.comparison_report import comparison_summary, write_comparison
     from bitmosaic.explorer import DEFAULT_BUDGET
 
-    opened = cli._open(network, shapes)
-    with cli._progress() as progress:
+    opened = open_named(network, shapes)
+    with shown_progress() as progress:
         try:
             found = job.compare(
-                opened, hardware, methods=None if methods is None else cli._words(methods),  # type: ignore[arg-type]
-                menu=None if menu is None else cli._words(menu), objective=objective,  # type: ignore[arg-type]
+                opened, hardware, methods=None if methods is None else words(methods),  # type: ignore[arg-type]
+                menu=None if menu is None else words(menu), objective=objective,  # type: ignore[arg-type]
                 quantiser=quantiser, points=points, seeds=seeds, inputs=inputs, results=output,  # type: ignore[arg-type]
-                budget=cli._budget(DEFAULT_BUDGET, seconds_per_layer, gap), workers=workers, progress=progress,
+                budget=changed_budget(DEFAULT_BUDGET, seconds_per_layer, gap), workers=workers, progress=progress,
             )
         except job.ComparisonInterrupted as interrupt:
             click.echo(f"Interrupted: what was scored is in {interrupt.folder}; the same command goes on from there.",
                        err=True)
-            click.get_current_context().exit(cli.INTERRUPTED)
-    cli._print(comparison_summary(found))
+            click.get_current_context().exit(INTERRUPTED)
+    display(comparison_summary(found))
     write_comparison(found)
     click.echo(f"Records, table and plot: {found.folder}")

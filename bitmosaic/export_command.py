@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bitmosaic.command_parts import layer_precisions_of, shapes_of
 from simulator.errors import ConfigurationError, NetworkError, Problem, closest
 
 if TYPE_CHECKING:
@@ -51,7 +52,6 @@ def export(
     ONNX is then run in onnxruntime on the calibration data, and compared with the outputs whose accuracy
     `bitmosaic explore` measures.
     """
-    from bitmosaic import cli
     from simulator.precision import LayerPrecision
     from workloads import open_network
     from workloads.accuracy import AccuracyEvaluator
@@ -64,9 +64,9 @@ def export(
         raise ConfigurationError(Problem("is of --to onnx alone", path="--fusible"))
     wanted = LayerPrecision.parse(precision)
     single = {
-        pattern: LayerPrecision.parse(text) for pattern, text in cli._layer_precisions(layer_precisions).items()
+        pattern: LayerPrecision.parse(text) for pattern, text in layer_precisions_of(layer_precisions).items()
     }
-    opened = open_network(network, input_shapes=cli._shapes(shapes))
+    opened = open_network(network, input_shapes=shapes_of(shapes))
     task = find_task(opened) if inputs is None else UserInputsTask(opened, inputs)
     if task is None:
         rule = "needs data to calibrate on: give some of its inputs with --inputs FILE.npz"

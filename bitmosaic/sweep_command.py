@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bitmosaic import cli
+from bitmosaic.command_parts import INTERRUPTED, display, shown_progress
 from simulator.errors import ConfigurationError, Problem
 
 if TYPE_CHECKING:
@@ -57,13 +57,13 @@ def run(
     expansion = expand(file)
     folder = output or default_folder(file)
     try:
-        with _pool(expansion.description, executor, scheduler, jobs, workers) as pool, cli._progress() as progress:
+        with _pool(expansion.description, executor, scheduler, jobs, workers) as pool, shown_progress() as progress:
             status = run_sweep(
                 expansion, folder, pool, retry_failed=retry_failed, shard=share, progress=progress
             )
     except KeyboardInterrupt:
         click.echo(f"Interrupted: what has ended is kept in {folder}; the same command goes on from there.", err=True)
-        click.get_current_context().exit(cli.INTERRUPTED)
+        click.get_current_context().exit(INTERRUPTED)
     _say(status, folder)
     if status.failed:
         click.get_current_context().exit(1)
@@ -96,7 +96,7 @@ def show(results: Path, sort: str, front: bool, rows: int | None, csv_file: Path
         frame.to_csv(csv_file, index=False)
         click.echo(f"{csv_file}: {len(frame)} rows")
         return
-    cli._print(table)
+    display(table)
     unsolved = frame[frame["errors"] != ""]
     for row in unsolved.head(5).itertuples():
         click.echo(f"{row.status.replace('_', ' ')}: {row.hardware} · {row.network} · {row.precision}: {row.errors}")

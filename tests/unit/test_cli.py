@@ -21,7 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 
 import bitmosaic
-from bitmosaic import cli, explorer
+from bitmosaic import cli, command_parts, explorer
 from bitmosaic.progress import PlainProgress, TerminalProgress
 from hw_configs import list_presets
 from workloads import list_networks
@@ -244,7 +244,7 @@ def test_ctrl_c_leaves_usable_results_and_exit_code_130(folder: Path, tmp_path: 
 
     results = tmp_path / "small"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "PlainProgress", Interrupt)
+        patch.setattr(command_parts, "PlainProgress", Interrupt)
         stopped = _explore(folder, results)
     assert stopped.exit_code == 130
     assert stopped.stderr.endswith(
@@ -317,8 +317,8 @@ def test_bars_on_a_terminal_tell_rate_and_time_left() -> None:
 def test_a_narrow_terminal_cuts_no_number(explored: tuple[Path, Result], monkeypatch: pytest.MonkeyPatch) -> None:
     results, _ = explored
     narrow = StringIO()
-    monkeypatch.setattr(cli.sys, "stdout", narrow)
-    monkeypatch.setattr(cli, "PIPE_WIDTH", 40)
+    monkeypatch.setattr(command_parts.sys, "stdout", narrow)
+    monkeypatch.setattr(command_parts, "PIPE_WIDTH", 40)
     exploration = bitmosaic.load_exploration(results)
     cli._show(exploration, None)
     chosen = exploration.chosen()
