@@ -1,5 +1,4 @@
-"""The command line: ``bitmosaic explore``, ``map``, ``simulate``, ``validate``, ``hardware``, ``networks``, ``redraw``,
-``convert``.
+"""The command line: ``bitmosaic explore``, ``map``, ``simulate``, ``validate``, ``hardware``, ``networks``, ``redraw``.
 
 Whatever a user gets wrong is one message on standard error and exit code 2, never a traceback; Ctrl-C is exit code
 130. Commands import what they need when they run, so that help is instant.
@@ -445,4 +444,7 @@ def _show(exploration: Exploration, point: Point | None) -> None:
     click.echo(f"Records, tables and plots: {exploration.folder}")
 
 
+from bitmosaic.sweep_command import sweep  # noqa: E402
+
+main.add_command(sweep)
 main.add_command(convert)

@@ -103,7 +103,7 @@ def tiles_frame(machine: TiledAccelerator) -> pd.DataFrame:
         rows.append({
             "tile": tile.name, "preset": tile.preset or "",
             "grid": " × ".join(str(axis.size) for axis in tile.grid.axes), "element": tile.processing_element.kind,
-            "passing": tile.grid.passing.kind, "buffers_kib": sum(buffer.size_bits for buffer in whole.buffers) / 8192,
+            "passing": tile.grid.passing_text, "buffers_kib": sum(buffer.size_bits for buffer in whole.buffers) / 8192,
             "area_mm2": math.nan if whole.area_mm2 is None else whole.area_mm2,
             "leakage_mw": math.fsum(powers) if powers else math.nan,
         })

@@ -1,4 +1,4 @@
-"""The machine: an ordered memory hierarchy, a grid of processing elements, and a vector unit.
+"""The machine: an ordered memory hierarchy, a grid of processing elements (``grid``), and a vector unit.
 
 What the parts mean in time is said in ``docs/simulator.md``. Memories stand outermost first: one DRAM, any number of
 levels of buffers, at most one level of registers in the PEs.
@@ -11,13 +11,18 @@ from typing import Annotated, Literal, NamedTuple, Protocol
 
 from pydantic import Field, model_validator
 
-from simulator.interconnect import Interconnect
-from simulator.layer import OPERANDS, REDUCTION_DIMS, RELEVANT_DIMS, Dim, Frozen, Operand
+from simulator.grid import LANES, Axis, Grid, MulticastPassing, Passing, SystolicPassing
+from simulator.layer import OPERANDS, Frozen, Operand
 from simulator.output_stage import OutputStage
 from simulator.processing_elements import ProcessingElement
 from simulator.provenance import Source, UnknownSources, unknown_sources
 
-LANES = "lanes"
+__all__ = [
+    "COMPONENTS", "IDLE_LEAKAGE", "LANES", "LEAKAGE", "Accelerator", "Axis", "Buffer", "Dram", "DramRows", "Grid",
+    "Memory", "MulticastPassing", "Part", "Passing", "RegisterFile", "SystolicPassing", "VectorUnit", "buffer_level",
+    "check_memories",
+]
+
 Energy = Annotated[float, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0)]
 LEAKAGE, IDLE_LEAKAGE = "leakage", "idle_leakage"
@@ -172,92 +177,6 @@ class RegisterFile(Frozen):
 
 
 Memory = Annotated[Dram | Buffer | RegisterFile, Field(discriminator="kind")]
-
-
-class Axis(Frozen):
-    """One direction of the grid: its size and the loop dimensions that may be laid along it.
-
-    A read serves all PEs along an axis whose dimension does not matter to the operand (multicast), and outputs
-    are added up along an axis that carries reduced dimensions.
-    """
-
-    name: str
-    size: int = Field(ge=1)
-    unroll: tuple[Dim, ...] = Field(min_length=1)
-
-
-class MulticastPassing(Frozen):
-    """All PEs receive their operands in the same cycle: no fill, no skew."""
-
-    kind: Literal["multicast"] = "multicast"
-
-
-class SystolicPassing(Frozen):
-    """Operands hop from PE to PE. The first axis is the rows, the second the columns.
-
-    Attributes:
-        stationary: operand that stays in the PEs during a fold; None: all stream.
-        fold_overlap: the next fold enters directly behind the last one, so that skew shows only at the end.
-        stationary_preload: the next fold's stationary operand loads behind the one in use.
-        partial_sum_hop_cycles: registers that a partial sum passes in each row (weight- and input-stationary).
-        drains_outputs: outputs leave row by row after a fold (output-stationary).
-        pipeline_cycles: further registers between the edges of the array.
-    """
-
-    kind: Literal["systolic"] = "systolic"
-    stationary: Operand | None = None
-    fold_overlap: bool = False
-    stationary_preload: bool = False
-    partial_sum_hop_cycles: int = Field(default=1, ge=1)
-    drains_outputs: bool = False
-    pipeline_cycles: int = Field(default=0, ge=0)
-
-
-Passing = Annotated[MulticastPassing | SystolicPassing, Field(discriminator="kind")]
-
-
-class Grid(Frozen):
-    """Named axes of PEs, and how operands travel along them.
-
-    ``lane_unroll`` are the dimensions that may be laid on the lanes inside a PE. All lanes of a PE add up into
-    one sum, so these are reduced dimensions. ``interconnect``: energy of the hops; None: not modelled.
-    """
-
-    axes: tuple[Axis, ...] = Field(min_length=1)
-    passing: Passing
-    lane_unroll: tuple[Dim, ...] = ("C", "R", "S")
-    interconnect: Interconnect | None = None
-
-    @model_validator(mode="after")
-    def _check(self) -> Grid:
-        names = [axis.name for axis in self.axes]
-        if LANES in names:
-            raise ValueError(f"axes: the name {LANES!r} is kept for the lanes inside a PE")
-        if len(set(names)) != len(names):
-            raise ValueError(f"axes: names must differ, got {names}")
-        for dim in self.lane_unroll:
-            if dim not in REDUCTION_DIMS:
-                raise ValueError(f"lane_unroll={dim}: the lanes of a PE add up, so only C, R, S can lie on them")
-        if isinstance(self.passing, SystolicPassing):
-            if len(self.axes) != 2:
-                raise ValueError(f"passing: a systolic grid has two axes, got {len(self.axes)}")
-            stationary = self.passing.stationary
-            for axis in self.axes if stationary else ():
-                assert stationary is not None
-                streamed = sorted(set(axis.unroll) - RELEVANT_DIMS[stationary])
-                if streamed:
-                    raise ValueError(
-                        f"axes.{axis.name}.unroll={streamed}: these stream through a {stationary}-stationary array"
-                    )
-        return self
-
-    @property
-    def pe_count(self) -> int:
-        """Processing elements in the grid."""
-        count = 1
-        for axis in self.axes:
-            count *= axis.size
-        return count
 
 
 class VectorUnit(Frozen):

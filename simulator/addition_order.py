@@ -4,7 +4,7 @@ The order is the same for all outputs of a layer: tiles cut the reduced dimensio
 on one output stand in the same order as those that work on another. So it is laid out once, as a list of *groups* of
 *steps* of products: a step's products are added over the lanes, a group's steps one after the other, and the groups
 onto the output. A group is what one PE adds up during a visit or, where partial sums travel down the columns of a
-systolic array, what one column adds up in a step.
+systolic array, what one column adds up in a step; where its rows are multicast, an adder tree takes that.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from simulator.accelerator import SystolicPassing
 from simulator.kernels.functional import Order
 from simulator.layer import DIMS, REDUCTION_DIMS, Dim
 from simulator.plan import Counts, Plan
@@ -29,14 +28,13 @@ def addition_order(plan: Plan, *, chain: bool) -> Order:
 
     ``chain``: a PE adds its lanes one after the other.
     """
-    passing = plan.accelerator.grid.passing
-    hands_down = isinstance(passing, SystolicPassing) and passing.stationary != "output"
+    grid = plan.accelerator.grid
     places = _places(plan)
     products: list[int] = []
     step_end: list[int] = []
     group_end: list[int] = []
     for visit in _visits(plan):
-        for group in _columns(visit, places) if hands_down else _elements(visit, places):
+        for group in _columns(visit, places) if grid.hands_sums_down else _elements(visit, places):
             for step, number in group:
                 found = _products(plan, step, number)
                 if found:
@@ -46,7 +44,7 @@ def addition_order(plan: Plan, *, chain: bool) -> Order:
                 group_end.append(len(step_end))
     lanes = plan.accelerator.processing_element.lanes(plan.precision)
     first, second, third = (np.array(places, dtype=np.int64) for places in (products, step_end, group_end))
-    return Order(first, second, third, lanes, chain)
+    return Order(first, second, third, lanes, chain, grid.adds_columns_as_trees)
 
 
 def _elements(visit: list[Box], places: dict[Place, dict[Dim, int]]) -> Iterator[list[tuple[Box, dict[Dim, int]]]]:

@@ -13,7 +13,7 @@ from pydantic import Field
 from simulator.layer import OPERANDS, Frozen, Operand
 
 if TYPE_CHECKING:
-    from simulator.accelerator import Grid
+    from simulator.grid import Grid
 
 INTERCONNECT = "interconnect"
 
@@ -35,17 +35,18 @@ class Interconnect(Frozen):
 def hops(grid: Grid) -> dict[Operand, float]:
     """Hops of one bit of each operand between the edge of a grid and its PEs.
 
-    Systolic, R rows and C columns: what streams along a line passes all of it (C to the right, R down), and so do
-    partial sums; what stays in one PE of a line passes half of it, (n + 1) / 2 in the mean. Multicast: the mean way
-    from a corner to a PE, the sum of (n + 1) / 2 over the axes.
+    The sum over the axes, of n PEs each. Multicast: the mean way from the axis's end to a PE, (n + 1) / 2. Systolic:
+    what streams along it passes all of it (to the right along the columns, down along the rows), and so do partial
+    sums; what stays in one PE passes (n + 1) / 2 of it in the mean; what enters beside it passes nothing of it.
     """
-    middle = [(axis.size + 1) / 2 for axis in grid.axes]
-    if grid.passing.kind == "multicast":
-        return dict.fromkeys(OPERANDS, sum(middle))
-    rows, columns = (float(axis.size) for axis in grid.axes)
-    found: dict[Operand, float] = {"weight": rows, "input": columns, "output": rows}
-    if grid.passing.stationary == "input":
-        found["weight"] = columns
-    if grid.passing.stationary is not None:
-        found[grid.passing.stationary] = middle[0]
+    found: dict[Operand, float] = dict.fromkeys(OPERANDS, 0.0)
+    stationary = None if grid.passing.kind == "multicast" else grid.passing.stationary
+    to_the_right: Operand = "weight" if stationary == "input" else "input"
+    for number, (axis, kind) in enumerate(zip(grid.axes, grid.axis_passings, strict=True)):
+        middle = (axis.size + 1) / 2
+        for operand in OPERANDS:
+            if kind == "multicast":
+                found[operand] += middle
+            elif (operand == to_the_right) == (number == 1):
+                found[operand] += middle if operand == stationary else axis.size
     return found

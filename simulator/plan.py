@@ -47,17 +47,22 @@ class GridTiming:
 def grid_timing(accelerator: Accelerator) -> GridTiming:
     """Fill, skew and drain of a machine's grid."""
     passing = accelerator.grid.passing
-    pipeline = accelerator.processing_element.pipeline_cycles
+    tail = accelerator.processing_element.pipeline_cycles + accelerator.grid.adder_tree_cycles
     if isinstance(passing, MulticastPassing):
-        return GridTiming(0, pipeline, overlap=True, preload=False, stationary=None)
-    rows, columns = (axis.size for axis in accelerator.grid.axes)
-    pipeline += passing.pipeline_cycles
+        return GridTiming(0, tail, overlap=True, preload=False, stationary=None)
+    # A multicast axis is crossed in no time, as if it had one PE; and nothing is loaded along it.
+    rows, columns = (
+        axis.size if kind == "systolic" else 1
+        for axis, kind in zip(accelerator.grid.axes, accelerator.grid.axis_passings, strict=True)
+    )
+    hops_down = accelerator.grid.axis_passings[0] == "systolic"
+    tail += passing.pipeline_cycles + columns - 1
     if passing.stationary == "output":
-        tail = (rows - 1) + (columns - 1) + pipeline + (rows if passing.drains_outputs else 0)
+        tail += (rows - 1) + (rows if passing.drains_outputs else 0)
     else:
-        tail = (rows * passing.partial_sum_hop_cycles - 1) + (columns - 1) + pipeline
+        tail += rows * passing.partial_sum_hop_cycles - 1
     return GridTiming(
-        load_cycles=rows if passing.stationary in ("weight", "input") else 0,
+        load_cycles=rows if hops_down and passing.stationary in ("weight", "input") else 0,
         tail_cycles=tail,
         overlap=passing.fold_overlap or passing.stationary is None,
         preload=passing.stationary_preload,

@@ -22,6 +22,7 @@ Order = namedtuple(
         "group_end",  # (groups,) end of each group's steps in ``step_end``
         "lanes",  # lanes of a PE: steps of fewer products are filled with zeros
         "chain",  # whether lanes are added one after the other, and not as a tree
+        "tree",  # whether the steps of a group are added as a tree, and not one after the other
     ],
 )
 
@@ -172,13 +173,16 @@ def ordered_sums(rows, columns, order, target, flushes, outputs):
     """Set ``outputs`` (X, Z) to ``rows`` (X, C) times ``columns`` (C, Z), each sum added in the given ``Order``.
 
     A step's products are rounded and added over the lanes; the steps of a group one after the other, the first taken
-    as it is; and the groups onto the output, which starts from +0.
+    as it is, or as a tree; and the groups onto the output, which starts from +0.
 
     Arrays are float32, whose arithmetic is that of the format, where ``target`` is None, else float64, each result
     rounded to the ``Rounding`` in ``target``. ``flushes``: results of smaller magnitude become zero; 0: none does.
     """
     lane = np.empty((order.lanes, BLOCK), dtype=rows.dtype)
-    group = np.empty(BLOCK, dtype=rows.dtype)
+    held, last = 1, 0
+    for end in order.group_end:
+        held, last = max(held, end - last) if order.tree else 1, end
+    group = np.empty((held, BLOCK), dtype=rows.dtype)
     for x in range(rows.shape[0]):
         for begin in range(0, columns.shape[1], BLOCK):
             width = min(BLOCK, columns.shape[1] - begin)
@@ -188,7 +192,7 @@ def ordered_sums(rows, columns, order, target, flushes, outputs):
             product = 0
             step = 0
             for group_end in order.group_end:
-                is_first = True
+                added = 0
                 while step < group_end:
                     live = order.step_end[step] - product
                     for i in range(live):
@@ -200,12 +204,14 @@ def ordered_sums(rows, columns, order, target, flushes, outputs):
                     product += live
                     step += 1
                     _add_lanes(lane, live, order.lanes, order.chain, width, target, flushes)
-                    if is_first:
+                    if order.tree or added == 0:
                         for z in range(width):
-                            group[z] = lane[0, z]
+                            group[added, z] = lane[0, z]
                     else:
                         for z in range(width):
-                            group[z] = _kept(group[z] + lane[0, z], target, flushes)
-                    is_first = False
+                            group[0, z] = _kept(group[0, z] + lane[0, z], target, flushes)
+                    added += 1
+                if order.tree:
+                    _add_lanes(group, added, added, False, width, target, flushes)
                 for z in range(width):
-                    total[z] = _kept(total[z] + group[z], target, flushes)
+                    total[z] = _kept(total[z] + group[0, z], target, flushes)

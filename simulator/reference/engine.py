@@ -148,7 +148,7 @@ class _Machine:
     def _new_grid(self) -> Grid:
         description, element = self.accelerator.grid, self.accelerator.processing_element
         if isinstance(description.passing, MulticastPassing):
-            return MulticastGrid(element, self.memories)
+            return MulticastGrid(element, self.memories, description)
         return SystolicGrid(element, self.memories, description)
 
     def _line_up(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from simulator.accelerator import Grid as GridDescription
 from simulator.processing_elements import ProcessingElementBase
 from simulator.reference.geometry import Position
 from simulator.reference.grid import Activity, DelayLine, Grid
@@ -14,9 +15,13 @@ Results = dict[Position, tuple[Step, Values]]
 class MulticastGrid(Grid):
     """All PEs in step. Each adds up in its own accumulators, behind its pipeline, during a visit."""
 
-    def __init__(self, element: ProcessingElementBase, memories: Memories) -> None:
+    def __init__(
+        self, element: ProcessingElementBase, memories: Memories, description: GridDescription
+    ) -> None:
         super().__init__(element, memories, list(memories.program.layout.place))
-        self._pipeline: DelayLine[Results] = DelayLine(element.pipeline_cycles)
+        self._pipeline: DelayLine[Results] = DelayLine(
+            element.pipeline_cycles + description.adder_tree_cycles
+        )
         self._waiting: list[Step] = []
         self._in_flight = 0
 

@@ -141,6 +141,10 @@ class Program:
         self._extent = {dim: layer.extent(dim) for dim in DIMS} | {"C": len(channels)}
         passing = accelerator.grid.passing
         self.stationary = passing.stationary if isinstance(passing, SystolicPassing) else None
+        # Row by row, before the fold; multicast along the rows it reaches all PEs with the fold's first step.
+        self.loads_stationary = (
+            self.stationary in ("weight", "input") and accelerator.grid.axis_passings[0] == "systolic"
+        )
         self.kept = {operand for operand in OPERANDS if accelerator.registers_of(operand) is not None}
         self.places = {operand: _places(operand, accelerator, mapping) for operand in OPERANDS}
         self.bypass = tuple(
@@ -334,8 +338,9 @@ class Program:
         return folds
 
     def _take_stationary(self, steps: list[Step]) -> Fetch | None:
-        """The stationary weight or input does not come with its first step, but before."""
-        if self.stationary in ("weight", "input"):
+        """The stationary weight or input does not come with its first step, but before, where it hops to its PEs."""
+        if self.loads_stationary:
+            assert self.stationary is not None
             assert self.stationary in self.kept, "a stationary operand needs a register file"
             return steps[0].fetches.pop(self.stationary)
         return None

@@ -2,8 +2,8 @@
 
 Rows are the first axis, columns the second. Two streams of tokens run through the array: one enters at the left
 edge and hops to the right, the other enters at the top and hops down. Both reach PE (i, j) in the same cycle,
-``i · hop + j`` cycles after they entered, for the edges delay row i and column j. What they carry depends on what
-is stationary:
+``i · hop + j · step`` cycles after they entered, for the edges delay row i and column j. What they carry depends on
+what is stationary:
 
 ========== ================== =========================================== ====================
 stationary to the right       down                                        results
@@ -14,7 +14,9 @@ input      weights            the inputs of the next fold, row by row     down, 
 output     inputs             weights                                     kept until the fold ends
 ========== ================== =========================================== ====================
 
-``hop`` is ``partial_sum_hop_cycles``, and 1 where the outputs are stationary.
+``hop`` is ``partial_sum_hop_cycles``, and 1 where the outputs are stationary; ``step`` is 1. Along a multicast axis
+there are no registers, and ``hop`` or ``step`` is 0. Where that is the rows, stationary elements are not brought in
+before, but come with the fold's first step; and results do not hop down: an adder tree takes those of a column.
 """
 
 from __future__ import annotations
@@ -89,13 +91,16 @@ class SystolicGrid(Grid):
         self.stationary = passing.stationary
         self.overlaps = passing.fold_overlap or self.stationary is None
         self.preloads = passing.stationary_preload
-        self.hop = 1 if self.stationary == "output" else passing.partial_sum_hop_cycles
-        self._right: Stream[StepToken] = Stream(self.rows, self.hop, self.columns, 1)
-        self._down: Stream[StepToken | LoadToken] = Stream(self.columns, 1, self.rows, self.hop)
+        self.hops_down, self.hops_right = (kind == "systolic" for kind in description.axis_passings)
+        self.hop = 0
+        if self.hops_down:
+            self.hop = 1 if self.stationary == "output" else passing.partial_sum_hop_cycles
+        self._right: Stream[StepToken] = Stream(self.rows, self.hop, self.columns, int(self.hops_right))
+        self._down: Stream[StepToken | LoadToken] = Stream(self.columns, int(self.hops_right), self.rows, self.hop)
         self._below: dict[Position, deque[tuple[Step, Values] | None]] = {
             place: _registers(self.hop) for place in places
         }
-        pipeline = passing.pipeline_cycles + element.pipeline_cycles
+        pipeline = passing.pipeline_cycles + element.pipeline_cycles + description.adder_tree_cycles
         drain = self.rows if passing.drains_outputs and self.stationary == "output" else 0
         self._drain = drain
         self._exit: DelayLine[list[tuple[Step, Values]]] = DelayLine(pipeline + drain)
@@ -105,7 +110,7 @@ class SystolicGrid(Grid):
     # ------------------------------------------------------------------ one pass
 
     def _prepare(self) -> None:
-        needs_load = self.stationary in ("weight", "input")
+        needs_load = self.memories.program.loads_stationary
         self._loads_started = self._loads_done = 0 if needs_load else len(self._folds)
         self._folds_started = self._folds_released = 0
         self._loading: tuple[Fold, Values] | None = None
@@ -184,8 +189,10 @@ class SystolicGrid(Grid):
         step = fold.steps[self._step_number]
         if self._step_clock == 0:
             payload = self._payload(step)
-            # The downward wires of a weight- or input-stationary array carry the next fold's elements.
-            from_top: set[Operand] = {"weight"} if self.stationary in (None, "output") else set()
+            # Where stationary elements are loaded, the downward wires carry those of the next fold.
+            from_top: set[Operand] = {"input" if self.stationary == "input" else "weight"}
+            if self.memories.program.loads_stationary:
+                from_top = set()
             right = StepToken(step, {name: payload[name] for name in payload if name not in from_top})
             if from_top:
                 down = StepToken(step, {name: payload[name] for name in payload if name in from_top})
@@ -213,7 +220,8 @@ class SystolicGrid(Grid):
                 if isinstance(from_top, StepToken):
                     assert from_top.step is token.step, "the operands of a step do not meet"
                     payload = payload | from_top.payload
-                if token.step.fold_first and self.stationary in ("weight", "input"):
+                if token.step.fold_first and self.memories.program.loads_stationary:
+                    assert self.stationary is not None
                     assert state.behind is not None, "a fold starts before its stationary elements are there"
                     state.held[self.stationary], state.behind = state.behind, None
                 self._begin(state, position, token.step, payload)
@@ -232,8 +240,10 @@ class SystolicGrid(Grid):
         ended = self._work_a_cycle()
         if self.stationary == "output":
             leaving = self._leave_from_accumulators(ended)
-        else:
+        elif self.hops_down:
             leaving = self._leave_at_bottom(ended)
+        else:
+            leaving = self._leave_through_trees(ended)
         for step, values in self._exit.advance(leaving) or []:
             self._collect(step, values)
 
@@ -263,6 +273,25 @@ class SystolicGrid(Grid):
             line.appendleft(outgoing.get(position))
             if position[0] == self.rows - 1 and line[-1] is not None:
                 leaving.append(line[-1])
+        return leaving
+
+    def _leave_through_trees(self, ended: dict[Position, tuple[Step, Values]]) -> list[tuple[Step, Values]]:
+        """Add up the sums of each column that ends a step: for each output those of neighbours, until one is left."""
+        leaving = []
+        for column in range(self.columns):
+            of_rows = [ended[row, column] for row in range(self.rows) if (row, column) in ended]
+            if not of_rows:
+                continue
+            assert len(of_rows) == self.rows, "the rows of a column are not in the same step"
+            sums: Values = {}
+            for output in dict.fromkeys(output for _, values in of_rows for output in values):
+                terms = [{output: values[output]} for _, values in of_rows if output in values]
+                while len(terms) > 1:
+                    for first, second in zip(terms[::2], terms[1::2], strict=False):
+                        self._add(first, second)
+                    terms = terms[::2]
+                sums |= terms[0]
+            leaving.append((of_rows[0][0], sums))
         return leaving
 
     def _collect(self, step: Step, values: Values) -> None:

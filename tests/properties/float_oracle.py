@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterator
 from fractions import Fraction
 from functools import cache
@@ -242,8 +243,9 @@ def ordered_outputs(
     else:
         weight_values = expanded_weights(case, weights, scales, arithmetic)
     zero = arithmetic.product(0.0, 0.0)
-    passing = case.accelerator.grid.passing
-    hands_down = isinstance(passing, SystolicPassing) and passing.stationary != "output"
+    grid = case.accelerator.grid
+    hands_down = isinstance(grid.passing, SystolicPassing) and grid.passing.stationary != "output"
+    as_tree = hands_down and grid.axes[0].passing == "multicast"
     totals: dict[tuple[int, ...], Any] = {}
 
     def step_sum(points: list[tuple[int, ...]]) -> tuple[tuple[int, ...], Any]:
@@ -256,21 +258,26 @@ def ordered_outputs(
             output = (g, n, k, p, q)
         return output, arithmetic.over_lanes(found + [zero] * (lanes - len(found)))
 
-    def add(sums: dict[Any, Any], key: Any, value: Any) -> None:
-        sums[key] = arithmetic.add(sums[key], value) if key in sums else value
+    def group_sum(values: list[Any]) -> Any:
+        if as_tree and len(values) > 1:
+            pairs = [values[i : i + 2] for i in range(0, len(values), 2)]
+            return group_sum([arithmetic.add(*pair) if len(pair) == 2 else pair[0] for pair in pairs])
+        total, *others = values
+        for value in others:
+            total = arithmetic.add(total, value)
+        return total
 
     for steps in order.visits():
         # Sums by output and, within it, by what adds up apart: a PE, or a column in a step.
-        apart: dict[tuple[tuple[int, ...], Any], Any] = {}
+        apart: dict[tuple[tuple[int, ...], Any], list[Any]] = defaultdict(list)
         for number, step in enumerate(steps):
             for place in order.places:
                 points = order.products(step, place)
                 if points:
                     output, value = step_sum(points)
-                    add(apart, (output, (number, place[1]) if hands_down else place), value)
+                    apart[output, (number, place[1]) if hands_down else place].append(value)
         for output, part in sorted(apart):
-            totals.setdefault(output, zero)
-            add(totals, output, apart[output, part])
+            totals[output] = arithmetic.add(totals.get(output, zero), group_sum(apart[output, part]))
     codes = np.empty([layer.extent(dim) for dim in ("G", "N", "K", "P", "Q")], dtype=object)
     for output, total in totals.items():
         codes[output] = arithmetic.output_code(total, case.precision.output)

@@ -131,22 +131,37 @@ def layers(draw: st.DrawFn, max_macs: int = 500) -> Layer:
 
 @st.composite
 def passings(draw: st.DrawFn, dataflow: Dataflow) -> Passing:
-    """Multicast, or systolic with every flag."""
+    """Multicast, or systolic with every flag that does not need systolic rows."""
     if dataflow == "multicast":
         return MulticastPassing()
     return SystolicPassing(
         stationary=None if dataflow == "streaming" else dataflow,
         fold_overlap=draw(st.booleans()),
         stationary_preload=draw(st.booleans()),
-        partial_sum_hop_cycles=draw(st.integers(1, 3)),
-        drains_outputs=draw(st.booleans()),
         pipeline_cycles=draw(st.integers(0, 2)),
     )
 
 
 @st.composite
+def axis_passings(draw: st.DrawFn, passing: Passing, count: int) -> tuple[Passing, list[dict[str, Any]]]:
+    """What each axis says of itself, one of a systolic grid's at least being systolic; and the flags of its rows."""
+    own: list[dict[str, Any]] = [{} for _ in range(count)]
+    if isinstance(passing, MulticastPassing):
+        return passing, [{"adder_tree_cycles": draw(st.sampled_from((0, 0, 1, 2)))} for _ in range(count)]
+    multicast = draw(st.sampled_from((None, None, 0, 1)))
+    if multicast is not None:
+        depth = 0 if passing.stationary == "output" else draw(st.integers(0, 2))
+        own[multicast] = {"passing": "multicast", "adder_tree_cycles": depth}
+    if multicast != 0:
+        passing = passing.model_copy(update={
+            "partial_sum_hop_cycles": draw(st.integers(1, 3)), "drains_outputs": draw(st.booleans()),
+        })
+    return passing, own
+
+
+@st.composite
 def grids(draw: st.DrawFn, dataflow: Dataflow) -> Grid:
-    """Grids of at most 16 PEs, with dimensions that their dataflow allows along each axis."""
+    """Grids of at most 16 PEs, mixed ones among them, with dimensions that their dataflow allows along each axis."""
     passing = draw(passings(dataflow))
     allowed: tuple[Dim, ...] = DIMS
     axis_count = draw(st.integers(1, 3))
@@ -154,12 +169,13 @@ def grids(draw: st.DrawFn, dataflow: Dataflow) -> Grid:
         axis_count = 2
         if passing.stationary is not None:
             allowed = tuple(dim for dim in DIMS if dim in RELEVANT_DIMS[passing.stationary])
+    passing, own = draw(axis_passings(passing, axis_count))
     budget = 16
     axes = []
     for number in range(axis_count):
         size = draw(st.integers(1, min(5, budget)))
         budget //= size
-        axes.append(Axis(name=f"axis{number}", size=size, unroll=draw(subsets(allowed, min_size=1))))
+        axes.append(Axis(name=f"axis{number}", size=size, unroll=draw(subsets(allowed, min_size=1)), **own[number]))
     lane_unroll = draw(subsets(("C", "R", "S"), min_size=1))
     return Grid(axes=tuple(axes), passing=passing, lane_unroll=lane_unroll)
 

@@ -7,6 +7,7 @@ either order.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -59,7 +60,7 @@ def narrow_elements(draw: st.DrawFn) -> FloatingPointElement:
 def long_sums(draw: st.DrawFn, dataflow: Dataflow) -> Case:
     """A layer whose every output is the sum of many products, spread over all that adds."""
     element = draw(narrow_elements())
-    rows, columns = (draw(st.integers(2, 4)) for _ in range(2))
+    rows, columns = draw(st.integers(2, 6)), draw(st.integers(2, 4))
     first, second = UNROLL[dataflow]
     spatial: dict[str, dict[Dim, int]] = {"rows": {first: rows}, "columns": {second: columns}, LANES: {"S": 2}}
     if element.lane_count < 2:
@@ -87,7 +88,13 @@ def long_sums(draw: st.DrawFn, dataflow: Dataflow) -> Case:
     passing = MulticastPassing() if dataflow == "multicast" else SystolicPassing(
         stationary=None if dataflow == "streaming" else dataflow, fold_overlap=draw(st.booleans())
     )
-    axes = (Axis(name="rows", size=rows, unroll=(first,)), Axis(name="columns", size=columns, unroll=(second,)))
+    multicast: list[Literal["multicast"] | None] = [None, None]
+    if dataflow != "multicast" and draw(st.booleans()):
+        multicast[draw(st.integers(0, 1))] = "multicast"
+    axes = (
+        Axis(name="rows", size=rows, unroll=(first,), passing=multicast[0]),
+        Axis(name="columns", size=columns, unroll=(second,), passing=multicast[1]),
+    )
     return Case(
         Layer(name="layer", dims=dims),
         draw(precisions(element)).model_copy(update={"output": Format("fp32")}),

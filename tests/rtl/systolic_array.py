@@ -12,6 +12,10 @@ Output-stationary: inputs enter at the left and weights at the top, and each PE 
 either have a port each, or ``drains``: when the lowest PE of a column has finished, the whole column moves into
 a chain and leaves at the bottom, lowest row first, one value a cycle.
 
+Along a multicast axis there are no registers: what hops elsewhere is there in every PE at once. Where the rows are
+multicast and the weights stationary, all weights of a fold come with its first vector, and an adder tree with one
+register behind it takes the products of a column.
+
 The sequencer starts each load and each fold as soon as the array lets it. With ``overlap`` that is directly behind
 the one before; without, when the last result of the fold before has come out. Nothing here knows a formula.
 """
@@ -66,7 +70,8 @@ class Circuit:
     have ports of their own.
 
     The memories beside the array: ``left[fold, step]`` holds the elements that enter the rows, the first row's
-    lowest; ``top`` those that enter the columns, at ``[fold, step]``, or ``[fold, row]`` for stationary weights.
+    lowest; ``top`` those that enter the columns, at ``[fold, step]``, or ``[fold, row]`` for stationary weights, of
+    which all rows lie at ``[fold, 0]``, the first one lowest, where the rows are multicast.
     """
 
     block: pyrtl.Block
@@ -84,6 +89,8 @@ class SystolicArray:
         overlap: a fold follows directly behind the one before.
         preload: weights load behind those in use.
         hop: registers that a partial sum passes in each row.
+        rows_multicast, columns_multicast: there are no registers along that axis.
+        tree_registers: further ones in the adder trees of multicast rows.
         drains: outputs leave through the columns' ends.
         exit_registers: registers between the array and the result ports.
         operand_bits, sum_bits: widths; operands are signed.
@@ -95,10 +102,28 @@ class SystolicArray:
     overlap: bool = False
     preload: bool = False
     hop: int = 1
+    rows_multicast: bool = False
+    columns_multicast: bool = False
+    tree_registers: int = 0
     drains: bool = False
     exit_registers: int = 0
     operand_bits: int = 8
     sum_bits: int = 32
+
+    @property
+    def row_hop(self) -> int:
+        """Registers from row to row."""
+        return 0 if self.rows_multicast else self.hop
+
+    @property
+    def column_hop(self) -> int:
+        """Registers from column to column."""
+        return 0 if self.columns_multicast else 1
+
+    @property
+    def weights_come_at_once(self) -> bool:
+        """Whether stationary weights are not loaded row by row."""
+        return self.rows_multicast and self.stationary == "weight"
 
     def build(self) -> Circuit:
         """Build the circuit."""
@@ -137,7 +162,8 @@ class _Array:
         bits = shape.operand_bits
         self.folds, self.steps = pyrtl.Input(FOLD_BITS + 1, "folds"), pyrtl.Input(STEP_BITS + 1, "steps")
         self.left = pyrtl.MemBlock(shape.rows * bits, FOLD_BITS + STEP_BITS, "left", asynchronous=True)
-        self.top = pyrtl.MemBlock(shape.columns * bits, FOLD_BITS + STEP_BITS, "top", asynchronous=True)
+        at_once = shape.rows if shape.weights_come_at_once else 1
+        self.top = pyrtl.MemBlock(at_once * shape.columns * bits, FOLD_BITS + STEP_BITS, "top", asynchronous=True)
         # Folds whose vectors have all entered; folds whose results have all come out, the present cycle's included.
         self.entered, self._completed = _Counter(FOLD_BITS + 1), _Counter(FOLD_BITS + 1)
         self.last_result = pyrtl.WireVector(1)
@@ -195,22 +221,46 @@ class _Array:
 class _WeightStationary(_Array):
     def build(self) -> None:
         shape = self.shape
+        if shape.weights_come_at_once:
+            self._build_with_trees()
+            return
         loaded = _Counter(FOLD_BITS + 1)
         control = self.sequence_steps(may_begin=self.entered.value < loaded.value)
         loads = self._sequence_loads(loaded)
         rows = self.at_rows(control, shape.hop)
         for column in range(shape.columns):
-            load = loads[column].later(column)
+            load = loads[column].later(column * shape.column_hop)
             total: pyrtl.WireVector = pyrtl.Const(0, shape.sum_bits)
             for row in range(shape.rows):
                 token = rows[row]
                 weight = self._weight(load, row, token)
                 total = delayed(self.plus(total, self.product(token.data, weight)), shape.hop)
                 load = load.later(shape.hop)
-                rows[row] = token.later(1)
+                rows[row] = token.later(shape.column_hop)
             # `token` is that of the lowest row: its sum is the column's, and leaves behind the last registers.
             there = self.result(str(column), delayed(token.valid, shape.hop), total)
             ended = delayed(token.last, shape.hop + shape.exit_registers)
+        self.last_result <<= there & ended
+
+    def _build_with_trees(self) -> None:
+        shape = self.shape
+        rows = self.at_rows(self.sequence_steps(may_begin=pyrtl.Const(1, 1)), shape.row_hop)
+        weights = self.elements(self.top[self.step_address], shape.rows * shape.columns)
+        for column in range(shape.columns):
+            terms = []
+            for row in range(shape.rows):
+                token, kept = rows[row], pyrtl.Register(shape.operand_bits)
+                fresh = delayed(weights[row * shape.columns + column], column * shape.column_hop)
+                used = pyrtl.select(token.valid & token.first, fresh, kept)
+                kept.next <<= used
+                terms.append(self.product(token.data, used))
+                rows[row] = token.later(shape.column_hop)
+            while len(terms) > 1:
+                odd = terms[-1:] if len(terms) % 2 else []
+                terms = [self.plus(*pair) for pair in zip(terms[::2], terms[1::2], strict=False)] + odd
+            registers = 1 + shape.tree_registers
+            there = self.result(str(column), delayed(token.valid, registers), delayed(terms[0], registers))
+            ended = delayed(token.last, registers + shape.exit_registers)
         self.last_result <<= there & ended
 
     def _sequence_loads(self, loaded: _Counter) -> list[Load]:
@@ -253,14 +303,14 @@ class _OutputStationary(_Array):
         begins = pyrtl.WireVector(1)
         control = self.sequence_steps(may_begin=self._chain_is_free(begins))
         begins <<= control.first
-        rows = self.at_rows(control, 1)
+        rows = self.at_rows(control, shape.row_hop)
         for column, element in enumerate(self.elements(self.top[self.step_address], shape.columns)):
-            down, finished = delayed(element, column), []
+            down, finished = delayed(element, column * shape.column_hop), []
             for row in range(shape.rows):
                 token = rows[row]
                 finished.append(self._finished(token, down))
-                down = delayed(down, 1)
-                rows[row] = token.later(1)
+                down = delayed(down, shape.row_hop)
+                rows[row] = token.later(shape.column_hop)
             if shape.drains:
                 last_result = self._chain(column, finished)
             else:

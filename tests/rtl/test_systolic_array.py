@@ -51,7 +51,10 @@ def machine(array: SystolicArray, stationary: Stationary) -> Accelerator:
         partial_sum_hop_cycles=array.hop, drains_outputs=array.drains, pipeline_cycles=array.exit_registers,
     )
     axes = (
-        Axis(name="rows", size=array.rows, unroll=(down,)), Axis(name="columns", size=array.columns, unroll=(across,))
+        Axis(name="rows", size=array.rows, unroll=(down,), passing="multicast" if array.rows_multicast else None,
+             adder_tree_cycles=array.tree_registers),
+        Axis(name="columns", size=array.columns, unroll=(across,),
+             passing="multicast" if array.columns_multicast else None),
     )
     element = FixedElement(energy_pj_per_cycle=0.0, operand_bits=array.operand_bits)
     return bare_machine(axes, passing, element, registers_keep=stationary)
@@ -95,7 +98,10 @@ def run_stationary_weights(array: SystolicArray, circuit: Circuit, weights: IntA
     top: dict[int, int] = {}
     folds = list(tiles(weights.T, array.rows, array.columns))
     for number, (channel, _, held) in enumerate(folds):
-        top |= {address(number, row): pack(elements, bits) for row, elements in enumerate(held)}
+        if array.weights_come_at_once:
+            top[address(number, 0)] = pack(held.ravel(), bits)
+        else:
+            top |= {address(number, row): pack(elements, bits) for row, elements in enumerate(held)}
         streamed = inputs[:, channel : channel + array.rows]
         left |= {address(number, step): pack(elements, bits) for step, elements in enumerate(streamed)}
     seen, cycles = clocked(circuit, (left, top), len(folds), steps, len(folds) * steps * array.columns)
@@ -169,13 +175,38 @@ def test_array_is_as_the_simulator_says(stationary: Stationary, overlap: bool, p
         )
         circuit = array.build()
         for _ in range(WORKLOADS_PER_SHAPE):
-            weights, inputs = workload(rng, array, stationary)
-            result = run(array, circuit, stationary, weights, inputs)
-            expected = predicted(array, stationary, weights, inputs)
-            about = f"{array} weights {weights.shape} inputs {inputs.shape}"
-            np.testing.assert_array_equal(result.outputs, inputs @ weights.T, err_msg=about)
-            np.testing.assert_array_equal(result.outputs, expected.outputs, err_msg=about)
-            assert result.cycles == expected.cycles, about
+            compare(rng, array, circuit, stationary)
+
+
+def compare(rng: np.random.Generator, array: SystolicArray, circuit: Circuit, stationary: Stationary) -> None:
+    """One workload gives the same outputs and cycles in the circuit and in the simulator."""
+    weights, inputs = workload(rng, array, stationary)
+    result = run(array, circuit, stationary, weights, inputs)
+    expected = predicted(array, stationary, weights, inputs)
+    about = f"{array} weights {weights.shape} inputs {inputs.shape}"
+    np.testing.assert_array_equal(result.outputs, inputs @ weights.T, err_msg=about)
+    np.testing.assert_array_equal(result.outputs, expected.outputs, err_msg=about)
+    assert result.cycles == expected.cycles, about
+
+
+@pytest.mark.parametrize("multicast", ["rows", "columns"])
+@pytest.mark.parametrize("stationary", ["weight", "input", "output"])
+def test_mixed_array_is_as_the_simulator_says(stationary: Stationary, multicast: str) -> None:
+    rng = np.random.default_rng([18, *stationary.encode(), *multicast.encode()])
+    of_rows = multicast == "rows"
+    for number in range(SHAPES_PER_KIND):
+        rows, columns = (int(n) for n in rng.integers(1, 5, size=2))
+        array = SystolicArray(
+            rows=rows, columns=columns, stationary="output" if stationary == "output" else "weight",
+            rows_multicast=of_rows, columns_multicast=not of_rows, overlap=bool(number & 1), preload=bool(number & 2),
+            exit_registers=int(rng.integers(3)),
+            tree_registers=int(rng.integers(3)) if of_rows and stationary != "output" else 0,
+            hop=1 if of_rows or stationary == "output" else 1 + number // 4 % 2,
+            drains=stationary == "output" and not of_rows and number // 4 % 2 == 1,
+        )
+        circuit = array.build()
+        for _ in range(WORKLOADS_PER_SHAPE):
+            compare(rng, array, circuit, stationary)
 
 
 @pytest.fixture(scope="module")

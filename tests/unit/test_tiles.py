@@ -428,6 +428,9 @@ def test_the_preset_has_four_different_tiles_with_their_presets_numbers() -> Non
     assert {tile.preset for tile in machine.tiles} == {"bit_fusion", "loom", "gaudi_like", "tpu_like"}
     confidence = machine_confidence(machine, {"fusion": [MIXED["conv"]], "float": [MIXED["scores"]]})
     assert confidence["dram"] == "extracted" and None not in confidence.values()
+    # So that no tile rests for free. (For the serial tile's wires there is no number.)
+    parts = [part for tile in machine.tiles for part in machine.tile(tile.name).parts if part.is_on_chip]
+    assert {part.name for part in parts if part.leakage_mw is None} == {"interconnect"}
 
 
 # The front door ----------------------------------------------------------------------------------------------------
