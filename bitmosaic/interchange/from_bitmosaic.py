@@ -56,6 +56,8 @@ def design_of(
         notes.append("The traffic of scales is not carried over.")
     if accelerator.grid.passing.kind == "systolic":
         notes.append("The array is systolic here; its skew, fill and drain have no counterpart.")
+    if any(axis.adder_tree_cycles for axis in accelerator.grid.axes):
+        notes.append("The cycles of adder trees have no counterpart.")
     for path, described in (("grid.interconnect", accelerator.grid.interconnect),
                             ("output_stage", accelerator.output_stage), ("dram.rows", accelerator.dram.rows)):
         if described is not None:
