@@ -28,7 +28,8 @@ Frames have units in their column names, and show themselves as tables in a note
 >>> int(frame["compute_cycles"][0]) <= int(frame["total_cycles"][0]) == solution.result.total_cycles
 True
 
-``explore`` does the whole job; ``bitmosaic explore --help`` is the same on the command line.
+``explore`` does the whole job, ``sweep`` many machines at once; ``bitmosaic explore --help`` and ``bitmosaic sweep
+--help`` are the same on the command line.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
         points_frame,
         summary_frame,
     )
+    from bitmosaic.front_frames import attainment_frame, hypervolume_frame, mark_front, precision_frame
+    from bitmosaic.front_plots import plot_attainment, plot_parallel, plot_pareto, plot_precisions
     from bitmosaic.hardware_report import parts_frame, sources_frame, tiles_frame
     from bitmosaic.layer_plots import grid_frame, plot_roofline, plot_utilization, roofline_frame, write_plots
     from bitmosaic.layer_spec import parse_layer
@@ -70,6 +73,9 @@ if TYPE_CHECKING:
     from bitmosaic.progress import PlainProgress, Progress
     from bitmosaic.report import energy_table, layers_table, mappings_table, points_table
     from bitmosaic.subject_frames import memories_frame, operations_frame, rates_frame, solutions_frame
+    from bitmosaic.sweeps.api import sweep
+    from bitmosaic.sweeps.report import load_sweep, sweep_table
+    from bitmosaic.sweeps.runner import merge_sweeps
     from bitmosaic.timeline import TraceSummary, write_trace
     from hw_configs import dump_accelerator, list_presets, open_accelerator, open_machine, validate_file
     from mapper.assignment import Assignment, Choice, assign, assignment_front
@@ -116,6 +122,8 @@ _HOME = {
     "bitmosaic.frames": (
         "cycles_frame", "energy_frame", "front_frame", "layers_frame", "point_frame", "points_frame", "summary_frame",
     ),
+    "bitmosaic.front_frames": ("attainment_frame", "hypervolume_frame", "mark_front", "precision_frame"),
+    "bitmosaic.front_plots": ("plot_attainment", "plot_parallel", "plot_pareto", "plot_precisions"),
     "bitmosaic.hardware_report": ("parts_frame", "sources_frame", "tiles_frame"),
     "bitmosaic.layer_plots": ("grid_frame", "plot_roofline", "plot_utilization", "roofline_frame", "write_plots"),
     "bitmosaic.layer_spec": ("parse_layer",),
@@ -128,6 +136,9 @@ _HOME = {
     "bitmosaic.report": ("energy_table", "layers_table", "mappings_table", "points_table"),
     "bitmosaic.subject_frames": ("memories_frame", "operations_frame", "rates_frame", "solutions_frame"),
     "bitmosaic.baseline_cost": ("UniformRun", "mixed_run", "uniform_cost", "uniform_run"),
+    "bitmosaic.sweeps.api": ("sweep",),
+    "bitmosaic.sweeps.report": ("load_sweep", "sweep_table"),
+    "bitmosaic.sweeps.runner": ("merge_sweeps",),
     "bitmosaic.timeline": ("TraceSummary", "write_trace"),
     "hw_configs": ("dump_accelerator", "list_presets", "open_accelerator", "open_machine", "validate_file"),
     "mapper.assignment": ("Assignment", "Choice", "assign", "assignment_front"),
@@ -172,16 +183,19 @@ __all__ = [
     "MappingSolution", "MissingPackageError", "Network", "NetworkError", "NetworkResult", "PlainProgress", "Point",
     "PrecisionError", "Progress", "Range", "SearchBudget", "SearchInterrupted", "Sensitivity", "Source", "Tile",
     "TileOffer", "TiledAccelerator", "TraceSummary", "UniformRun", "ValueRecorder", "VectorOp", "VectorResult",
-    "__version__", "assign", "assignment_front", "bound_batch", "check_mapping", "compute_layer", "cycles_frame",
-    "default_menu", "dump_accelerator", "dump_layer", "dump_mapping", "energy_confidence", "energy_frame",
-    "energy_table", "estimate", "explore", "find_task", "front_frame", "grid_frame", "layers_frame", "layers_table",
-    "list_networks", "list_presets", "load_constraints", "load_exploration", "load_layer", "load_mapping", "map_front",
-    "map_layer", "map_network", "mappings_table", "memories_frame", "mixed_run", "nest_text", "network_precisions",
+    "__version__", "assign", "assignment_front", "attainment_frame", "bound_batch", "check_mapping", "compute_layer",
+    "cycles_frame", "default_menu", "dump_accelerator", "dump_layer", "dump_mapping", "energy_confidence",
+    "energy_frame", "energy_table", "estimate", "explore", "find_task", "front_frame", "grid_frame",
+    "hypervolume_frame", "layers_frame", "layers_table", "list_networks", "list_presets", "load_constraints",
+    "load_exploration", "load_layer", "load_mapping", "load_sweep", "map_front", "map_layer", "map_network",
+    "mappings_table", "mark_front", "memories_frame", "merge_sweeps", "mixed_run", "nest_text", "network_precisions",
     "not_modelled", "open_accelerator", "open_machine", "open_network", "operations_frame", "parse_layer",
-    "parts_frame", "plot_breakdown", "plot_costs", "plot_front", "plot_layers", "plot_roofline", "plot_utilization",
-    "point_frame", "points_frame", "points_table", "rates_frame", "roofline_frame", "save_figure", "simulate",
-    "simulate_batch", "simulate_network", "solutions_frame", "sources_frame", "statistical_values", "summary_frame",
-    "tiles_frame", "uniform_cost", "uniform_run", "validate_file", "write_outputs", "write_plots", "write_trace",
+    "parts_frame", "plot_attainment", "plot_breakdown", "plot_costs", "plot_front", "plot_layers", "plot_parallel",
+    "plot_pareto", "plot_precisions", "plot_roofline", "plot_utilization", "point_frame", "points_frame",
+    "points_table", "precision_frame", "rates_frame", "roofline_frame", "save_figure", "simulate", "simulate_batch",
+    "simulate_network", "solutions_frame", "sources_frame", "statistical_values", "summary_frame", "sweep",
+    "sweep_table", "tiles_frame", "uniform_cost", "uniform_run", "validate_file", "write_outputs", "write_plots",
+    "write_trace",
 ]
 
 

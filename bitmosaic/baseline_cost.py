@@ -149,25 +149,27 @@ def mixed_run(
         for name, each in precisions.items()
     }
     return _run(
-        network, accelerator, MIXED, _by_layer(network, asked), objective, budget, workers, progress, values, example
+        network, accelerator, MIXED, precisions_by_layer(network, asked), objective, budget, workers, progress, values,
+        example,
     )
 
 
-def _fits(name: str, pattern: str) -> bool:
+def pattern_fits(name: str, pattern: str) -> bool:
+    """Whether a pattern of layers' names stands for a name: it is the name, or fits with ``*``, ``?``, ``[…]``."""
     return name == pattern or fnmatchcase(name, pattern)
 
 
-def _by_layer(network: Network, asked: Mapping[str, LayerPrecision]) -> dict[str, LayerPrecision]:
-    """Layer → the precision of the first entry that fits its name."""
+def precisions_by_layer(network: Network, asked: Mapping[str, LayerPrecision]) -> dict[str, LayerPrecision]:
+    """Layer → the precision of the first entry that fits its name, for entries and errors as of ``mixed_run``."""
     names = [layer.name for layer in network.layers]
     problems = [
         Problem("fits no layer", where=network.name, path="precisions", value=repr(pattern),
                 did_you_mean=closest(pattern, names))
-        for pattern in asked if not any(_fits(name, pattern) for name in names)
+        for pattern in asked if not any(pattern_fits(name, pattern) for name in names)
     ]
     found = {}
     for name in names:
-        fitting = [pattern for pattern in asked if _fits(name, pattern)]
+        fitting = [pattern for pattern in asked if pattern_fits(name, pattern)]
         if fitting:
             found[name] = asked[fitting[0]]
         else:

@@ -441,3 +441,8 @@ def _show(exploration: Exploration, point: Point | None) -> None:
 
     _print(summary(exploration, point))
     click.echo(f"Records, tables and plots: {exploration.folder}")
+
+
+from bitmosaic.sweep_command import sweep  # noqa: E402
+
+main.add_command(sweep)

@@ -13,7 +13,7 @@ from pathlib import Path
 import onnx
 
 from bitmosaic._version import __version__
-from simulator.accelerator import Accelerator
+from simulator.tiled import Machine
 from workloads.network import Network
 
 Json = dict[str, "Json"] | list["Json"] | tuple["Json", ...] | str | int | float | bool | None
@@ -39,7 +39,7 @@ def file_sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def accelerator_identity(accelerator: Accelerator) -> Json:
+def accelerator_identity(accelerator: Machine) -> Json:
     """What of an accelerator affects a cost: everything but its name, description and sources."""
     identity: Json = accelerator.model_dump(mode="json", exclude={"name", "description", "sources"})
     return identity

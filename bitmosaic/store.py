@@ -33,12 +33,14 @@ R = TypeVar("R", bound=Record)
 class RecordFile(Generic[R]):
     """The records of one file, by key, in the order of the file.
 
-    Raises ``ConfigurationError`` where a line (other than a torn last one) is not a record of this kind.
+    Of several records of one key the first counts; with ``last_counts`` the last, and ``append`` adds whatever differs
+    from it. Raises ``ConfigurationError`` where a line (other than a torn last one) is not a record of this kind.
     """
 
-    def __init__(self, path: Path, kind: type[R]) -> None:
+    def __init__(self, path: Path, kind: type[R], *, last_counts: bool = False) -> None:
         self.path = path
         self._kind = kind
+        self._last_counts = last_counts
         self._whole_bytes = 0
         self._torn = False
         self._records: dict[str, R] = {}
@@ -61,7 +63,15 @@ class RecordFile(Generic[R]):
                     Problem(f"is no record of this version: {first['msg']}; move the results folder away, "
                             "or name another with --output", where=f"{self.path}:{number}", path=place)
                 ) from error
-            self._records.setdefault(record.key, record)
+            if self._last_counts:
+                self._records[record.key] = record
+            else:
+                self._records.setdefault(record.key, record)
+
+    @property
+    def is_torn(self) -> bool:
+        """Whether the last line has no end: what is there of it does not count, and the next record takes its place."""
+        return self._torn
 
     def get(self, key: str) -> R | None:
         """Return the record of a key, or None."""
@@ -77,9 +87,12 @@ class RecordFile(Generic[R]):
         return iter(self._records.values())
 
     def append(self, record: R) -> R:
-        """Write a record behind the others and flush it; a key that is there already is left as it is."""
+        """Write a record behind the others and flush it; a key that is there already is left as it is.
+
+        With ``last_counts`` only an equal record is.
+        """
         present = self._records.get(record.key)
-        if present is not None:
+        if present is not None and (present == record or not self._last_counts):
             return present
         line = canonical_json(record.model_dump(mode="json")) + "\n"
         if self._torn:

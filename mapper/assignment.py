@@ -1,8 +1,9 @@
 """Precision assignment: one choice a layer, least cost or least harm under budgets, with a proof; and the front.
 
-A multiple-choice knapsack: minimise Σ cost (or harm) over one choice a layer, so that Σ harm, Σ cost and Σ weight
-bits keep their budgets. HAWQ-V3's integer program, AMP's and SEADA's budget rule are of this form. The model, and
-what its integers mean, is in ``assignment_model``.
+A multiple-choice knapsack: minimise Σ cost (or harm, or weight bits) over one choice a layer, so that Σ harm, Σ cost
+and Σ weight bits keep their budgets. HAWQ-V3's integer program, AMP's and SEADA's budget rule are of this form. Costs
+of neighbouring layers together (format conversions) are further terms of Σ cost. What is settled before the search is
+in ``assignment_options``, the model, and what its integers mean, in ``assignment_model``.
 """
 
 from __future__ import annotations
@@ -10,14 +11,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
-from mapper.assignment_model import QUANTITIES, AssignmentProblem, Choice, Quantity, Scaled, Search
+from mapper.assignment_model import AssignmentProblem, Quantity, Scaled, Search
+from mapper.assignment_options import QUANTITIES, Choice, Conversion
 from simulator.errors import BitmosaicError, InfeasibleError, Problem
 
-__all__ = ["Assignment", "Choice", "Quantity", "assign", "assignment_front"]
+__all__ = ["Assignment", "Choice", "Conversion", "Quantity", "assign", "assignment_front"]
+
+THEN_LEAST: dict[Quantity, Quantity] = {"cost": "harm", "harm": "cost", "weight_bits": "harm"}
+"""Quantity that is minimised → that of which there is least among equal solutions."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +32,10 @@ class Assignment:
     Attributes:
         status: ``optimal`` where it is proven that nothing is better by more than ``resolution``, else ``feasible``.
         labels: layer → label of its choice.
-        cost, harm, weight_bits: sums over the layers (exactly rounded, as by ``math.fsum``).
-        minimised: which of cost and harm was minimised. Of equal solutions it is one with least of the other,
-            where the time allowed to prove that too.
+        cost, harm, weight_bits: sums over the layers, of cost with that of the conversions (exactly rounded, as by
+            ``math.fsum``).
+        minimised: which of cost, harm and weight_bits was minimised. Of equal solutions it is one with least of
+            ``THEN_LEAST``, where the time allowed to prove that too.
         lower_bound: no assignment within the budgets has less of what was minimised.
         gap: (minimised value − lower_bound) / |minimised value|.
         resolution: largest error that the integer scaling can make in the minimised sum; 0: none.
@@ -55,24 +61,26 @@ def assign(
     cost_budget: float | None = None,
     weight_bits_budget: int | None = None,
     tied: Sequence[Sequence[str]] = (),
+    conversions: Sequence[Conversion] = (),
     time_limit_seconds: float = 10.0,
     hint: Mapping[str, str] | None = None,
     num_workers: int = 1,
 ) -> Assignment:
     """Choose one of each layer's choices: least ``minimise`` within the budgets (none is ever broken).
 
-    ``tied`` are groups of layers that must take the same label, because their inputs or outputs meet. ``hint`` is
-    an assignment to start from. With one worker the answer is the same on every run, unless time runs out.
+    ``tied`` are groups of layers that must take the same label, because their inputs or outputs meet. ``conversions``
+    are costs by the labels of neighbouring layers, part of Σ cost (``mapper.conversions`` makes them). ``hint`` is an
+    assignment to start from. With one worker the answer is the same on every run, unless time runs out.
 
     Raises ``InfeasibleError`` with the best that can be reached, ``BitmosaicError`` for malformed arguments.
     """
     started = time.perf_counter()
     deadline = started + time_limit_seconds
-    if minimise not in ("cost", "harm"):
+    if minimise not in QUANTITIES:
         raise BitmosaicError(Problem("is nothing to minimise", path="minimise", value=repr(minimise),
-                                     allowed=("cost", "harm")))
+                                     allowed=QUANTITIES))
     budgets = {"harm": harm_budget, "cost": cost_budget, "weight_bits": weight_bits_budget}
-    problem = AssignmentProblem.of(choices, tied, budgets)
+    problem = AssignmentProblem.of(choices, tied, budgets, conversions)
     _check_hint(choices, hint or {})
     scaled = {name: problem.scaled(name) for name in QUANTITIES}
     start = problem.picks(hint or {})
@@ -113,41 +121,55 @@ def assign(
 def assignment_front(
     choices: Mapping[str, Sequence[Choice]],
     *,
+    against: Literal["cost", "weight_bits"] = "cost",
     points: int | None = None,
+    cost_budget: float | None = None,
     weight_bits_budget: int | None = None,
     tied: Sequence[Sequence[str]] = (),
+    conversions: Sequence[Conversion] = (),
     time_limit_seconds: float = 10.0,
     num_workers: int = 1,
     max_points: int = 1000,
 ) -> tuple[Assignment, ...]:
     """Assignments of which none is better in both cost and harm, by ascending cost, both ends included.
 
-    ``points=None``: every point of the front, by an ε-constraint sweep (points whose costs differ by no more than
-    the resolution count as one). ``points=k``: least harm under k cost budgets, spread evenly from the least cost
-    to the cost of the least harm; fewer where budgets share an answer. ``time_limit_seconds`` is for each point.
+    ``against="weight_bits"``: the bits of the weights take the part of cost, here and below. ``points=None``: every
+    point of the front, by an ε-constraint sweep (points whose costs differ by no more than the resolution count as
+    one). ``points=k``: least harm under k cost budgets, spread evenly from the least cost to the cost of the least
+    harm; fewer where budgets share an answer. Budgets hold for every point; ``time_limit_seconds`` is for each.
 
-    Raises ``BitmosaicError`` where the whole front has more than ``max_points`` points.
+    Raises ``BitmosaicError`` where the whole front has more than ``max_points`` points, or where there is a budget
+    for what the front itself goes along.
     """
+    budgets = {"cost": cost_budget, "weight_bits": weight_bits_budget}
+    if against not in budgets or budgets[against] is not None:
+        rule = "the front goes along it: it has no budget" if against in budgets else "is no axis of a front"
+        raise BitmosaicError(Problem(rule, path="against", value=repr(against), allowed=tuple(budgets)))
     if points is not None and points < 2:
         raise BitmosaicError(Problem("the two ends belong to a front: at least 2", path="points", value=str(points)))
 
-    def least(minimise: Quantity, cost_budget: float | None, hint: Mapping[str, str] | None) -> Assignment:
+    def least(minimise: Quantity, limit: float | None, hint: Mapping[str, str] | None) -> Assignment:
+        limits = {**budgets, against: limit if limit is None or against == "cost" else math.floor(limit)}
         return assign(
-            choices, minimise=minimise, cost_budget=cost_budget, weight_bits_budget=weight_bits_budget, tied=tied,
-            time_limit_seconds=time_limit_seconds, hint=hint, num_workers=num_workers,
+            choices, minimise=minimise, cost_budget=limits["cost"],
+            weight_bits_budget=None if limits["weight_bits"] is None else int(limits["weight_bits"]), tied=tied,
+            conversions=conversions, time_limit_seconds=time_limit_seconds, hint=hint, num_workers=num_workers,
         )
 
-    cheapest, best = least("cost", None, None), least("harm", None, None)
+    def amount(assignment: Assignment) -> float:
+        return assignment.cost if against == "cost" else assignment.weight_bits
+
+    cheapest, best = least(against, None, None), least("harm", None, None)
     found = [cheapest, best]
     if points is not None:
-        step = (best.cost - cheapest.cost) / (points - 1)
-        found += [least("harm", cheapest.cost + i * step, cheapest.labels) for i in range(1, points - 1)]
+        step = (amount(best) - amount(cheapest)) / (points - 1)
+        found += [least("harm", amount(cheapest) + i * step, cheapest.labels) for i in range(1, points - 1)]
     else:
-        cost = AssignmentProblem.of(choices, tied, {}).scaled("cost")
+        cost = AssignmentProblem.of(choices, tied, {}, conversions).scaled(against)
         decrease = Fraction(0) if cost.exact else cost.resolution + cost.unit
         while True:
-            budget = math.nextafter(float(Fraction(found[-1].cost) - decrease), -math.inf)
-            if budget < cheapest.cost:
+            budget = math.nextafter(float(Fraction(amount(found[-1])) - decrease), -math.inf)
+            if budget < amount(cheapest):
                 break
             if len(found) > max_points:
                 raise BitmosaicError(
@@ -155,7 +177,7 @@ def assignment_front(
                 )
             found.append(least("harm", budget, cheapest.labels))
     front: list[Assignment] = []
-    for candidate in sorted(found, key=lambda assignment: (assignment.cost, assignment.harm)):
+    for candidate in sorted(found, key=lambda assignment: (amount(assignment), assignment.harm)):
         if not front or candidate.harm < front[-1].harm:
             front.append(candidate)
     return tuple(front)
@@ -168,9 +190,8 @@ def _least_of_the_other(
     """Among the solutions with the same minimised sum, one with least of the other quantity."""
     search = Search(problem, scaled)
     integers = scaled[minimise].down
-    search.limit(integers, sum(row[i] for row, i in zip(integers, found, strict=True)))
-    other: Quantity = "harm" if minimise == "cost" else "cost"
-    _, _, polished = search.minimise(other, found, deadline, workers)
+    search.limit(integers, sum(row[i] for row, i in zip(integers, problem.entries(found), strict=True)))
+    _, _, polished = search.minimise(THEN_LEAST[minimise], found, deadline, workers)
     if polished is None or problem.total(minimise, polished) > problem.total(minimise, found):
         return found
     return polished
@@ -190,7 +211,13 @@ def _infeasible(problem: AssignmentProblem, scaled: Mapping[str, Scaled], worker
     """Say which budget cannot be kept, and the best that can be reached of it (under the other budgets)."""
     problems = []
     for name, limit in problem.budgets.items():
-        least = float(scaled[name].base)
+        if name == "cost" and problem.terms:
+            # Of terms and options together no assignment may have least.
+            alone = replace(problem, budgets={})
+            _, _, picks = Search(alone, scaled).minimise("cost", None, time.perf_counter() + 10, workers)
+            least = -math.inf if picks is None else float(alone.total("cost", picks))
+        else:
+            least = float(scaled[name].base)
         if least > limit:
             problems.append(Problem(f"the least {name} that any assignment reaches is {least:.9g}",
                                     path=f"{name}_budget", value=f"{limit:.9g}"))

@@ -1,10 +1,14 @@
-"""The integer model behind precision assignment: tied layers merged, sums scaled to integers, CP-SAT.
+"""The integer model behind precision assignment: sums scaled to integers, CP-SAT.
 
 CP-SAT computes in integers, so each quantity is measured from its least sum in units of a common divisor: exactly
 where that leaves at most ``2**SCALE_BITS`` units, else in units of a power of two. Values are rounded *down*: the
 integer problem is then a relaxation, and its bound holds for the true values. Budgets are checked on the true
 values (exact sums, rounded once to a float); a solution that breaks one by less than the rounding is cut away and
-the search goes on.
+the search goes on. What groups, options and terms are, is in ``assignment_options``.
+
+A term between groups has a variable for each combination of their options' classes. Those that agree in one group's
+class sum to the variables of its options of that class: the local polytope of a Markov random field (Wainwright and
+Jordan, 2008, section 4.1), of which no relaxation over single terms is tighter.
 """
 
 from __future__ import annotations
@@ -19,40 +23,22 @@ from typing import Literal
 
 from ortools.sat.python import cp_model
 
+from mapper.assignment_options import Choice, Conversion, Groups, Option, Term
 from mapper.cp_solver import cp_solver
 from mapper.interruptible import interruptible
-from simulator.errors import BitmosaicError, Problem, closest
+from simulator.errors import BitmosaicError, Problem
 
-Quantity = Literal["cost", "harm"]
-QUANTITIES = ("cost", "harm", "weight_bits")
+Quantity = Literal["cost", "harm", "weight_bits"]
 SCALE_BITS = 48
 REPAIRS = 20  # Solutions cut away before sums are rounded up instead, which cannot break a budget.
 
 
 @dataclass(frozen=True)
-class Choice:
-    """One way to run a layer: what it costs, what harm it does to the accuracy, what its weights take.
-
-    ``cost`` and ``harm`` are in any unit, the same for all layers, and add up over layers; they may be negative.
-    """
-
-    label: str
-    cost: float
-    harm: float
-    weight_bits: int = 0
-
-
-@dataclass(frozen=True)
-class Option:
-    """A choice that a group of tied layers makes together: exact sums over its members, by quantity."""
-
-    label: str
-    amounts: dict[str, Fraction]
-
-
-@dataclass(frozen=True)
 class Scaled:
-    """A quantity in integers: ``true = base + unit · integer``, integers rounded down and up, by group and option."""
+    """A quantity in integers: ``true = base + unit · integer``, integers rounded down and up.
+
+    A row a group, with an entry an option, then a row a term, with an entry a combination.
+    """
 
     unit: Fraction
     base: Fraction
@@ -68,11 +54,12 @@ class Scaled:
 
 @dataclass(frozen=True)
 class AssignmentProblem:
-    """Options of each group of tied layers, dominated ones left out, and budgets on their sums."""
+    """Options of each group of layers, beaten ones left out, terms between groups, and budgets on the sums."""
 
     layers: tuple[str, ...]
     groups: list[list[str]]
     options: list[list[Option]]
+    terms: list[Term]
     budgets: dict[str, float | int]
 
     @classmethod
@@ -81,18 +68,22 @@ class AssignmentProblem:
         choices: Mapping[str, Sequence[Choice]],
         tied: Sequence[Sequence[str]],
         budgets: Mapping[str, float | int | None],
+        conversions: Sequence[Conversion] = (),
+        *,
+        reduce: bool = True,
     ) -> AssignmentProblem:
-        """Check and merge. Raises ``BitmosaicError`` with every mistake."""
-        problems = _problems(choices, tied)
-        for name, limit in budgets.items():
-            if limit is not None and (math.isnan(limit) or limit == -math.inf):
-                problems.append(Problem("must be a number", path=f"{name}_budget", value=str(limit)))
+        """Check, merge and reduce. Raises ``BitmosaicError`` with every mistake."""
+        problems = [
+            Problem("must be a number", path=f"{name}_budget", value=str(limit))
+            for name, limit in budgets.items() if limit is not None and (math.isnan(limit) or limit == -math.inf)
+        ]
         if problems:
             raise BitmosaicError(problems)
-        groups = _merge_tied(choices, tied)
-        options = [_group_options(choices, group) for group in groups]
+        groups = Groups.of(choices, tied, conversions)
+        if reduce:
+            groups = groups.reduced()
         kept = {name: limit for name, limit in budgets.items() if limit is not None and limit != math.inf}
-        return cls(tuple(choices), groups, options, kept)
+        return cls(tuple(choices), groups.members, groups.options, groups.terms(), kept)
 
     def without(self, name: str) -> AssignmentProblem:
         """Return the problem without one of its budgets."""
@@ -101,6 +92,7 @@ class AssignmentProblem:
     def scaled(self, name: str) -> Scaled:
         """Return a quantity in integers (module docstring)."""
         values = [[option.amounts[name] for option in options] for options in self.options]
+        values += [list(term.costs) if name == "cost" else [Fraction(0)] * len(term.costs) for term in self.terms]
         least = [min(row) for row in values]
         above = [[value - low for value in row] for row, low in zip(values, least, strict=True)]
         span = sum((max(row) for row in above), Fraction(0))
@@ -120,7 +112,14 @@ class AssignmentProblem:
 
     def total(self, name: str, picks: Sequence[int]) -> Fraction:
         """Exact sum of a quantity over the picked options."""
-        return sum((row[i].amounts[name] for row, i in zip(self.options, picks, strict=True)), Fraction(0))
+        total = sum((row[i].amounts[name] for row, i in zip(self.options, picks, strict=True)), Fraction(0))
+        if name != "cost":
+            return total
+        return total + sum((term.costs[term.combination(picks)] for term in self.terms), Fraction(0))
+
+    def entries(self, picks: Sequence[int]) -> list[int]:
+        """The picked entry of each row of a ``Scaled``: of groups, then of terms."""
+        return [*picks, *(term.combination(picks) for term in self.terms)]
 
     def within_budgets(self, picks: Sequence[int]) -> bool:
         """Whether the true sums, as floats (``math.fsum``), keep every budget."""
@@ -133,15 +132,19 @@ class AssignmentProblem:
         """
         picks = []
         for group, options in zip(self.groups, self.options, strict=True):
-            known = [option.label for option in options]
-            if labels.get(group[0]) not in known:
+            known = [option.labels for option in options]
+            given = tuple(labels.get(layer, "") for layer in group)
+            if given not in known:
                 return None
-            picks.append(known.index(labels[group[0]]))
+            picks.append(known.index(given))
         return picks
 
     def labels(self, picks: Sequence[int]) -> dict[str, str]:
         """Label of each layer, in the order in which the layers were given."""
-        found = {layer: self.options[g][i].label for g, i in enumerate(picks) for layer in self.groups[g]}
+        found = {
+            layer: label for g, i in enumerate(picks)
+            for layer, label in zip(self.groups[g], self.options[g][i].labels, strict=True)
+        }
         return {layer: found[layer] for layer in self.layers}
 
     def easy_start(self) -> list[int] | None:
@@ -157,17 +160,19 @@ class AssignmentProblem:
 
 
 class Search:
-    """The CP-SAT model of a problem: exactly one option a group, sums within budgets."""
+    """The CP-SAT model of a problem: exactly one option a group, one combination a term, sums within budgets."""
 
     def __init__(self, problem: AssignmentProblem, scaled: Mapping[str, Scaled], round_up: bool = False) -> None:
         self.problem, self.scaled = problem, scaled
         self.model = cp_model.CpModel()
         self.variables = [
-            [self.model.new_bool_var(f"{group[0]}={option.label}") for option in options]
+            [self.model.new_bool_var(f"{group[0]}={option.labels[0]}") for option in options]
             for group, options in zip(problem.groups, problem.options, strict=True)
         ]
         for row in self.variables:
             self.model.add_exactly_one(row)
+        for term in problem.terms:
+            self._add(term)
         for name, limit in problem.budgets.items():
             room = Fraction(limit) - scaled[name].base
             if not round_up and name != "weight_bits":
@@ -175,6 +180,18 @@ class Search:
                 room += Fraction(math.ulp(limit)) / 2
             integers = scaled[name].up if round_up else scaled[name].down
             self.limit(integers, math.floor(room / scaled[name].unit))
+
+    def _add(self, term: Term) -> None:
+        """Add the variables of a term's combinations, bound to those of the options (module docstring)."""
+        row = [self.model.new_bool_var(f"term{combination}") for combination in term.combinations]
+        for axis, (group, classes) in enumerate(zip(term.groups, term.classes, strict=True)):
+            for number in range(max(classes) + 1):
+                agreeing = [each for each, of in zip(row, term.combinations, strict=True) if of[axis] == number]
+                members = [
+                    each for each, of in zip(self.variables[group], classes, strict=True) if of == number
+                ]
+                self.model.add(sum(agreeing) == sum(members))
+        self.variables.append(row)
 
     def limit(self, integers: list[list[int]], most: int) -> None:
         """Bound the sum of the picked integers from above."""
@@ -194,7 +211,7 @@ class Search:
             solver = cp_solver(num_workers=workers, random_seed=0, time_limit_seconds=deadline - time.perf_counter())
             self.model.clear_hints()  # type: ignore[no-untyped-call]
             if start is not None:
-                for row, pick in zip(self.variables, start, strict=True):
+                for row, pick in zip(self.variables, self.problem.entries(start), strict=True):
                     for i, variable in enumerate(row):
                         self.model.add_hint(variable, i == pick)
             status = interruptible(partial(solver.solve, self.model), solver.stop_search)
@@ -203,67 +220,9 @@ class Search:
             if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
                 return bound, False, None
             bound = max(bound, math.ceil(solver.best_objective_bound - 1e-6))
-            picks = [next(i for i, v in enumerate(row) if solver.boolean_value(v)) for row in self.variables]
+            groups = self.variables[: len(self.problem.groups)]
+            picks = [next(i for i, v in enumerate(row) if solver.boolean_value(v)) for row in groups]
             if self.problem.within_budgets(picks):
                 return bound, status == cp_model.OPTIMAL, picks
-            self.model.add_bool_or([row[i].negated() for row, i in zip(self.variables, picks, strict=True)])
+            self.model.add_bool_or([row[i].negated() for row, i in zip(groups, picks, strict=True)])
         return bound, False, None
-
-
-def _problems(choices: Mapping[str, Sequence[Choice]], tied: Sequence[Sequence[str]]) -> list[Problem]:
-    problems = [] if choices else [Problem("must name at least one layer", path="choices")]
-    for layer, row in choices.items():
-        labels = [choice.label for choice in row]
-        if not row:
-            problems.append(Problem("has no choice", path=f"choices.{layer}"))
-        if len(set(labels)) != len(labels):
-            problems.append(Problem("labels must differ", path=f"choices.{layer}", value=str(labels)))
-        for choice in row:
-            for name in QUANTITIES:
-                value = getattr(choice, name)
-                if not math.isfinite(value) or (name == "weight_bits" and value != int(value)):
-                    rule = "must be a whole number" if name == "weight_bits" else "must be finite"
-                    problems.append(Problem(rule, path=f"choices.{layer}.{choice.label}.{name}", value=str(value)))
-    for group in tied:
-        for layer in group:
-            if layer not in choices:
-                problems.append(Problem("no such layer", path="tied", value=layer,
-                                        did_you_mean=closest(layer, list(choices))))
-    return problems
-
-
-def _merge_tied(choices: Mapping[str, Sequence[Choice]], tied: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Groups of layers that take one label together; groups that share a layer are one."""
-    group_of = {layer: [layer] for layer in choices}
-    for members in tied:
-        for layer in members[1:]:
-            first, second = group_of[members[0]], group_of[layer]
-            if first is not second:
-                first += second
-                for moved in second:
-                    group_of[moved] = first
-    groups = {id(group): group for group in group_of.values()}
-    order = {layer: i for i, layer in enumerate(choices)}
-    return [sorted(group, key=order.__getitem__) for group in groups.values()]
-
-
-def _group_options(choices: Mapping[str, Sequence[Choice]], group: Sequence[str]) -> list[Option]:
-    by_label = [{choice.label: choice for choice in choices[layer]} for layer in group]
-    common = [label for label in by_label[0] if all(label in row for row in by_label)]
-    if not common:
-        raise BitmosaicError(Problem("tied layers have no label in common", path="tied", value=", ".join(group)))
-    options = [
-        Option(label, {name: sum((Fraction(getattr(row[label], name)) for row in by_label), Fraction(0))
-                       for name in QUANTITIES})
-        for label in common
-    ]
-    return [
-        option for i, option in enumerate(options)
-        if not any(_beats(other, option, j < i) for j, other in enumerate(options) if j != i)
-    ]
-
-
-def _beats(other: Option, option: Option, earlier: bool) -> bool:
-    """Whether an option is never worse than another one; of equals, the earlier."""
-    pairs = [(other.amounts[name], option.amounts[name]) for name in QUANTITIES]
-    return all(a <= b for a, b in pairs) and (earlier or any(a < b for a, b in pairs))

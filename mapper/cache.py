@@ -2,15 +2,20 @@
 
 One file a problem, named by the SHA-256 of everything that can change the answer: the layer (not its name), the
 precision, the machine (not its description), the objective, the budget, and the version of the model.
-Files are written whole or not at all, so that several processes can share a folder.
+Files are written whole or not at all, so that several processes can share a folder; a process that solves a problem
+claims it, so that another one waits for the answer and does not search for it too.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -78,3 +83,29 @@ class MappingCache:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+
+    @contextmanager
+    def claim(self, key: str, *, wait: bool) -> Iterator[bool]:
+        """Hold a problem against the other processes that share the folder; it is let go when this one ends.
+
+        Gives whether the problem is held: with ``wait`` always, else only where no other process holds it. A process
+        may hold one problem at a time. Where the folder cannot be locked nothing is held against anybody.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.folder / "claims", os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError:
+            yield True
+            return
+        try:
+            # One byte a problem in a file that stays empty: nothing is left behind, and network file systems know it.
+            place = int(key[:15], 16)
+            try:
+                fcntl.lockf(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, place)
+            except OSError as error:
+                held = error.errno not in (errno.EACCES, errno.EAGAIN)
+            else:
+                held = True
+            yield held
+        finally:
+            os.close(descriptor)

@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import TypeVar
@@ -52,6 +52,21 @@ def _solve(
         )
     except InfeasibleError as error:
         return error
+
+
+def _solved_alone(
+    pending: Mapping[str, Task], cache: MappingCache | None, objective: Objective, budget: SearchBudget, wishes: Wishes
+) -> Iterator[tuple[str, MappingSolution | InfeasibleError]]:
+    """Solve tasks one after the other; what another process is solving into the same cache comes last, from there."""
+    left = dict(pending)
+    for patient in (False, True):
+        for key, task in list(left.items()):
+            with nullcontext(True) if cache is None else cache.claim(key, wait=patient) as is_ours:
+                if not is_ours:
+                    continue
+                known = cache.get(key) if cache else None
+                yield key, _solve(task, objective, budget, wishes) if known is None else known
+                del left[key]
 
 
 Found = TypeVar("Found", MappingSolution, MappingSolution | InfeasibleError)
@@ -142,8 +157,8 @@ def solve_tasks(
         progress(len(solved), total)
     count = min(workers or os.cpu_count() or 1, len(pending))
     if count <= 1:
-        for key, task in pending.items():
-            finish(key, _solve(task, objective, budget, wishes))
+        for key, solution in _solved_alone(pending, cache, objective, budget, wishes):
+            finish(key, solution)
     else:
         # Spawned, not forked: the parent may run threads (onnxruntime, CP-SAT) that do not survive a fork.
         pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"))
@@ -172,13 +187,25 @@ def network_precisions(
     """
     found = {}
     for layer in network.layers:
-        precision = assignment[layer.name]
-        readers = _readers(network, layer.name)
-        if readers and all(isinstance(reader, Layer) for reader in readers):
-            widest = max((assignment[reader.name].input for reader in readers), key=lambda f: f.bits)
-            precision = precision.model_copy(update={"output": widest})
-        found[layer.name] = precision
+        read_by = reading_layers(network, layer.name)
+        found[layer.name] = written_for(assignment[layer.name], [assignment[name] for name in read_by])
     return found
+
+
+def written_for(precision: LayerPrecision, readers: Sequence[LayerPrecision]) -> LayerPrecision:
+    """The precision of a layer that writes for ``readers``: the widest of their input formats; its own without any."""
+    if not readers:
+        return precision
+    widest = max((reader.input for reader in readers), key=lambda number_format: number_format.bits)
+    return precision.model_copy(update={"output": widest})
+
+
+def reading_layers(network: Network, name: str) -> tuple[str, ...]:
+    """Layers for which a layer writes its results; none where a vector operation, or nothing, reads them."""
+    readers = _readers(network, name)
+    if not all(isinstance(reader, Layer) for reader in readers):
+        return ()
+    return tuple(dict.fromkeys(reader.name for reader in readers))
 
 
 def _readers(network: Network, name: str) -> list[Layer | VectorOp]:

@@ -59,22 +59,51 @@ def pareto_front(points: npt.ArrayLike) -> npt.NDArray[np.bool_]:
 
 
 def hypervolume(points: npt.ArrayLike, reference: npt.ArrayLike) -> float:
-    """Area that two-column points dominate inside the corner ``reference`` (points beyond it add nothing).
+    """Volume that points of shape ``(n, k)`` dominate inside the corner ``reference``; points beyond it add nothing.
 
-    >>> hypervolume([[1, 2], [2, 1]], [3, 3])
-    3.0
+    For k > 2 a point at a time adds what it alone dominates: WFG of While, Bradstreet and Barone, "A fast way of
+    calculating exact hypervolumes", IEEE Transactions on Evolutionary Computation 16(1), 2012. Time O(n log n) for
+    k ≤ 2; seconds for some hundred points of a front with k = 4.
+
+    Raises ``BitmosaicError`` for NaN and −∞, for a corner of another length, and for one that is not finite.
+
+    >>> hypervolume([[1, 2], [2, 1]], [3, 3]), hypervolume([[0, 1, 1], [1, 0, 0]], [2, 2, 2])
+    (3.0, 5.0)
     """
     table = _table(points)
     corner = np.asarray(reference, dtype=np.float64)
-    if table.shape[1] != 2 or corner.shape != (2,):
+    if corner.shape != table.shape[1:] and table.size:
         raise BitmosaicError(
-            Problem("the area is for two columns", path="points", value=f"{table.shape[1]} columns")
+            Problem("must have a value for each column of the points", path="reference", value=f"shape {corner.shape}",
+                    allowed=(f"shape {table.shape[1:]}",))
         )
-    inside = table[(table < corner).all(axis=1)]
-    front = inside[pareto_front(inside)]
-    front = front[np.argsort(front[:, 0])]
-    rights = np.append(front[1:, 0], corner[0])
-    return float(((rights - front[:, 0]) * (corner[1] - front[:, 1])).sum())
+    if not np.isfinite(corner).all():
+        raise BitmosaicError(Problem("must be finite", path="reference", value=str(corner.tolist())))
+    if np.isneginf(table).any():
+        raise BitmosaicError(Problem("a point that is infinitely good has no volume", path="points", value="-inf"))
+    inside = table[(table < corner).all(axis=1)] if table.size else table
+    return _volume(inside, corner)
+
+
+def _volume(points: Points, corner: Points) -> float:
+    """Volume between points, each below the corner, and the corner."""
+    if len(points) == 0:
+        return 0.0
+    front = points[pareto_front(points)]
+    if front.shape[1] == 1:
+        return float(corner[0] - front[0, 0])
+    if front.shape[1] == 2:
+        front = front[np.argsort(front[:, 0])]
+        rights = np.append(front[1:, 0], corner[0])
+        return float(((rights - front[:, 0]) * (corner[1] - front[:, 1])).sum())
+    # Worst in the last column first: what the others leave it is then flat in that column, and one column less.
+    front = front[np.argsort(-front[:, -1], kind="stable")]
+    total = 0.0
+    for place, point in enumerate(front):
+        behind = np.maximum(front[place + 1 :, :-1], point[:-1])
+        own = float(np.prod(corner[:-1] - point[:-1])) - _volume(behind, corner[:-1])
+        total += own * float(corner[-1] - point[-1])
+    return total
 
 
 def _table(points: npt.ArrayLike) -> Points:

@@ -26,7 +26,7 @@ from bitmosaic.progress import PlainProgress, TerminalProgress
 from hw_configs import list_presets
 from workloads import list_networks
 
-COMMANDS = ("explore", "hardware", "map", "networks", "redraw", "simulate", "validate")
+COMMANDS = ("explore", "hardware", "map", "networks", "redraw", "simulate", "sweep", "validate")
 ENVIRONMENT = dict(os.environ)  # with the user's cache: compiled kernels are in it
 QUICK = ("--seconds-per-layer", "0.1", "--gap", "0.5", "--workers", "1")
 pytestmark = pytest.mark.usefixtures("own_cache")

@@ -70,8 +70,7 @@ def test_gptq_equals_its_formulas(seed, format, group, symmetric, order, damping
     options = {"group": group, "symmetric": symmetric, "order": order, "damping": damping}
     result = gptq(weight, hessian, format, **options)
     expected = plain_gptq(weight, hessian, format, **options)
-    # A value within rounding noise of an edge may fall to either side, and moves what comes behind it.
-    assert np.isclose(result.values, expected, rtol=1e-4, atol=1e-5).all(axis=1).mean() >= 0.8
+    np.testing.assert_allclose(result.values, expected, rtol=1e-4, atol=1e-5)
     zeros, scales = np.atleast_2d(result.zero_point.T).T, np.atleast_2d(result.scale.T).T
     number = np.arange(14) // (group if group > 0 else 14)
     steps = (result.codes.astype(np.float32) - zeros[:, number]).astype(np.float32)
@@ -85,7 +84,7 @@ def test_lazy_blocks_change_nothing(order, group):
     options = {"group": group, "symmetric": False, "order": order, "damping": 0.01}
     result = gptq(weight, hessian, "int4", **options)
     expected = plain_gptq(weight, hessian, "int4", **options)
-    assert np.isclose(result.values, expected, rtol=1e-4, atol=1e-5).all(axis=1).mean() >= 0.75
+    np.testing.assert_allclose(result.values, expected, rtol=1e-4, atol=1e-5)
 
 
 @given(seeds, st.sampled_from([0, -1, 4]), st.booleans(), st.sampled_from(["natural", "act"]),

@@ -51,6 +51,16 @@ def test_hypervolume_counts_the_cells_dominated(points):
     assert hypervolume(np.array(points, dtype=float).reshape(-1, 2), corner) == pytest.approx(cells)
 
 
+@given(st.integers(1, 5).flatmap(lambda k: st.lists(
+    st.lists(st.integers(0, 5) | st.floats(0, 5), min_size=k, max_size=k), min_size=1, max_size=12)))
+def test_hypervolume_equals_moocore(points):
+    moocore = pytest.importorskip("moocore", reason="the oracle of hypervolumes is in the test extra")
+    table = np.array(points, dtype=np.float64)
+    corner = np.full(table.shape[1], 4.0)
+    expected = moocore.hypervolume(table, ref=corner) if len(corner) > 1 else max(0.0, 4.0 - table.min())
+    assert hypervolume(table, corner) == pytest.approx(expected, rel=1e-12, abs=1e-12)
+
+
 def test_empty_and_malformed():
     assert pareto_front(np.empty((0, 3))).tolist() == []
     assert hypervolume([], (1, 1)) == 0.0
@@ -58,5 +68,9 @@ def test_empty_and_malformed():
         pareto_front([[1, math.nan]])
     with pytest.raises(BitmosaicError, match="shape"):
         pareto_front([1, 2, 3])
-    with pytest.raises(BitmosaicError, match="two columns"):
-        hypervolume([[1, 2, 3]], (4, 4, 4))
+    with pytest.raises(BitmosaicError, match=r"reference=shape \(2,\).*allowed: shape \(3,\)"):
+        hypervolume([[1, 2, 3]], (4, 4))
+    with pytest.raises(BitmosaicError, match="finite"):
+        hypervolume([[1, 2, 3]], (4, 4, math.inf))
+    with pytest.raises(BitmosaicError, match="infinitely good"):
+        hypervolume([[1, -math.inf]], (4, 4))
