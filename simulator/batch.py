@@ -28,6 +28,7 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 MOST_PASSES = 1 << 40
+_BLOCK = 4096  # mappings whose counts become energies together: their arrays stay in a processor's cache
 
 
 @dataclass(frozen=True)
@@ -221,23 +222,33 @@ def _count(
         found = kernels.bound_batch(machine, mappings)
     else:
         found = kernels.walk_batch(template, machine, mappings, most_passes)
+    energies = np.empty(len(found))
+    for begin in range(0, len(found), _BLOCK):
+        block = slice(begin, begin + _BLOCK)
+        energies[block] = _energies(plan, found[block], is_bound=most_passes is None)
+    return BatchResult(
+        is_valid=found[:, kernel.PASSES] > 0,
+        total_cycles=found[:, kernel.CYCLES],
+        compute_cycles=found[:, kernel.COMPUTE_CYCLES],
+        fill_drain_cycles=found[:, kernel.FILL_DRAIN_CYCLES],
+        tile_count=found[:, kernel.PASSES],
+        total_energy_pj=energies,
+    )
+
+
+def _energies(plan: Plan, found: Ints, *, is_bound: bool) -> Floats:
+    """Energies of what the kernel counted, NaN where they are not known; bounds of cycles rise to those of ports."""
     is_valid = found[:, kernel.PASSES] > 0
     moves = _moves(plan, found)
     dram = dram_traffic(plan, moves)
-    if most_passes is None:
+    if is_bound:
         for busy in port_cycles(plan.accelerator, moved_bits(plan, dram, moves)):
             found[is_valid, kernel.CYCLES] = np.maximum(found[:, kernel.CYCLES], busy)[is_valid]
     cycles = found[:, kernel.CYCLES]
     energy = energy_pj(plan, dram, moves, moves.active_pe_steps * plan.step_cycles, cycles)
     is_known = is_valid & (cycles >= 0) if {LEAKAGE, IDLE_LEAKAGE} & energy.keys() else is_valid
-    return BatchResult(
-        is_valid=is_valid,
-        total_cycles=cycles,
-        compute_cycles=found[:, kernel.COMPUTE_CYCLES],
-        fill_drain_cycles=found[:, kernel.FILL_DRAIN_CYCLES],
-        tile_count=found[:, kernel.PASSES],
-        total_energy_pj=np.where(is_known, sum(energy.values(), start=np.zeros(len(found))), np.nan),
-    )
+    known: Floats = np.where(is_known, sum(energy.values(), start=np.zeros(len(found))), np.nan)
+    return known
 
 
 def _check_machine(accelerator: Accelerator, precision: LayerPrecision) -> None:
@@ -286,8 +297,12 @@ def _batch_input(plan: Plan, machine: Accelerator, template: WalkInput) -> kerne
     layer, precision, grid = plan.layer, plan.precision, machine.grid
     stationary = _stationary(machine)
     keeps_registers = [machine.registers_of(operand) is not None for operand in OPERANDS]
+    operands_of = [[i for i, operand in enumerate(OPERANDS) if dim in RELEVANT_DIMS[operand]] for dim in DIMS]
+    others = [[i for i in range(len(OPERANDS)) if i not in present] for present in operands_of]
+    assert all(len(absent) <= 1 for absent in others)
     rows: list[Sequence[int] | Ints] = [
-        plan.extent, template.streamed, *template.relevant, template.element_bits,
+        plan.extent, template.streamed, [sum(1 << i for i in present) for present in operands_of],
+        [absent[0] if absent else kernel.NO_OPERAND for absent in others], template.element_bits,
         [precision.register_bits(operand) for operand in OPERANDS], keeps_registers,
     ]
     rows += [[layer.stride[axis], layer.dilation[axis], layer.padding_begin[axis], layer.stored_input_size[axis]]
