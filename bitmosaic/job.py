@@ -127,12 +127,14 @@ def find_data(
     """The task to measure on, and a hash of the user's own data. Raises ``NetworkError`` for data without weights."""
     if inputs is not None and network.model is None:
         raise NetworkError(Problem("has no trained weights to run inputs on: leave inputs out", where=network.name))
-    data = None if inputs is None else file_sha256(Path(inputs))
     if task is not None:
         return task, _fingerprint(task)
     if network.model is None:
-        return None, data
-    return (find_task(network) if inputs is None else UserInputsTask(network, inputs)), data
+        return None, None
+    if inputs is None:
+        return find_task(network), None
+    own = UserInputsTask(network, inputs)  # says what is wrong with the file, before it is hashed
+    return own, file_sha256(Path(inputs))
 
 
 def settings_problems(objective: str, points: int, known: Mapping[str, tuple[str, tuple[str, ...]]]) -> list[Problem]:

@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-# Searches by CP-SAT call no other kernels; they take long here.
+# Searches by CP-SAT, fronts and searches with devices off call no other kernels; they take long here.
 SUITES = {
     "engines": ("tests/properties/test_engines_agree.py", "tests/properties/test_trace.py",
                 "tests/properties/test_plain_walk.py", ""),
@@ -25,7 +25,8 @@ SUITES = {
     "chains": ("tests/unit/test_zigzag_search.py", "nothing_costs_less"),
     "tilings": ("tests/unit/test_bit_fusion_search.py", ""),
     "values": ("tests/properties/test_functional.py", "tests/unit/test_functional.py", "not every_width"),
-    "mapper": ("tests/properties/test_mapper_optimal.py", "tests/unit/test_pareto.py", "not cp_sat and not latency"),
+    "mapper": ("tests/properties/test_mapper_optimal.py", "tests/unit/test_pareto.py",
+               "not cp_sat and not auto and not latency and not fronts and not devices"),
 }
 
 

@@ -239,7 +239,8 @@ def test_outputs_are_written_and_equal_each_time(tmp_path: Path) -> None:
     names = {path.relative_to(tmp_path).as_posix() for path in written}
     plots = ("latency_accuracy", "energy_accuracy", "latency_energy", "layers")
     expected = {f"plots/{name}.{kind}" for name in plots for kind in ("png", "svg")}
-    assert names == expected | {"report.txt", "points.csv", "layers.csv"}
+    assignments = {f"assignments/{point.label}.yaml" for point in exploration.points}
+    assert names == expected | assignments | {"report.txt", "points.csv", "layers.csv"}
     content = {path: path.read_bytes() for path in written}
     for path, data in content.items():
         if path.suffix == ".png":
