@@ -114,12 +114,12 @@ def and_then_a_signal(self, mapping):
         timers.append(threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)))
         timers[0].start()
 Incumbent.offer = and_then_a_signal
+os.environ["BITMOSAIC_CACHE_DIR"] = {str(tmp_path / "cache")!r}  # compiled kernels stay where they are
 from bitmosaic.cli import main
 main(["map", "conv:K=96,C=80,P=56,Q=56,R=5,S=5,padding=2", "--hardware", "eyeriss_like", "--objective", "edp",
       "--seconds", "100", "--out", {str(tmp_path)!r}])
 """
-    environment = ENVIRONMENT
-    job = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    job = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, check=False)
     assert job.returncode == 130, job.stderr
     assert job.stderr.endswith("Interrupted: bounds and gaps are those that were reached.\n")
     (bound, gap) = re.findall(r"no mapping of the space costs less than (\S+): feasible, gap (\S+) %", job.stdout)[0]
