@@ -18,8 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bitmosaic.menu import for_layer
-from bitmosaic.plots import BLUE, VERMILION, new_figure, save_figure, tidy
+from bitmosaic.explorations.menu import for_layer
+from bitmosaic.views.plots import BLUE, VERMILION, new_figure, save_figure, tidy
 from hw_configs import open_accelerator
 from mapper.cache import MappingCache
 from mapper.network import MappingJob, map_many, simulate_network

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from benchmarks.reference.comparison import Row, read_rows
 from benchmarks.reference.machines import bare_machine, grid_cycles, run_in_one_pass
-from bitmosaic.plots import BLUE, VERMILION, new_figure, save_figure, tidy
+from bitmosaic.views.plots import BLUE, VERMILION, new_figure, save_figure, tidy
 from simulator.accelerator import Accelerator, Axis, SystolicPassing
 from simulator.layer import Layer
 from simulator.precision import LayerPrecision

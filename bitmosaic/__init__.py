@@ -42,26 +42,14 @@ from typing import TYPE_CHECKING, Any
 from bitmosaic._version import __version__
 
 if TYPE_CHECKING:
-    from bitmosaic.assignment_file import AssignmentFile, dump_assignment, load_assignment
-    from bitmosaic.baseline_cost import UniformRun, mixed_run, uniform_cost, uniform_run
-    from bitmosaic.comparison import Comparison, ComparisonInterrupted, compare, load_comparison
-    from bitmosaic.comparison_report import comparison_frame, plot_comparison, write_comparison
-    from bitmosaic.exploration import Exploration, Point, load_exploration
-    from bitmosaic.explorer import ExplorationInterrupted, explore
-    from bitmosaic.folder import write_outputs
-    from bitmosaic.frames import (
-        cycles_frame,
-        energy_frame,
-        front_frame,
-        layers_frame,
-        point_frame,
-        points_frame,
-        summary_frame,
-    )
-    from bitmosaic.front_frames import attainment_frame, hypervolume_frame, mark_front, precision_frame
-    from bitmosaic.front_plots import plot_attainment, plot_parallel, plot_pareto, plot_precisions
-    from bitmosaic.hardware_report import parts_frame, sources_frame, tiles_frame
-    from bitmosaic.layer_plots import grid_frame, plot_roofline, plot_utilization, roofline_frame, write_plots
+    from bitmosaic.explorations.assignment_file import AssignmentFile, dump_assignment, load_assignment
+    from bitmosaic.explorations.baseline_cost import UniformRun, mixed_run, uniform_cost, uniform_run
+    from bitmosaic.explorations.comparison import Comparison, ComparisonInterrupted, compare, load_comparison
+    from bitmosaic.explorations.comparison_report import comparison_frame, plot_comparison, write_comparison
+    from bitmosaic.explorations.exploration import Exploration, Point, load_exploration
+    from bitmosaic.explorations.explorer import ExplorationInterrupted, explore
+    from bitmosaic.explorations.folder import write_outputs
+    from bitmosaic.explorations.menu import default_menu
     from bitmosaic.layer_spec import parse_layer
     from bitmosaic.mapping_files import (
         check_mapping,
@@ -71,15 +59,27 @@ if TYPE_CHECKING:
         load_layer,
         load_mapping,
     )
-    from bitmosaic.menu import default_menu
-    from bitmosaic.plots import plot_breakdown, plot_costs, plot_front, plot_layers, save_figure
     from bitmosaic.progress import PlainProgress, Progress
-    from bitmosaic.report import energy_table, layers_table, mappings_table, points_table
-    from bitmosaic.subject_frames import memories_frame, operations_frame, rates_frame, solutions_frame
     from bitmosaic.sweeps.api import sweep
     from bitmosaic.sweeps.report import load_sweep, sweep_table
     from bitmosaic.sweeps.runner import merge_sweeps
-    from bitmosaic.timeline import TraceSummary, write_trace
+    from bitmosaic.views.frames import (
+        cycles_frame,
+        energy_frame,
+        front_frame,
+        layers_frame,
+        point_frame,
+        points_frame,
+        summary_frame,
+    )
+    from bitmosaic.views.front_frames import attainment_frame, hypervolume_frame, mark_front, precision_frame
+    from bitmosaic.views.front_plots import plot_attainment, plot_parallel, plot_pareto, plot_precisions
+    from bitmosaic.views.hardware_report import parts_frame, sources_frame, tiles_frame
+    from bitmosaic.views.layer_plots import grid_frame, plot_roofline, plot_utilization, roofline_frame, write_plots
+    from bitmosaic.views.plots import plot_breakdown, plot_costs, plot_front, plot_layers, save_figure
+    from bitmosaic.views.subject_frames import memories_frame, operations_frame, rates_frame, solutions_frame
+    from bitmosaic.views.text_tables import energy_table, layers_table, mappings_table, points_table
+    from bitmosaic.views.timeline import TraceSummary, write_trace
     from hw_configs import dump_accelerator, list_presets, open_accelerator, open_machine, validate_file
     from mapper.assignment import Assignment, Choice, assign, assignment_front
     from mapper.constraints import MappingConstraints, Range
@@ -121,33 +121,33 @@ if TYPE_CHECKING:
     from workloads.tasks import find_task
 
 _HOME = {
-    "bitmosaic.assignment_file": ("AssignmentFile", "dump_assignment", "load_assignment"),
-    "bitmosaic.comparison": ("Comparison", "ComparisonInterrupted", "compare", "load_comparison"),
-    "bitmosaic.comparison_report": ("comparison_frame", "plot_comparison", "write_comparison"),
-    "bitmosaic.exploration": ("Exploration", "Point", "load_exploration"),
-    "bitmosaic.explorer": ("ExplorationInterrupted", "explore"),
-    "bitmosaic.folder": ("write_outputs",),
-    "bitmosaic.frames": (
+    "bitmosaic.explorations.assignment_file": ("AssignmentFile", "dump_assignment", "load_assignment"),
+    "bitmosaic.explorations.comparison": ("Comparison", "ComparisonInterrupted", "compare", "load_comparison"),
+    "bitmosaic.explorations.comparison_report": ("comparison_frame", "plot_comparison", "write_comparison"),
+    "bitmosaic.explorations.exploration": ("Exploration", "Point", "load_exploration"),
+    "bitmosaic.explorations.explorer": ("ExplorationInterrupted", "explore"),
+    "bitmosaic.explorations.folder": ("write_outputs",),
+    "bitmosaic.views.frames": (
         "cycles_frame", "energy_frame", "front_frame", "layers_frame", "point_frame", "points_frame", "summary_frame",
     ),
-    "bitmosaic.front_frames": ("attainment_frame", "hypervolume_frame", "mark_front", "precision_frame"),
-    "bitmosaic.front_plots": ("plot_attainment", "plot_parallel", "plot_pareto", "plot_precisions"),
-    "bitmosaic.hardware_report": ("parts_frame", "sources_frame", "tiles_frame"),
-    "bitmosaic.layer_plots": ("grid_frame", "plot_roofline", "plot_utilization", "roofline_frame", "write_plots"),
+    "bitmosaic.views.front_frames": ("attainment_frame", "hypervolume_frame", "mark_front", "precision_frame"),
+    "bitmosaic.views.front_plots": ("plot_attainment", "plot_parallel", "plot_pareto", "plot_precisions"),
+    "bitmosaic.views.hardware_report": ("parts_frame", "sources_frame", "tiles_frame"),
+    "bitmosaic.views.layer_plots": ("grid_frame", "plot_roofline", "plot_utilization", "roofline_frame", "write_plots"),
     "bitmosaic.layer_spec": ("parse_layer",),
     "bitmosaic.mapping_files": (
         "check_mapping", "dump_layer", "dump_mapping", "load_constraints", "load_layer", "load_mapping",
     ),
-    "bitmosaic.menu": ("default_menu",),
-    "bitmosaic.plots": ("plot_breakdown", "plot_costs", "plot_front", "plot_layers", "save_figure"),
+    "bitmosaic.explorations.menu": ("default_menu",),
+    "bitmosaic.views.plots": ("plot_breakdown", "plot_costs", "plot_front", "plot_layers", "save_figure"),
     "bitmosaic.progress": ("PlainProgress", "Progress"),
-    "bitmosaic.report": ("energy_table", "layers_table", "mappings_table", "points_table"),
-    "bitmosaic.subject_frames": ("memories_frame", "operations_frame", "rates_frame", "solutions_frame"),
-    "bitmosaic.baseline_cost": ("UniformRun", "mixed_run", "uniform_cost", "uniform_run"),
+    "bitmosaic.views.text_tables": ("energy_table", "layers_table", "mappings_table", "points_table"),
+    "bitmosaic.views.subject_frames": ("memories_frame", "operations_frame", "rates_frame", "solutions_frame"),
+    "bitmosaic.explorations.baseline_cost": ("UniformRun", "mixed_run", "uniform_cost", "uniform_run"),
     "bitmosaic.sweeps.api": ("sweep",),
     "bitmosaic.sweeps.report": ("load_sweep", "sweep_table"),
     "bitmosaic.sweeps.runner": ("merge_sweeps",),
-    "bitmosaic.timeline": ("TraceSummary", "write_trace"),
+    "bitmosaic.views.timeline": ("TraceSummary", "write_trace"),
     "hw_configs": ("dump_accelerator", "list_presets", "open_accelerator", "open_machine", "validate_file"),
     "mapper.assignment": ("Assignment", "Choice", "assign", "assignment_front"),
     "mapper.constraints": ("MappingConstraints", "Range"),

@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from bitmosaic._version import __version__
-from bitmosaic.command_parts import (
+from bitmosaic.commands.compare import compare
+from bitmosaic.commands.convert import convert
+from bitmosaic.commands.export import export
+from bitmosaic.commands.parts import (
     GAP,
     HARDWARE,
     INTERRUPTED,
@@ -31,15 +34,12 @@ from bitmosaic.command_parts import (
     shown_progress,
     words,
 )
-from bitmosaic.compare_command import compare
-from bitmosaic.convert_command import convert
-from bitmosaic.export_command import export
-from bitmosaic.sweep_command import sweep
+from bitmosaic.commands.sweep import sweep
 from simulator.errors import BitmosaicError
 
 if TYPE_CHECKING:
-    from bitmosaic.baseline_cost import UniformRun
-    from bitmosaic.exploration import Exploration, Point
+    from bitmosaic.explorations.baseline_cost import UniformRun
+    from bitmosaic.explorations.exploration import Exploration, Point
 
 USER_ERROR = 2
 
@@ -124,7 +124,7 @@ def explore(
     download. The results folder receives records, tables, plots and the exact inputs. The same command goes on where
     an interrupted one stopped, and repeats nothing.
     """
-    from bitmosaic import explorer as job
+    from bitmosaic.explorations import explorer as job
 
     opened = open_named(network, shapes)
     with shown_progress() as progress:
@@ -155,8 +155,8 @@ def explore(
 @click.option("--point", metavar="LABEL", help="The point to show layer by layer; by default the chosen one.")
 def redraw(results: Path, point: str | None) -> None:
     """Draw the tables and plots of the folder RESULTS again, from its records alone."""
-    from bitmosaic.exploration import load_exploration
-    from bitmosaic.folder import write_outputs
+    from bitmosaic.explorations.exploration import load_exploration
+    from bitmosaic.explorations.folder import write_outputs
 
     exploration = load_exploration(results)
     shown = None if point is None else exploration.point(point)
@@ -205,9 +205,9 @@ def simulate(
 
     On a machine of several tiles each layer runs on the tile that costs least, one tile at a time.
     """
-    from bitmosaic.baseline_cost import mixed_run, uniform_run
-    from bitmosaic.explorer import DEFAULT_BUDGET
-    from bitmosaic.report import (
+    from bitmosaic.explorations.baseline_cost import mixed_run, uniform_run
+    from bitmosaic.explorations.explorer import DEFAULT_BUDGET
+    from bitmosaic.views.text_tables import (
         energy_note,
         energy_table,
         layers_table,
@@ -224,7 +224,7 @@ def simulate(
     opened = open_named(network, shapes)
     budget, machine = DEFAULT_BUDGET, cast("Any", hardware)
     if assignment is not None:
-        from bitmosaic.simulate_assignment import asked_for
+        from bitmosaic.explorations.simulate_assignment import asked_for
 
         single, machine, objective, budget = asked_for(assignment, opened, click.get_current_context(), budget)
     with shown_progress() as progress:
@@ -260,13 +260,13 @@ def simulate(
     if trace is not None:
         _write_trace(run, trace, trace_slices, trace_layers)
     if plots is not None:
-        from bitmosaic.layer_plots import write_plots
+        from bitmosaic.views.layer_plots import write_plots
 
         click.echo(f"Plots: {', '.join(str(path) for path in write_plots(run, plots) if path.suffix == '.png')}")
 
 
 def _write_trace(run: UniformRun, path: Path, most: int, layers: tuple[str, ...]) -> None:
-    from bitmosaic.timeline import write_trace
+    from bitmosaic.views.timeline import write_trace
 
     summary = write_trace(run, path, most, layers=layers)
     click.echo(f"Trace: {path}, {summary.slices:,} slices; open it at https://ui.perfetto.dev")
@@ -363,7 +363,7 @@ def hardware(name: str | None) -> None:
     from hw_configs import list_presets, open_machine
 
     if name is not None:
-        from bitmosaic.hardware_report import hardware_tables
+        from bitmosaic.views.hardware_report import hardware_tables
 
         accelerator = open_machine(name)
         click.echo(accelerator.description)
@@ -385,7 +385,7 @@ def networks() -> None:
 
 
 def _show(exploration: Exploration, point: Point | None) -> None:
-    from bitmosaic.report import summary
+    from bitmosaic.views.text_tables import summary
 
     display(summary(exploration, point))
     click.echo(f"Records, tables and plots: {exploration.folder}")

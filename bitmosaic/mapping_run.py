@@ -11,11 +11,11 @@ from pathlib import Path
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from bitmosaic.explorations.menu import for_layer, problems_of
 from bitmosaic.layer_spec import find_layers
 from bitmosaic.mapping_files import check_mapping, dump_mapping, load_constraints, load_mapping
-from bitmosaic.menu import for_layer, problems_of
 from bitmosaic.progress import Progress
-from bitmosaic.report import OBJECTIVE_UNIT, new_table, number_text
+from bitmosaic.views.text_tables import OBJECTIVE_UNIT, new_table, number_text
 from hw_configs import open_accelerator
 from mapper.cache import MappingCache, problem_key
 from mapper.constraints import MappingConstraints, Wishes

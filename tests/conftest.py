@@ -45,7 +45,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Mappings of one file of tests are cached together, and apart from the user's; plots are drawn small."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bitmosaic.plots.PNG_DPI", 50)
+        patch.setattr("bitmosaic.views.plots.PNG_DPI", 50)
         patch.setenv("BITMOSAIC_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         yield
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bitmosaic.identity import Json
+from bitmosaic.explorations.identity import Json
 from bitmosaic.sweeps.points import has_values
 from bitmosaic.sweeps.tasks import SweepTask, fingerprint, opened_network
 from mapper.cache import MappingCache

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from rich.table import Table
 
-from bitmosaic.report import new_table, number_text
 from bitmosaic.sweeps.results import SweepRecord, read_results
+from bitmosaic.views.text_tables import new_table, number_text
 from mapper.pareto import pareto_front
 from simulator.errors import ConfigurationError, Problem, closest
 

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bitmosaic.identity import canonical_json
-from bitmosaic.store import Record, RecordFile
+from bitmosaic.explorations.identity import canonical_json
+from bitmosaic.explorations.store import Record, RecordFile
 from bitmosaic.sweeps.local_pool import Outcome, Status
 from bitmosaic.sweeps.tasks import SweepTask, network_name
 from simulator.errors import ConfigurationError, Problem

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Protocol
 
 from bitmosaic._version import __version__
+from bitmosaic.explorations.store import RecordFile, sole_writer
 from bitmosaic.progress import Progress, Silent
-from bitmosaic.store import RecordFile, sole_writer
 from bitmosaic.sweeps.description import SweepDescription, dump_sweep
 from bitmosaic.sweeps.evaluate import evaluate
 from bitmosaic.sweeps.local_pool import Call, LocalPool, Outcome, Status

@@ -8,9 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bitmosaic.baseline_cost import pattern_fits, precisions_by_layer
-from bitmosaic.identity import Json, accelerator_identity, content_key, network_identity, network_shapes
-from bitmosaic.menu import for_layer
+from bitmosaic.explorations.baseline_cost import pattern_fits, precisions_by_layer
+from bitmosaic.explorations.identity import Json, accelerator_identity, content_key, network_identity, network_shapes
+from bitmosaic.explorations.menu import for_layer
 from bitmosaic.sweeps.description import SweepDescription, SweepSource, raise_problems, read_sweep
 from bitmosaic.sweeps.points import HardwarePoint, expand_points, has_values
 from hw_configs.yaml_reader import Document, Place, path_text

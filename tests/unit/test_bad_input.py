@@ -16,8 +16,8 @@ from click.testing import CliRunner, Result
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from bitmosaic.cli import main
-from bitmosaic.menu import PREPARING
-from bitmosaic.store import sole_writer
+from bitmosaic.explorations.menu import PREPARING
+from bitmosaic.explorations.store import sole_writer
 from hw_configs.loader import PRESETS
 
 BIT_FUSION = (PRESETS / "bit_fusion.yaml").read_text()

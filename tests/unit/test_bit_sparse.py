@@ -11,8 +11,8 @@ from click.testing import CliRunner
 from pydantic import ValidationError
 
 import bitmosaic
-from bitmosaic.baseline_cost import uniform_run
 from bitmosaic.cli import main
+from bitmosaic.explorations.baseline_cost import uniform_run
 from hw_configs import open_accelerator
 from mapper.planned_steps import planned_machine, planned_step_cycles
 from mapper.search import map_layer

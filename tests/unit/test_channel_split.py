@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 import bitmosaic
 from bitmosaic.cli import main
-from bitmosaic.menu import for_layer, read_menu
+from bitmosaic.explorations.menu import for_layer, read_menu
 from mapper.cache import problem_key
 from mapper.search import map_layer
 from mapper.solution import SearchBudget

@@ -21,7 +21,9 @@ from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 
 import bitmosaic
-from bitmosaic import cli, command_parts, explorer
+from bitmosaic import cli
+from bitmosaic.commands import parts as command_parts
+from bitmosaic.explorations import explorer
 from bitmosaic.progress import PlainProgress, TerminalProgress
 from hw_configs import list_presets
 from workloads import list_networks
@@ -153,9 +155,9 @@ def test_a_second_run_reuses_everything(
     def refuse(*arguments: object, **options: object) -> None:
         raise AssertionError("must not be called")
 
-    monkeypatch.setattr("bitmosaic.mapping_book.map_many", refuse)
-    monkeypatch.setattr("bitmosaic.accuracy_book.AccuracyEvaluator", refuse)
-    monkeypatch.setattr("bitmosaic.job.check_fits", refuse)
+    monkeypatch.setattr("bitmosaic.explorations.mapping_book.map_many", refuse)
+    monkeypatch.setattr("bitmosaic.explorations.accuracy_book.AccuracyEvaluator", refuse)
+    monkeypatch.setattr("bitmosaic.explorations.job.check_fits", refuse)
     again = _explore(folder, results)
     assert again.exit_code == 0 and again.stdout == first.stdout
     assert _bytes(results) == before
@@ -262,7 +264,7 @@ def test_ctrl_c_in_other_commands(folder: Path, monkeypatch: pytest.MonkeyPatch)
     def interrupt(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("bitmosaic.baseline_cost.map_network", interrupt)
+    monkeypatch.setattr("bitmosaic.explorations.baseline_cost.map_network", interrupt)
     result = _run("simulate", folder / "small.onnx")
     assert result.exit_code == 130 and result.stderr == "Interrupted.\n" and result.stdout == ""
 

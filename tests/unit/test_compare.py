@@ -12,8 +12,13 @@ import pytest
 from click.testing import CliRunner
 
 from bitmosaic.cli import main
-from bitmosaic.comparison import Comparison, ComparisonInterrupted, compare, load_comparison
-from bitmosaic.comparison_report import comparison_frame, comparison_table, plot_comparison, write_comparison
+from bitmosaic.explorations.comparison import Comparison, ComparisonInterrupted, compare, load_comparison
+from bitmosaic.explorations.comparison_report import (
+    comparison_frame,
+    comparison_table,
+    plot_comparison,
+    write_comparison,
+)
 from mapper.solution import SearchBudget
 from simulator.errors import ConfigurationError, NetworkError
 from workloads import Network
@@ -109,7 +114,7 @@ def test_an_interrupted_comparison_goes_on(digits: Network, compared: Comparison
 def small_plots() -> Iterator[None]:
     """Plots are drawn small."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bitmosaic.plots.PNG_DPI", 40)
+        patch.setattr("bitmosaic.views.plots.PNG_DPI", 40)
         yield
 
 

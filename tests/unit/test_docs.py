@@ -21,8 +21,8 @@ from pydantic import BaseModel
 
 import bitmosaic
 from bitmosaic.cli import main
-from bitmosaic.exploration import Exploration
-from bitmosaic.explorer import DEFAULT_BUDGET, DEFAULT_POINTS
+from bitmosaic.explorations.exploration import Exploration
+from bitmosaic.explorations.explorer import DEFAULT_BUDGET, DEFAULT_POINTS
 from hw_configs.loader import VERSION_FIELD
 from simulator import accelerator as machine
 from simulator import processing_elements as elements

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 import bitmosaic
 from bitmosaic.cli import main
-from bitmosaic.menu import for_layer
+from bitmosaic.explorations.menu import for_layer
 from simulator.errors import MappingError, PrecisionError
 from simulator.floating import decode, encode
 from simulator.formats import Format

@@ -11,10 +11,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bitmosaic.exploration import Exploration, load_exploration
-from bitmosaic.explorer import ExplorationInterrupted, explore
-from bitmosaic.folder import write_outputs
-from bitmosaic.menu import default_menu, read_menu
+from bitmosaic.explorations.exploration import Exploration, load_exploration
+from bitmosaic.explorations.explorer import ExplorationInterrupted, explore
+from bitmosaic.explorations.folder import write_outputs
+from bitmosaic.explorations.menu import default_menu, read_menu
 from hw_configs import open_accelerator
 from mapper.solution import SearchBudget
 from simulator.errors import ConfigurationError, NetworkError, PrecisionError
@@ -135,9 +135,9 @@ def test_a_second_run_computes_nothing_and_changes_no_byte(
     def refuse(*arguments: object, **options: object) -> None:
         raise AssertionError("must not be called")
 
-    monkeypatch.setattr("bitmosaic.accuracy_book.AccuracyEvaluator", refuse)
-    monkeypatch.setattr("bitmosaic.mapping_book.map_many", refuse)
-    monkeypatch.setattr("bitmosaic.network_points.simulate_network", refuse)
+    monkeypatch.setattr("bitmosaic.explorations.accuracy_book.AccuracyEvaluator", refuse)
+    monkeypatch.setattr("bitmosaic.explorations.mapping_book.map_many", refuse)
+    monkeypatch.setattr("bitmosaic.explorations.network_points.simulate_network", refuse)
     again = _explore(files, finished.folder)
     assert again == finished
     assert {path: path.read_bytes() for path in finished.folder.rglob("*") if path.is_file()} == before

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitmosaic.front_frames import attainment_frame, hypervolume_frame, mark_front, precision_frame
+from bitmosaic.views.front_frames import attainment_frame, hypervolume_frame, mark_front, precision_frame
 from simulator.errors import ConfigurationError
 
 BOTH = {"latency_ms": "min", "accuracy_percent": "max"}

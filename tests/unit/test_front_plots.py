@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgba
 
-from bitmosaic.front_frames import mark_front
-from bitmosaic.front_plots import axis_label, plot_attainment, plot_parallel, plot_pareto, plot_precisions
+from bitmosaic.views.front_frames import mark_front
+from bitmosaic.views.front_plots import axis_label, plot_attainment, plot_parallel, plot_pareto, plot_precisions
 from simulator.errors import ConfigurationError
 
 BOTH = {"latency_ms": "min", "accuracy_percent": "max"}

@@ -17,7 +17,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 import bitmosaic
-from bitmosaic import cli, timeline
+from bitmosaic import cli
+from bitmosaic.views import timeline
 from simulator.result import LayerResult, VectorResult
 
 BUDGET = bitmosaic.SearchBudget(cpu_seconds=0.1, target_gap=0.5)

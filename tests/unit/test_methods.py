@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from bitmosaic.accuracy_book import AccuracyBook
-from bitmosaic.assignment_file import load_assignment
 from bitmosaic.cli import main
-from bitmosaic.exploration import Exploration
-from bitmosaic.explorer import explore
-from bitmosaic.folder import assignment_of
-from bitmosaic.methods import METHODS
-from bitmosaic.network_points import NetworkPoints
-from bitmosaic.proposals import by_threshold
-from bitmosaic.report import harm_note, report_text
+from bitmosaic.explorations.accuracy_book import AccuracyBook
+from bitmosaic.explorations.assignment_file import load_assignment
+from bitmosaic.explorations.exploration import Exploration
+from bitmosaic.explorations.explorer import explore
+from bitmosaic.explorations.folder import assignment_of
+from bitmosaic.explorations.methods import METHODS
+from bitmosaic.explorations.network_points import NetworkPoints
+from bitmosaic.explorations.proposals import by_threshold
+from bitmosaic.views.text_tables import harm_note, report_text
 from mapper.solution import SearchBudget
 from simulator.errors import ConfigurationError, InfeasibleError, NetworkError, PrecisionError
 from simulator.precision import LayerPrecision
@@ -55,7 +55,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def without_plots() -> Iterator[None]:
     """Nothing is drawn: plots have tests of their own, and take longer than all else here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bitmosaic.folder.save_figure", lambda *arguments: ())
+        patch.setattr("bitmosaic.explorations.folder.save_figure", lambda *arguments: ())
         yield
 
 

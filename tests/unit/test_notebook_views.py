@@ -16,9 +16,9 @@ from IPython.core.formatters import DisplayFormatter
 from PIL import Image
 
 import bitmosaic
-from bitmosaic.exploration import Exploration, Point
-from bitmosaic.records import Accuracy, LayerRow, PointRecord, Settings, VectorRow
-from bitmosaic.report import report_text
+from bitmosaic.explorations.exploration import Exploration, Point
+from bitmosaic.explorations.records import Accuracy, LayerRow, PointRecord, Settings, VectorRow
+from bitmosaic.views.text_tables import report_text
 from simulator.result import STALL_CAUSES
 
 PNG = b"\x89PNG\r\n"

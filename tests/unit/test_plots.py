@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from bitmosaic.exploration import Exploration, Point, pareto_front
-from bitmosaic.folder import write_outputs
-from bitmosaic.frames import cycles_frame, energy_frame, front_frame, layers_frame, points_frame
-from bitmosaic.plots import plot_costs, plot_front, plot_layers, save_figure
-from bitmosaic.records import Accuracy, LayerRow, PointRecord, Settings, VectorRow
-from bitmosaic.report import energy_note, energy_table, harm_note, report_text
+from bitmosaic.explorations.exploration import Exploration, Point, pareto_front
+from bitmosaic.explorations.folder import write_outputs
+from bitmosaic.explorations.records import Accuracy, LayerRow, PointRecord, Settings, VectorRow
+from bitmosaic.views.frames import cycles_frame, energy_frame, front_frame, layers_frame, points_frame
+from bitmosaic.views.plots import plot_costs, plot_front, plot_layers, save_figure
+from bitmosaic.views.text_tables import energy_note, energy_table, harm_note, report_text
 
 
 def _layer(name: str, precision: str, cycles: int, energy: float) -> LayerRow:

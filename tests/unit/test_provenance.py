@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 import bitmosaic
 from bitmosaic.cli import main
-from bitmosaic.report import energy_note
+from bitmosaic.views.text_tables import energy_note
 from hw_configs import list_technologies, open_accelerator, open_machine, open_technology
 from simulator.accelerator import Accelerator
 from simulator.errors import ConfigurationError

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bitmosaic.identity import canonical_json, content_key
-from bitmosaic.store import Record, RecordFile, sole_writer
+from bitmosaic.explorations.identity import canonical_json, content_key
+from bitmosaic.explorations.store import Record, RecordFile, sole_writer
 from simulator.errors import ConfigurationError
 
 

@@ -21,8 +21,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import bitmosaic
 from bitmosaic import cli
+from bitmosaic.explorations.store import sole_writer
 from bitmosaic.progress import Silent
-from bitmosaic.store import sole_writer
 from bitmosaic.sweeps import runner
 from bitmosaic.sweeps.local_pool import Call, LocalPool, Outcome
 from bitmosaic.sweeps.report import load_sweep, sweep_frame

@@ -1,0 +1,154 @@
+"""``bitmosaic export``: a quantised network as ONNX, or as QONNX with its arbitrary widths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bitmosaic.commands.parts import layer_precisions_of, shapes_of
+from simulator.errors import ConfigurationError, NetworkError, Problem, closest
+
+if TYPE_CHECKING:
+    import onnx
+
+    from simulator.precision import LayerPrecision
+    from workloads.accuracy import AccuracyEvaluator
+    from workloads.network import Network
+
+QUANTISERS = ("rtn", "gptq", "gptq_act", "dpq", "dpq_natural")
+
+
+@click.command("export", short_help="Write a quantised network as ONNX or QONNX.")
+@click.argument("network")
+@click.option("--precision", default="w8a8", show_default=True, metavar="W8A8",
+              help="The precision of every layer with trained weights; fp32 leaves them as they are.")
+@click.option("--layer-precision", "layer_precisions", multiple=True, metavar="PATTERN=PRECISION",
+              help="The precision of the layers whose names fit the pattern (with * and ?) instead; may be given "
+                   "several times, the first that fits a layer counts.")
+@click.option("--quantiser", type=click.Choice(QUANTISERS), default="rtn", show_default=True,
+              help="How weights are rounded (docs/quantisers.md).")
+@click.option("--scheme", type=click.Choice(["affine", "symmetric"]), default="affine", show_default=True,
+              help="Integer activations with a zero point, or without.")
+@click.option("--to", "target", type=click.Choice(["onnx", "qonnx"]), default="onnx", show_default=True,
+              help="onnx: QuantizeLinear and DequantizeLinear; qonnx: Quant nodes of any width.")
+@click.option("--fusible", is_flag=True,
+              help="Of onnx: let the runtime join 8-bit layers into integer kernels, which round in other places.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, metavar="FILE",
+              help="The file to write; one that is there is replaced.")
+@click.option("--inputs", type=click.Path(path_type=Path), metavar="FILE.npz",
+              help="Inputs of a network of your own, to calibrate activations on.")
+@click.option("--shape", "shapes", multiple=True, metavar="NAME=DIMS",
+              help="The shape of an input that is dynamic in the ONNX file, e.g. x=1,3,48,320.")
+def export(
+    network: str, precision: str, layer_precisions: tuple[str, ...], quantiser: str, scheme: str, target: str,
+    fusible: bool, out: Path, inputs: Path | None, shapes: tuple[str, ...],
+) -> None:
+    """Quantise NETWORK, a built-in one with trained weights or an ONNX file, and write it.
+
+    ONNX is then run in onnxruntime on the calibration data, and compared with the outputs whose accuracy
+    `bitmosaic explore` measures.
+    """
+    from simulator.precision import LayerPrecision
+    from workloads import open_network
+    from workloads.accuracy import AccuracyEvaluator
+    from workloads.export_onnx import export_onnx
+    from workloads.export_qonnx import export_qonnx
+    from workloads.tasks import find_task
+    from workloads.tasks.user_inputs import UserInputsTask
+
+    if fusible and target != "onnx":
+        raise ConfigurationError(Problem("is of --to onnx alone", path="--fusible"))
+    wanted = LayerPrecision.parse(precision)
+    single = {
+        pattern: LayerPrecision.parse(text) for pattern, text in layer_precisions_of(layer_precisions).items()
+    }
+    opened = open_network(network, input_shapes=shapes_of(shapes))
+    task = find_task(opened) if inputs is None else UserInputsTask(opened, inputs)
+    if task is None:
+        rule = "needs data to calibrate on: give some of its inputs with --inputs FILE.npz"
+        raise NetworkError(Problem(rule if opened.model else "has published shapes only: there is nothing to quantise",
+                                   where=opened.name))
+    chosen = assignment(opened, wanted, single)
+    evaluator = AccuracyEvaluator(
+        opened, task, quantiser=quantiser, scheme=scheme,  # type: ignore[arg-type]
+    )
+    if target == "onnx":
+        model = export_onnx(evaluator.calibrated, chosen, fusible=fusible)
+    else:
+        model = export_qonnx(evaluator.calibrated, chosen)
+    _write(out, model)
+    click.echo(f"{out}: {opened.name}, {len(chosen)} layers quantised, {out.stat().st_size / 1e6:.3g} MB; "
+               "how each one is stored is in the metadata bitmosaic.layers")
+    for layer in sorted(set(evaluator.moments.missing) & set(chosen)):
+        click.echo(f"rounded to nearest all the same, as its inputs cannot be recorded: {layer}", err=True)
+    if target == "onnx":
+        click.echo(checked(evaluator, chosen, model))
+    else:
+        click.echo("Not run here: onnxruntime has no Quant nodes; the package qonnx runs them.")
+
+
+def assignment(
+    network: Network, wanted: LayerPrecision, single: Mapping[str, LayerPrecision]
+) -> dict[str, LayerPrecision]:
+    """Layer → precision: the first pattern that fits its name, else the precision of all trained layers.
+
+    Products of two activations stay in FP32 unless a pattern fits them. Raises ``ConfigurationError`` for patterns
+    that fit no layer.
+    """
+    names = tuple(network.bindings)
+    problems = [
+        Problem("fits no layer", where=network.name, path="--layer-precision", value=repr(pattern),
+                did_you_mean=closest(pattern, names))
+        for pattern in single if not any(fits(name, pattern) for name in names)
+    ]
+    if problems:
+        raise ConfigurationError(problems)
+    found = {}
+    for name in names:
+        fitting = [precision for pattern, precision in single.items() if fits(name, pattern)]
+        if fitting or network.bindings[name].weight is not None:
+            found[name] = fitting[0] if fitting else wanted
+    return {name: precision for name, precision in found.items() if precision.label != "fp32"}
+
+
+def fits(name: str, pattern: str) -> bool:
+    """Whether a layer is meant: layers' names may hold brackets."""
+    return name == pattern or fnmatchcase(name, pattern)
+
+
+def checked(evaluator: AccuracyEvaluator, chosen: Mapping[str, LayerPrecision], model: onnx.ModelProto) -> str:
+    """Run a written model, and say how far its outputs are from those that accuracies are measured with."""
+    import numpy as np
+
+    from workloads.calibration import open_session
+
+    session = open_session(model)
+
+    def run(feed: Mapping[str, Any]) -> list[Any]:
+        return list(session.run(None, dict(feed)))
+
+    largest, size, count = 0.0, 0.0, 0
+    for feed in evaluator.calibration_feeds:
+        for output, right in zip(run(feed), evaluator.runner(chosen)(feed), strict=True):
+            if np.issubdtype(right.dtype, np.floating) and right.size:
+                largest = max(largest, float(np.abs(output - right).max()))
+                size = max(size, float(np.abs(right).max()))
+            count += int(right.size)
+    share = f", {100 * largest / size:.2g} % of the largest output" if size and largest else ""
+    same = "none differs" if not largest else f"they differ by {largest:.3g} at most{share}"
+    return f"Run in onnxruntime and compared with what accuracy is measured with: of {count:,} outputs {same}."
+
+
+def _write(path: Path, model: onnx.ModelProto) -> None:
+    """All of the file, or nothing."""
+    content = model.SerializeToString()
+    draft = path.with_name(f"{path.name}.part")
+    try:
+        draft.write_bytes(content)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)

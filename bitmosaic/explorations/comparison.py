@@ -1,0 +1,260 @@
+"""Methods and trivial baselines side by side: what each proposes for a network on a machine, simulated and measured.
+
+A *family* is what one of them proposed: a method's points, the uniform precisions, the layers of most weights first,
+or the layers in a random order. All families share the records of one results folder, so that nothing is mapped or
+measured twice, and a comparison goes on where it was interrupted. ``load_comparison`` reads the folder alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from bitmosaic._version import __version__
+from bitmosaic.explorations.exploration import COMPARISON_FILE, FAMILIES_FILE, POINTS_FILE, CostAxis, Point
+from bitmosaic.explorations.exploration import pareto_front as front_of
+from bitmosaic.explorations.explorer import DEFAULT_BUDGET
+from bitmosaic.explorations.folder import check_folder, default_folder, write_file, write_subject
+from bitmosaic.explorations.identity import Json, content_key
+from bitmosaic.explorations.job import Job, find_data, open_subject, settings_problems
+from bitmosaic.explorations.methods import METHOD_NAMES, METHODS, MethodPlan, check_method
+from bitmosaic.explorations.methods import plan as make_plan
+from bitmosaic.explorations.network_points import NetworkPoints, Proposal
+from bitmosaic.explorations.proposals import at_random, largest_first, propose
+from bitmosaic.explorations.records import ComparisonSettings, FamilyRecord, MethodName, PointRecord
+from bitmosaic.explorations.store import RecordFile, sole_writer
+from bitmosaic.progress import Progress, Silent
+from mapper.solution import Objective, SearchBudget
+from simulator.accelerator import Accelerator
+from simulator.errors import BitmosaicError, ConfigurationError, NetworkError, Problem
+from workloads import Network
+from workloads.tasks import Task
+from workloads.weight_quantisers import QUANTISERS, Quantiser
+
+UNIFORM, LARGEST_FIRST, RANDOM = "uniform", "largest first", "random"
+DEFAULT_POINTS, DEFAULT_SEEDS = 6, 3
+
+
+@dataclass(frozen=True)
+class Family:
+    """The points of one method or baseline; those of several orders drawn at random are one family each."""
+
+    name: str
+    quantiser: str
+    points: tuple[Point, ...]
+
+    @property
+    def kind(self) -> str:
+        """The name without the seed: what shares a colour."""
+        return RANDOM if self.name.startswith(f"{RANDOM} ") else self.name
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Families of points of one network on one machine, as they stand in a results folder."""
+
+    folder: Path
+    settings: ComparisonSettings
+    families: tuple[Family, ...]
+
+    def front(self, axis: CostAxis) -> frozenset[str]:
+        """Keys of the points that none of any family beats in cost and accuracy both; of equal ones all."""
+        points = [point for family in self.families for point in family.points]
+        best = {(each.cost(axis), each.record.accuracy_percent) for each in front_of(points, axis)}
+        return frozenset(
+            each.record.key for each in points if (each.cost(axis), each.record.accuracy_percent) in best
+        )
+
+    def cheapest(self, family: Family, axis: CostAxis, accuracy_loss: float) -> Point | None:
+        """A family's cheapest point within an absolute loss (0 … 1) of FP32; None where it has none."""
+        floor = 100.0 * (self.settings.fp32 - accuracy_loss) - 1e-9
+        good = [point for point in family.points if point.record.accuracy_percent >= floor]
+        return min(good, key=lambda point: point.cost(axis), default=None)
+
+
+class ComparisonInterrupted(KeyboardInterrupt):
+    """Ctrl-C during a comparison: what was done is in ``folder``, and the same call goes on from there."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__("interrupted")
+        self.folder = folder
+
+
+def compare(
+    network: Network | str | Path = "digits_cnn",
+    accelerator: Accelerator | str | Path = "bit_fusion",
+    *,
+    methods: Sequence[MethodName] | None = None,
+    menu: Sequence[str] | None = None,
+    objective: Objective = "edp",
+    quantiser: Quantiser | None = None,
+    points: int = DEFAULT_POINTS,
+    seeds: int = DEFAULT_SEEDS,
+    inputs: str | Path | None = None,
+    task: Task | None = None,
+    results: str | Path | None = None,
+    budget: SearchBudget = DEFAULT_BUDGET,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Run methods and baselines on one network and machine, and gather all their points.
+
+    Args:
+        methods: names of ``bitmosaic.explorations.methods``; None: all that the machine takes. One that is named and
+            that the machine does not take is an error.
+        menu: of the baselines and of methods that leave it open.
+        quantiser: of weights, for baselines and for methods that leave it open; by default ``rtn``.
+        points: budgets for each front of a method.
+        seeds: random orders of layers.
+        results: the folder, by default ``results/<network>-<accelerator>-comparison``.
+
+    Other arguments as of ``explore``. Raises ``NetworkError`` where there is nothing to measure, what ``explore``
+    raises, and ``ComparisonInterrupted`` at Ctrl-C.
+    """
+    network, accelerator = open_subject(network, accelerator, "compare")
+    problems = settings_problems(objective, points, {"quantiser": (quantiser or "rtn", QUANTISERS)})
+    if seeds < 0:
+        problems.append(Problem("must be at least 0", path="seeds", value=str(seeds)))
+    if problems:
+        raise ConfigurationError(problems)
+    task, data = find_data(network, inputs, task)
+    if task is None:
+        reason = "no trained weights" if network.model is None else "no data to measure on: give --inputs"
+        raise NetworkError(Problem(f"cannot be compared by accuracy: it has {reason}", where=network.name))
+    plain = make_plan(network, accelerator, None, menu, "auto", quantiser)
+    plans, skipped = _plans(network, accelerator, methods, menu, quantiser)
+    folder = _default_folder(network, accelerator) if results is None else Path(results)
+    check_folder(folder)
+    job = Job(network, accelerator, task, data, objective, budget, folder, workers, progress or Silent())
+    for each in (plain, *plans):
+        job.check_fits(each)
+    with sole_writer(folder):
+        write_subject(folder, network, accelerator, None if inputs is None else Path(inputs))
+        try:
+            _run(job, plain, plans, points, seeds, skipped)
+        except KeyboardInterrupt:
+            raise ComparisonInterrupted(folder) from None
+    return load_comparison(folder)
+
+
+def _default_folder(network: Network, accelerator: Accelerator) -> Path:
+    """Not that of ``explore``, whose tables would show the baselines' points too."""
+    folder = default_folder(network, accelerator)
+    return folder.with_name(f"{folder.name}-comparison")
+
+
+def _plans(
+    network: Network, accelerator: Accelerator, methods: Sequence[MethodName] | None, menu: Sequence[str] | None,
+    quantiser: Quantiser | None,
+) -> tuple[list[MethodPlan], dict[str, str]]:
+    """The plans of methods, and of those that nobody named why they cannot run here."""
+    plans: list[MethodPlan] = []
+    skipped: dict[str, str] = {}
+    problems: list[Problem] = []
+    for name in METHOD_NAMES if methods is None else dict.fromkeys(methods):
+        try:
+            check_method(name)
+            method = METHODS[name]
+            own_menu = None if method.selection == "channels" else menu
+            own = quantiser if quantiser in method.quantisers else None
+            plans.append(make_plan(network, accelerator, name, own_menu, "auto", own))
+        except BitmosaicError as error:
+            if methods is not None:
+                problems += error.problems
+            skipped[name] = str(error.problems[0])
+    if problems:
+        raise ConfigurationError(problems)
+    return plans, skipped
+
+
+def _run(
+    job: Job, plain: MethodPlan, plans: Sequence[MethodPlan], points: int, seeds: int, skipped: dict[str, str]
+) -> None:
+    book = job.book("rtn")
+    assert book is not None and job.task is not None
+    fp32 = book.measure({})
+    job.progress.say(f"{job.network.name} in FP32: {fp32.metric} {100 * fp32.value:.2f} % on {fp32.count} examples")
+    families = RecordFile(job.folder / FAMILIES_FILE, FamilyRecord)
+    run = job.points(plain)
+    keys = [_family(job, families, UNIFORM, plain, {}, lambda: run.baselines(plain.menu))]
+    keys.append(_family(job, families, LARGEST_FIRST, plain, {}, lambda: largest_first(run, plain.menu)))
+    for seed in range(seeds):
+        def shuffled(seed: int = seed) -> list[Proposal]:
+            return at_random(run, plain.menu, seed)
+
+        keys.append(_family(job, families, f"{RANDOM} {seed}", plain, {"seed": seed}, shuffled))
+    for plan in plans:
+        assert plan.method is not None
+
+        def proposed(plan: MethodPlan = plan) -> list[Proposal]:
+            own, own_book = job.points(plan), job.book(plan.quantiser)
+            assert own_book is not None
+            baselines = own.baselines(plan.menu)
+            _score(own, "baselines", baselines)
+            return [*baselines, *propose(own, own_book, plan, points)]
+
+        asked: dict[str, Json] = {"points": points, "sensitivity": plan.sensitivity}
+        keys.append(_family(job, families, plan.method, plan, asked, proposed))
+    settings = ComparisonSettings(
+        network=job.network.name, accelerator=job.accelerator.name, metric=fp32.metric, examples=fp32.count,
+        fp32=fp32.value, menu=tuple(each.label for each in plain.menu), objective=job.objective, points=points,
+        seeds=seeds, families=tuple(keys), skipped=skipped,
+        versions={"bitmosaic": __version__, "onnxruntime": version("onnxruntime"), "ortools": version("ortools")},
+    )
+    write_file(job.folder / COMPARISON_FILE, (json.dumps(settings.model_dump(mode="json"), indent=2) + "\n").encode())
+
+
+def _family(
+    job: Job, families: RecordFile[FamilyRecord], name: str, plan: MethodPlan, asked: dict[str, Json],
+    proposed: Callable[[], list[Proposal]],
+) -> str:
+    """Score what a family proposes, unless it is written down already. Returns the record's key."""
+    key = content_key("family", {
+        "context": job.context(plan), "family": name, "menu": [each.label for each in plan.menu], **asked,
+    })
+    if key not in families:
+        run, proposals = job.points(plan), proposed()
+        _score(run, f"points of {name}", proposals)
+        keys = dict.fromkeys(run.key(each.assignment) for each in proposals)
+        quantiser = "flexiq" if plan.selection == "channels" else plan.quantiser
+        families.append(FamilyRecord(key=key, family=name, quantiser=quantiser, points=tuple(keys)))
+    return key
+
+
+def _score(run: NetworkPoints, stage: str, proposals: Sequence[Proposal]) -> None:
+    run.map(proposals)
+    run.score(stage, proposals)
+
+
+def load_comparison(folder: str | Path) -> Comparison:
+    """Read the comparison of a results folder. Raises ``ConfigurationError`` where there is none, or it is damaged."""
+    folder = Path(folder)
+    path = folder / COMPARISON_FILE
+    try:
+        settings = ComparisonSettings.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        rule = f"holds no comparison: it has no {COMPARISON_FILE}"
+        raise ConfigurationError(Problem(rule, where=str(folder))) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ConfigurationError(Problem(first["msg"], where=str(path), path=place)) from error
+    records = RecordFile(folder / POINTS_FILE, PointRecord)
+    found = RecordFile(folder / FAMILIES_FILE, FamilyRecord)
+    families = []
+    for key in settings.families:
+        family = found.get(key)
+        if family is None:
+            raise ConfigurationError(Problem("lacks a family of the comparison; compare again",
+                                             where=str(folder / FAMILIES_FILE), value=key))
+        points = []
+        for number, record in enumerate(map(records.get, family.points), start=1):
+            if record is not None:
+                points.append(Point(record.uniform or f"{family.family} {number}", record))
+        families.append(Family(family.family, family.quantiser, tuple(points)))
+    return Comparison(folder, settings, tuple(families))

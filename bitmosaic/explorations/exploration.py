@@ -1,0 +1,206 @@
+"""What an exploration found, read from its results folder alone.
+
+The same object serves a finished run, an interrupted one, and ``bitmosaic redraw``: whatever is drawn or printed
+comes from here, so a folder redraws to what the run drew.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from bitmosaic.explorations.records import (
+    Accuracy,
+    AccuracyRecord,
+    HarmRecord,
+    PointRecord,
+    SensitivityMethod,
+    Settings,
+    rated_quantiser,
+)
+from bitmosaic.explorations.store import RecordFile
+from mapper.pareto import pareto_front as undominated
+from simulator.errors import ConfigurationError, Problem, closest
+
+CostAxis = Literal["latency", "energy"]
+SETTINGS_FILE = "inputs/settings.json"
+MAPPINGS_FILE = "mappings.jsonl"
+SENSITIVITY_FILE = "sensitivity.jsonl"
+ACCURACY_FILE = "accuracy.jsonl"
+POINTS_FILE = "points.jsonl"
+ENTROPY_FILE = "entropy.jsonl"
+SELECTIONS_FILE = "selections.jsonl"
+FAMILIES_FILE = "families.jsonl"
+COMPARISON_FILE = "inputs/comparison.json"
+DEFAULT_ACCURACY_LOSS = 0.01
+
+
+@dataclass(frozen=True)
+class Point:
+    """One network point and its short name: ``w8a8`` for a uniform baseline, ``m1``, ``m2``, … for the others."""
+
+    label: str
+    record: PointRecord
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether this is a uniform-precision baseline."""
+        return self.record.uniform is not None
+
+    def cost(self, axis: CostAxis) -> float:
+        """Latency in ms or energy in µJ of one inference."""
+        return self.record.latency_ms if axis == "latency" else self.record.energy_uj
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: cost, and the layers as a table."""
+        from bitmosaic.views.notebook import point_html
+
+        return point_html(self)
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """Points of one network on one accelerator, with the settings of the run that made them.
+
+    Attributes:
+        folder: the results folder.
+        settings: what the run was asked for.
+        fp32: score of the network as trained; None for a cost-only network, or before it was measured.
+        points: uniform baselines and mixed assignments, in the order in which they were scored.
+        harms: (layer, precision) → rated harm in the method's unit, infinite where outputs were not finite; empty
+            where a method rates channels instead.
+        measured_harms: the same as measured by perturbation, where it was.
+    """
+
+    folder: Path
+    settings: Settings
+    fp32: Accuracy | None
+    points: tuple[Point, ...]
+    harms: dict[tuple[str, str], float]
+    measured_harms: dict[tuple[str, str], float] = field(default_factory=dict)
+
+    @property
+    def has_accuracy(self) -> bool:
+        """Whether accuracy was measured (a network without weights or task has a cost only)."""
+        return self.settings.task is not None
+
+    def front(self, axis: CostAxis) -> tuple[Point, ...]:
+        """The points that no other beats in both cost and measured accuracy, cheapest first."""
+        return pareto_front(self.points, axis)
+
+    def predicted_harm(self, point: Point) -> float:
+        """Sum of the rated harms of a point's layers; NaN where none of them was rated."""
+        rated = [self.harms[pair] for pair in point.record.assignment.items() if pair in self.harms]
+        return sum(rated) if rated else math.nan
+
+    def point(self, label: str) -> Point:
+        """Return a point by its label. Raises ``ConfigurationError`` where there is none."""
+        for point in self.points:
+            if point.label == label:
+                return point
+        labels = [point.label for point in self.points]
+        raise ConfigurationError(
+            Problem("no such point", where=str(self.folder), path="point", value=repr(label),
+                    allowed=tuple(labels), did_you_mean=closest(label, labels))
+        )
+
+    def is_allowed(self, point: Point) -> bool:
+        """Whether a point keeps the precisions and the weight memory that were asked for; baselines may not."""
+        limit, bits = self.settings.weight_bits_limit, point.record.weight_bits
+        fits = limit is None or (bits is not None and bits <= limit)
+        return fits and self.settings.kept.items() <= point.record.assignment.items()
+
+    @property
+    def accuracy_floor(self) -> float | None:
+        """The accuracy (0 … 1) that the chosen point is to reach: the one asked for, else FP32's less 1 %."""
+        if self.settings.accuracy_at_least is not None:
+            return self.settings.accuracy_at_least
+        return None if self.fp32 is None else self.fp32.value - DEFAULT_ACCURACY_LOSS
+
+    def chosen(self, accuracy_loss: float | None = None) -> Point | None:
+        """The fastest allowed point within ``accuracy_loss`` (absolute, 0 … 1) of FP32; None: at ``accuracy_floor``.
+
+        Where none does, the most accurate one of those allowed; for cost-only networks the baseline; None where there
+        are no points yet.
+        """
+        if not self.points:
+            return None
+        measured = [point for point in self.points if point.record.accuracy is not None]
+        measured = [point for point in measured if self.is_allowed(point)] or measured
+        asked = self.accuracy_floor
+        if accuracy_loss is not None and self.fp32 is not None:
+            asked = self.fp32.value - accuracy_loss
+        if not measured or self.fp32 is None or asked is None:
+            return self.points[0]
+        floor = asked - 1e-12
+        good = [point for point in measured if _score(point) >= floor]
+        if good:
+            return min(good, key=lambda point: (point.record.total_cycles, point.record.energy_pj, -_score(point)))
+        return max(measured, key=lambda point: (_score(point), -point.record.total_cycles))
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the baselines and front points as a table, and both fronts."""
+        from bitmosaic.views.notebook import exploration_html
+
+        return exploration_html(self)
+
+
+def _score(point: Point) -> float:
+    return point.record.accuracy.value if point.record.accuracy else -math.inf
+
+
+def pareto_front(points: Sequence[Point], axis: CostAxis) -> tuple[Point, ...]:
+    """The undominated points in (cost, measured accuracy), cheapest first; of equal points the first."""
+    measured = [point for point in points if point.record.accuracy is not None]
+    mask = undominated([[point.cost(axis), -_score(point)] for point in measured])
+    front = [point for point, stands in zip(measured, mask, strict=True) if stands]
+    return tuple(sorted(front, key=lambda point: point.cost(axis)))
+
+
+def load_exploration(folder: str | Path) -> Exploration:
+    """Read a results folder, finished or not.
+
+    Raises ``ConfigurationError`` where it is none, or a file of it is damaged.
+    """
+    folder = Path(folder)
+    path = folder / SETTINGS_FILE
+    try:
+        settings = Settings.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise ConfigurationError(
+            Problem(f"is no results folder: it has no {SETTINGS_FILE}", where=str(folder))
+        ) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigurationError(
+            Problem(first["msg"], where=str(path), path=".".join(str(part) for part in first["loc"]))
+        ) from error
+    fp32 = RecordFile(folder / ACCURACY_FILE, AccuracyRecord).get(settings.fp32_key or "")
+    records = [
+        record for record in RecordFile(folder / POINTS_FILE, PointRecord) if record.context == settings.context
+    ]
+    ratings = [
+        record for record in RecordFile(folder / SENSITIVITY_FILE, HarmRecord) if record.subject == settings.subject
+    ]
+
+    def rated(method: SensitivityMethod) -> dict[tuple[str, str], float]:
+        quantiser = rated_quantiser(method, settings.quantiser)
+        return {
+            (record.layer, record.precision): math.inf if record.harm is None else record.harm
+            for record in ratings
+            if (record.method, record.quantiser) == (method, quantiser) and settings.method != "flexiq"
+        }
+
+    mixed = 0
+    points = []
+    for record in records:
+        if record.uniform is None:
+            mixed += 1
+        points.append(Point(record.uniform or f"m{mixed}", record))
+    return Exploration(folder, settings, fp32.accuracy if fp32 else None, tuple(points), rated(settings.sensitivity),
+                       rated("perturbation"))

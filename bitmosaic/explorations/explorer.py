@@ -1,0 +1,180 @@
+"""The main job: from a trained network and an accelerator to Pareto fronts of cost against measured accuracy.
+
+In order: FP32 and the uniform baselines (mapped, simulated, measured), sensitivities, then assignments of least harm
+under latency and energy budgets, each simulated as a network and measured. Every step's result is written when it is
+there: an interrupted run leaves tables and plots of what it has, and the same call later goes on from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+from bitmosaic._version import __version__
+from bitmosaic.explorations.accuracy_book import AccuracyBook
+from bitmosaic.explorations.exploration import Exploration, load_exploration
+from bitmosaic.explorations.folder import check_folder, default_folder, write_inputs, write_outputs
+from bitmosaic.explorations.job import Job, find_data, open_subject, settings_problems
+from bitmosaic.explorations.limits import check_reached, kept_layers, limit_problems
+from bitmosaic.explorations.methods import METHOD_NAMES, Plan
+from bitmosaic.explorations.methods import plan as make_plan
+from bitmosaic.explorations.network_points import NetworkPoints
+from bitmosaic.explorations.proposals import propose
+from bitmosaic.explorations.records import SENSITIVITY_METHODS, MethodName, SensitivityMethod, Settings
+from bitmosaic.explorations.store import sole_writer
+from bitmosaic.progress import Progress, Silent
+from mapper.solution import Objective, SearchBudget
+from simulator.accelerator import Accelerator
+from simulator.errors import ConfigurationError, NetworkError, Problem
+from workloads import Network
+from workloads.tasks import Task
+from workloads.weight_quantisers import QUANTISERS, Quantiser
+
+DEFAULT_POINTS = 10
+DEFAULT_BUDGET = SearchBudget(cpu_seconds=2.0)
+
+
+class ExplorationInterrupted(KeyboardInterrupt):
+    """Ctrl-C during an exploration, after tables and plots of what there is were written: ``exploration``."""
+
+    def __init__(self, exploration: Exploration) -> None:
+        super().__init__("interrupted")
+        self.exploration = exploration
+
+
+def explore(
+    network: Network | str | Path = "digits_cnn",
+    accelerator: Accelerator | str | Path = "bit_fusion",
+    *,
+    menu: Sequence[str] | None = None,
+    objective: Objective = "edp",
+    sensitivity: SensitivityMethod | Literal["auto"] = "auto",
+    quantiser: Quantiser | None = None,
+    method: MethodName | None = None,
+    measure_harm: bool = False,
+    keep_first_last: str | None = None,
+    weight_memory_limit_kib: float | None = None,
+    accuracy_at_least: float | None = None,
+    points: int = DEFAULT_POINTS,
+    inputs: str | Path | None = None,
+    task: Task | None = None,
+    results: str | Path | None = None,
+    budget: SearchBudget = DEFAULT_BUDGET,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Exploration:
+    """Find precision assignments that trade accuracy for latency and energy, and score each of them.
+
+    Args:
+        network: a network, a built-in network's name, or the path of an ONNX file.
+        accelerator: an accelerator, a preset's name, or the path of a YAML file.
+        menu: precisions to choose from, e.g. ``["w8a8", "w4a8"]``; by default five or six that fit the machine.
+            The baseline, ``w8a8`` or on machines without integers ``bf16``, is always among them.
+        objective: what mappings are searched for: ``latency`` (cycles), ``energy`` (pJ), ``edp`` (pJ·cycles).
+        sensitivity: how a layer's harm is rated: ``taylor`` (first order), ``perturbation`` (measured),
+            ``weight_error``, ``hessian_trace``, ``bit_entropy`` or ``value_entropy``; ``auto`` takes ``taylor``, or
+            ``perturbation`` where an operator of the network has no gradient here.
+        quantiser: of the weights, in ratings and in measurements: ``rtn`` (to nearest, the default), ``gptq``,
+            ``gptq_act``, or ``dpq`` for a menu of weights that are expanded to floating point.
+        method: a named bundle of these, ``amp``, ``seada``, ``dpq``, ``flexiq`` or ``measured``
+            (``bitmosaic.explorations.methods``); arguments that contradict it are refused.
+        measure_harm: whether harm is measured too, one run a layer and precision, to say how well ratings rank it.
+        keep_first_last: a precision of the menu that the first and the last trained layer have in every assignment
+            but the uniform ones.
+        weight_memory_limit_kib: most memory of trained weights (without scales, in KiB) of the same assignments.
+        accuracy_at_least: 0 … 1; the chosen point is the fastest that reaches it.
+        points: budgets for which an assignment is sought on each of the two fronts, at least 2.
+        inputs: ``.npz`` of arrays to run a network of your own on; accuracy is then agreement with FP32.
+        task: data and metric; by default the built-in one of the network. Without data the cost alone is explored.
+        results: folder for records, tables and plots; by default ``results/<network>-<accelerator>``.
+        budget: CPU seconds and proven gap at which the search for one mapping may stop.
+        workers: processes for the search; None: one a core.
+        progress: told what is done; by default nobody is.
+
+    Raises:
+        InfeasibleError: no assignment fits into ``weight_memory_limit_kib``; or no point reaches ``accuracy_at_least``,
+            with the best there is: then everything is in the results folder all the same.
+        BitmosaicError: anything wrong with what was given, with a message for each mistake.
+        ExplorationInterrupted: Ctrl-C; what was done is in the folder and in the exception's ``exploration``.
+    """
+    network, accelerator = open_subject(network, accelerator, "explore")
+    problems = settings_problems(objective, points, {
+        "sensitivity": (sensitivity, ("auto", *SENSITIVITY_METHODS)), "quantiser": (quantiser or "rtn", QUANTISERS),
+        "method": (method or "amp", METHOD_NAMES),
+    })
+    problems += limit_problems(weight_memory_limit_kib, accuracy_at_least)
+    if problems:
+        raise ConfigurationError(problems)
+    plan = make_plan(network, accelerator, method, menu, sensitivity, quantiser)
+    kept = kept_layers(network, plan, keep_first_last)
+    task, data = find_data(network, inputs, task)
+    if method is not None and task is None:
+        raise NetworkError(Problem(f"has no data, on which the method {method} calibrates and measures: give --inputs",
+                                   where=network.name))
+    if accuracy_at_least is not None and task is None:
+        rule = "needs an accuracy, and there are no trained weights or no data to measure it on: give --inputs"
+        raise NetworkError(Problem(rule, where=network.name, path="accuracy_at_least"))
+    folder = default_folder(network, accelerator) if results is None else Path(results)
+    check_folder(folder)
+    job = Job(network, accelerator, task, data, objective, budget, folder, workers, progress or Silent())
+    bits_limit = None if weight_memory_limit_kib is None else int(weight_memory_limit_kib * 8192)
+    job.check_fits(plan)
+    with sole_writer(folder):
+        settings = _settings(job, plan, points).model_copy(update={
+            "kept": {layer: precision.label for layer, precision in kept.items()}, "weight_bits_limit": bits_limit,
+            "accuracy_at_least": accuracy_at_least,
+        })
+        write_inputs(folder, network, accelerator, settings, None if inputs is None else Path(inputs))
+        run = job.points(plan, kept, bits_limit)
+        try:
+            _score_all(run, job.book(plan.quantiser), plan, points, measure_harm)
+        except KeyboardInterrupt:
+            # Baselines whose layers are all mapped take no time any more.
+            ready = [each for each in run.baselines(plan.menu) if run.mappings.has(run.jobs(each.assignment))]
+            run.score("baselines", ready)
+            exploration = load_exploration(folder)
+            write_outputs(exploration)
+            raise ExplorationInterrupted(exploration) from None
+        exploration = load_exploration(folder)
+        write_outputs(exploration)
+    check_reached(exploration)
+    return exploration
+
+
+def _settings(job: Job, plan: Plan, points: int) -> Settings:
+    task, book = job.task, job.book(plan.quantiser)
+    return Settings(
+        network=job.network.name, network_source=job.network.source, accelerator=job.accelerator.name,
+        task=task.name if task else None, metric=task.metric if task else None,
+        menu=tuple(precision.label for precision in plan.menu), objective=job.objective,
+        sensitivity=plan.sensitivity, sensitivity_note=plan.note, quantiser=plan.quantiser, method=plan.method,
+        points=points, cpu_seconds_per_layer=job.budget.cpu_seconds, target_gap=job.budget.target_gap,
+        context=job.context(plan), subject=job.subject, fp32_key=book.key({}) if book else None, versions=_versions(),
+    )
+
+
+def _versions() -> dict[str, str]:
+    return {"bitmosaic": __version__, **{name: version(name) for name in ("numpy", "ortools", "onnxruntime")}}
+
+
+def _score_all(
+    run: NetworkPoints, accuracy: AccuracyBook | None, plan: Plan, points: int, measure_harm: bool
+) -> None:
+    if accuracy is None:
+        reason = "no trained weights" if run.network.model is None else "no data were given to measure accuracy on"
+        run.progress.say(f"{run.network.name}: cost only ({reason})")
+    else:
+        fp32 = accuracy.measure({})
+        run.progress.say(f"{run.network.name} in FP32: {fp32.metric} {100 * fp32.value:.2f} % on {fp32.count} examples")
+    baselines = run.baselines(plan.menu)
+    run.map(baselines)
+    run.score("baselines", baselines)
+    if accuracy is None:
+        return
+    mixed = propose(run, accuracy, plan, points)
+    run.map(mixed)
+    run.score("network points", mixed)
+    if measure_harm and plan.selection != "channels":
+        accuracy.harms(plan.menu, "perturbation", run.progress)

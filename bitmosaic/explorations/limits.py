@@ -1,0 +1,57 @@
+"""What a user wants of the assignments beside their cost: layers that keep a precision, memory, accuracy."""
+
+from __future__ import annotations
+
+from bitmosaic.explorations.exploration import Exploration
+from bitmosaic.explorations.methods import MethodPlan
+from simulator.errors import ConfigurationError, InfeasibleError, Problem
+from simulator.precision import LayerPrecision
+from workloads.network import Network
+
+
+def limit_problems(weight_memory_limit_kib: float | None, accuracy_at_least: float | None) -> list[Problem]:
+    """What is wrong with the numbers."""
+    problems = []
+    if weight_memory_limit_kib is not None and not weight_memory_limit_kib > 0:
+        problems.append(Problem("must be above 0", path="weight_memory_limit_kib", value=str(weight_memory_limit_kib)))
+    if accuracy_at_least is not None and not 0 <= accuracy_at_least <= 1:
+        problems.append(Problem("must be between 0 and 1", path="accuracy_at_least", value=str(accuracy_at_least)))
+    return problems
+
+
+def kept_layers(network: Network, plan: MethodPlan, keep_first_last: str | None) -> dict[str, LayerPrecision]:
+    """The first and the last trained layer with the precision that they keep; empty where nothing is asked for.
+
+    Raises ``ConfigurationError`` for a precision that the menu does not have, or a method that splits layers.
+    """
+    if keep_first_last is None:
+        return {}
+    if plan.selection == "channels":
+        raise ConfigurationError(
+            Problem("contradicts the method flexiq, which lowers channels", path="keep_first_last",
+                    value=keep_first_last)
+        )
+    by_label = {precision.label: precision for precision in plan.menu}
+    label = LayerPrecision.parse(keep_first_last).label
+    if label not in by_label:
+        raise ConfigurationError(
+            Problem("must be one of the menu", path="keep_first_last", value=label, allowed=tuple(by_label))
+        )
+    layers = network.trained_layers
+    return {layer.name: by_label[label] for layer in (layers[0], layers[-1])} if layers else {}
+
+
+def check_reached(exploration: Exploration) -> None:
+    """Raise ``InfeasibleError`` with the best there is where no allowed point has the accuracy that was asked for."""
+    wanted = exploration.settings.accuracy_at_least
+    best = exploration.chosen()
+    if wanted is None or best is None or best.record.accuracy is None:
+        return
+    if best.record.accuracy.value < wanted - 1e-12 or not exploration.is_allowed(best):
+        rule = "no allowed point reaches it; "
+        allowed = [point for point in exploration.points if exploration.is_allowed(point)]
+        rule += f"the best is {best.label} with {best.record.accuracy_percent:.2f} %" if allowed else "none is allowed"
+        raise InfeasibleError(
+            Problem(f"{rule}. Everything that was found is in {exploration.folder}", where=exploration.settings.network,
+                    path="accuracy_at_least", value=f"{100 * wanted:g} %")
+        )

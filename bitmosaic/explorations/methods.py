@@ -1,0 +1,193 @@
+"""Named methods: how harm is rated, how weights are quantised, which menu is offered, and who chooses from it.
+
+A method is a bundle of what ``explore`` can be told piece by piece, so that a published method runs under its name. An
+option that a method leaves open may be given beside it; one that contradicts it is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from bitmosaic.explorations.menu import check_quantiser, default_menu, read_menu
+from bitmosaic.explorations.records import MethodName, SensitivityMethod
+from simulator.accelerator import Accelerator
+from simulator.errors import ConfigurationError, NetworkError, PrecisionError, Problem, closest
+from simulator.precision import LayerPrecision
+from workloads.network import Network
+from workloads.sensitivity import default_method
+from workloads.weight_quantisers import Quantiser
+
+Selection = Literal["program", "entropy", "channels"]
+METHOD_NAMES: tuple[MethodName, ...] = get_args(MethodName)
+_INTEGERS: tuple[Quantiser, ...] = ("rtn", "gptq", "gptq_act")
+SPLIT = LayerPrecision.parse("w8a8/w4a4@1")
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a name stands for.
+
+    Attributes:
+        source: where it is published.
+        summary: what it does here, in a sentence.
+        sensitivities: how harm may be rated; the first one is taken where nothing is asked for. Empty: not at all.
+        quantisers: of the weights, likewise.
+        selection: who proposes: the integer ``program`` (least harm under budgets of latency and of energy),
+            ``entropy`` (the program and SEADA's threshold), or ``channels`` (FlexiQ's ratios).
+    """
+
+    name: MethodName
+    source: str
+    summary: str
+    sensitivities: tuple[SensitivityMethod, ...]
+    quantisers: tuple[Quantiser, ...]
+    selection: Selection
+
+
+METHODS: dict[MethodName, Method] = {each.name: each for each in (
+    Method(
+        "amp", "arXiv 2505.13060",
+        "first-order harm of weights and activations, added up over layers; an integer program, layer by layer "
+        "(sub-graphs are not taken together)",
+        ("taylor",), _INTEGERS, "program",
+    ),
+    Method(
+        "seada", "arXiv 2606.27884, as we read its abstract",
+        "entropy of 8-bit codes: the threshold rule, and an integer program on the bits of information lost",
+        ("bit_entropy", "value_entropy"), _INTEGERS, "entropy",
+    ),
+    Method(
+        "dpq", "arXiv 2505.14638",
+        "weights in 4 bits expanded to FP8, quantised by DPQ, beside floating point; harm is measured, since DPQ's "
+        "errors are not independent",
+        ("perturbation", "taylor"), ("dpq",), "program",
+    ),
+    Method(
+        "flexiq", "arXiv 2510.02822",
+        "input channels of least error in 4 bits and the others in 8, at 25, 50, 75 and 100 % of the channels; greedy "
+        "and static",
+        (), ("rtn",), "channels",
+    ),
+    Method(
+        "measured", "the reference for the others",
+        "harm measured, one layer and precision at a time; an integer program",
+        ("perturbation",), _INTEGERS, "program",
+    ),
+)}
+
+
+@dataclass(frozen=True)
+class MethodPlan:
+    """What an exploration is to do, all choices made.
+
+    Attributes:
+        method: the named one, or None.
+        menu: the baseline first.
+        sensitivity: how harm is rated.
+        note: why it is not the default one where that was asked for.
+        quantiser: of the weights.
+        selection: who proposes.
+    """
+
+    method: MethodName | None
+    menu: tuple[LayerPrecision, ...]
+    sensitivity: SensitivityMethod
+    note: str
+    quantiser: Quantiser
+    selection: Selection
+
+
+def plan(
+    network: Network,
+    accelerator: Accelerator,
+    method: MethodName | None,
+    menu: Sequence[str] | None,
+    sensitivity: SensitivityMethod | Literal["auto"],
+    quantiser: Quantiser | None,
+) -> MethodPlan:
+    """Make all choices that were left open.
+
+    Raises ``ConfigurationError`` with every option that contradicts the method, ``NetworkError`` for a named method on
+    a network without trained weights, ``PrecisionError`` for a menu that the machine cannot run.
+    """
+    if method is None:
+        precisions = default_menu(accelerator) if menu is None else read_menu(menu, accelerator)
+        check_quantiser(quantiser or "rtn", precisions)
+        rated, note = _rated(network, sensitivity)
+        return MethodPlan(None, precisions, rated, note, quantiser or "rtn", "program")
+    check_method(method)
+    bundle = METHODS[method]
+    if network.model is None or not network.trained_layers:
+        raise NetworkError(
+            Problem(f"has no trained weights, which the method {method} needs: give an ONNX file or a trained network "
+                    "(see `bitmosaic networks`), or no method for the cost alone", where=network.name)
+        )
+    problems = []
+    if sensitivity != "auto" and sensitivity not in bundle.sensitivities:
+        problems.append(_contradiction(method, "sensitivity", sensitivity, bundle.sensitivities))
+    if quantiser is not None and quantiser not in bundle.quantisers:
+        problems.append(_contradiction(method, "quantiser", quantiser, bundle.quantisers))
+    if menu is not None and bundle.selection == "channels":
+        problems.append(_contradiction(method, "menu", ",".join(menu), ()))
+    if problems:
+        raise ConfigurationError(problems)
+    precisions = _channels_menu(accelerator) if bundle.selection == "channels" else (
+        default_menu(accelerator) if menu is None else read_menu(menu, accelerator)
+    )
+    if method == "dpq":
+        _check_expanded(precisions, accelerator)
+    own = (bundle.sensitivities or ("taylor",))[0]
+    rated = own if sensitivity == "auto" else sensitivity
+    chosen = quantiser or bundle.quantisers[0]
+    check_quantiser(chosen, precisions)
+    return MethodPlan(method, precisions, rated, "", chosen, bundle.selection)
+
+
+def check_method(method: str) -> None:
+    """Raise ``ConfigurationError`` for a name that is no method's."""
+    if method not in METHODS:
+        raise ConfigurationError(
+            Problem("no such method", path="method", value=repr(method), allowed=METHOD_NAMES,
+                    did_you_mean=closest(method, METHOD_NAMES))
+        )
+
+
+def _contradiction(method: MethodName, path: str, value: str, allowed: Sequence[str]) -> Problem:
+    rule = f"contradicts the method {method}"
+    if not allowed:
+        rule += ", which has its own" if path == "menu" else ", which rates no harm"
+    return Problem(rule, path=path, value=value, allowed=tuple(allowed))
+
+
+def _channels_menu(accelerator: Accelerator) -> tuple[LayerPrecision, ...]:
+    problems = accelerator.processing_element.all_problems(SPLIT)
+    if problems:
+        raise PrecisionError([
+            Problem(f"the method flexiq splits layers into w8a8 and w4a4: {problem.rule}",
+                    where=f"accelerator {accelerator.name}", path=problem.path, value=problem.value)
+            for problem in problems
+        ])
+    return (SPLIT.wide,)
+
+
+def _check_expanded(menu: Sequence[LayerPrecision], accelerator: Accelerator) -> None:
+    if not any(precision.expanded_weight for precision in menu):
+        raise ConfigurationError(
+            Problem("the method dpq is for menus with weights that are expanded to floating point (w4:fp8_e4m3), on "
+                    "machines that do so (gaudi_like)", where=f"accelerator {accelerator.name}", path="menu",
+                    value=",".join(precision.label for precision in menu))
+        )
+
+
+def _rated(
+    network: Network, asked: SensitivityMethod | Literal["auto"]
+) -> tuple[SensitivityMethod, str]:
+    """The method to rate with, and why it is not the default one where that was asked for."""
+    if asked != "auto":
+        return asked, ""
+    if network.model is None or not network.bindings:
+        return "taylor", ""  # nothing will be rated
+    method, why = default_method(network)
+    return ("taylor", "") if method == "taylor" else ("perturbation", why)

@@ -1,0 +1,164 @@
+"""Network points: a network under an assignment of precisions, mapped, simulated, measured, and written down once.
+
+What ``explore`` and ``compare`` share. A *proposal* is an assignment and what proposed it; a *point* is its record.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from bitmosaic.explorations.accuracy_book import Assignment
+from bitmosaic.explorations.exploration import CostAxis
+from bitmosaic.explorations.identity import Json, content_key
+from bitmosaic.explorations.mapping_book import Job, MappingBook
+from bitmosaic.explorations.menu import for_layer
+from bitmosaic.explorations.records import Accuracy, Origin, PointRecord, layer_row, vector_rows
+from bitmosaic.explorations.store import RecordFile
+from bitmosaic.progress import Progress
+from mapper.assignment import Choice
+from mapper.network import network_precisions, simulate_network
+from simulator.accelerator import Accelerator
+from simulator.precision import LayerPrecision
+from workloads import Network
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """An assignment (layer → precision, of all layers), what proposed it, and of a uniform baseline its precision.
+
+    ``value``: the threshold or ratio of the origin, where it has one.
+    """
+
+    assignment: dict[str, LayerPrecision]
+    origin: Origin
+    uniform: str | None = None
+    value: float | None = None
+
+
+class Measurer(Protocol):
+    """Gives the accuracy of an assignment of trained layers: ``AccuracyBook``, or that of split layers."""
+
+    def measure(self, assignment: Assignment) -> Accuracy:
+        """Score the network under an assignment; measured once for a results folder."""
+        ...
+
+
+@dataclass(frozen=True)
+class NetworkPoints:
+    """The points of one context: network, machine, objective, budget and quantiser.
+
+    Attributes:
+        accuracy: measures assignments; None where there is a cost only.
+        baseline: what products of two activations run in, and what is offered to a layer in any case.
+        kept: layer → the one precision that is offered to it, in proposals that mix precisions.
+        weight_bits_limit: most stored bits of trained weights, in the same proposals; None: no limit.
+    """
+
+    network: Network
+    accelerator: Accelerator
+    context: str
+    accuracy: Measurer | None
+    mappings: MappingBook
+    records: RecordFile[PointRecord]
+    progress: Progress
+    baseline: LayerPrecision
+    kept: Mapping[str, LayerPrecision] = field(default_factory=dict)
+    weight_bits_limit: int | None = None
+
+    def uniform(self, precision: LayerPrecision) -> dict[str, LayerPrecision]:
+        """Every layer in one precision; products of two activations in the activations' format."""
+        return {layer.name: for_layer(layer, precision) for layer in self.network.layers}
+
+    def baselines(self, menu: Sequence[LayerPrecision]) -> list[Proposal]:
+        """Every precision of the menu, uniformly."""
+        return [Proposal(self.uniform(precision), "uniform", precision.label) for precision in menu]
+
+    def mixed(self, chosen: Mapping[str, LayerPrecision]) -> dict[str, LayerPrecision]:
+        """Layers as kept, else as chosen; what is left out, products of two activations above all, in the baseline."""
+        settled = {**chosen, **self.kept}
+        return {
+            layer.name: settled.get(layer.name, for_layer(layer, self.baseline)) for layer in self.network.layers
+        }
+
+    def weight_bits(self, assignment: Assignment) -> int:
+        """Stored bits of all trained weights, without scales. Narrow channels are stored in their wide format."""
+        return sum(layer.weight_count * assignment[layer.name].weight.bits for layer in self.network.trained_layers)
+
+    def key(self, assignment: Assignment) -> str:
+        """Key of a network point."""
+        formats: Json = {name: precision.model_dump(mode="json") for name, precision in assignment.items()}
+        return content_key("point", {"context": self.context, "assignment": formats})
+
+    def jobs(self, assignment: Assignment) -> list[Job]:
+        """Layers with their precisions, outputs in the formats that are read."""
+        precisions = network_precisions(self.network, assignment)
+        return [(layer, precisions[layer.name]) for layer in self.network.layers]
+
+    def choices(
+        self, menu: Sequence[LayerPrecision], harms: Mapping[tuple[str, str], float], axis: CostAxis
+    ) -> dict[str, list[Choice]]:
+        """What each rated layer can run in: its cost on one axis (cycles or pJ), harm, and bits of its weights.
+
+        A precision in which outputs were not finite (infinite harm) is left out, but for the baseline and for what is
+        kept. The layers are mapped.
+        """
+        rated = {layer for layer, _ in harms}
+        choices: dict[str, list[Choice]] = {layer.name: [] for layer in self.network.layers if layer.name in rated}
+        for precision in menu:
+            for layer, exact in self.jobs(self.uniform(precision)):
+                harm = harms.get((layer.name, precision.label), math.inf)
+                kept = self.kept.get(layer.name)
+                if layer.name not in rated or (kept or precision) != precision:
+                    continue
+                if math.isinf(harm) and precision not in (self.baseline, kept):
+                    continue
+                result = self.mappings.solution(layer, exact).result
+                cost = float(result.total_cycles) if axis == "latency" else result.total_energy_pj
+                bits = layer.weight_count * precision.weight.bits
+                choices[layer.name].append(Choice(precision.label, cost, min(harm, 1e30), bits))
+        return choices
+
+    def map(self, proposals: Iterable[Proposal]) -> None:
+        """Map the layers of the points that are not in the folder yet."""
+        new = [each.assignment for each in proposals if self.key(each.assignment) not in self.records]
+        self.mappings.solve([job for assignment in new for job in self.jobs(assignment)], self.progress)
+
+    def score(self, stage: str, proposals: Iterable[Proposal]) -> None:
+        """Simulate and measure the points that are not in the folder yet; their layers are mapped."""
+        new = {self.key(proposal.assignment): proposal for proposal in proposals}
+        new = {key: proposal for key, proposal in new.items() if key not in self.records}
+        for number, (key, proposal) in enumerate(new.items()):
+            self.progress.update(stage, number, len(new))
+            self.records.append(self._point(key, proposal))
+        if new:
+            self.progress.update(stage, len(new), len(new))
+
+    def _point(self, key: str, proposal: Proposal) -> PointRecord:
+        assignment = proposal.assignment
+        jobs = self.jobs(assignment)
+        solutions = {layer.name: self.mappings.solution(layer, precision) for layer, precision in jobs}
+        exact = {layer.name: precision for layer, precision in jobs}
+        result = simulate_network(self.network, self.accelerator, exact, solutions)
+        accuracy = None
+        if self.accuracy is not None:
+            bound = {name: precision for name, precision in assignment.items() if name in self.network.bindings}
+            accuracy = self.accuracy.measure(bound)
+        return PointRecord(
+            key=key, context=self.context, origin=proposal.origin, origin_value=proposal.value,
+            uniform=proposal.uniform,
+            assignment={name: precision.label for name, precision in assignment.items()},
+            precisions={
+                name: precision for name, precision in assignment.items()
+                if LayerPrecision.parse(precision.label) != precision
+            },
+            weight_bits=self.weight_bits(assignment),
+            total_cycles=result.total_cycles, latency_ms=result.latency_ms, energy_pj=result.total_energy_pj,
+            accuracy=accuracy,
+            layers=tuple(
+                layer_row(layer, assignment[layer.layer].label, solutions[layer.layer]) for layer in result.layers
+            ),
+            vector=vector_rows(result), confidence=result.confidence, not_modelled=result.not_modelled,
+        )

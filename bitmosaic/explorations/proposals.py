@@ -1,0 +1,131 @@
+"""Where assignments come from: the ways in which methods turn ratings of layers into proposals to be scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from bitmosaic.explorations.accuracy_book import AccuracyBook
+from bitmosaic.explorations.exploration import CostAxis
+from bitmosaic.explorations.flexiq_book import NARROW, WIDE, FlexiqBook
+from bitmosaic.explorations.methods import MethodPlan
+from bitmosaic.explorations.network_points import NetworkPoints, Proposal
+from bitmosaic.explorations.records import Origin
+from mapper.assignment import assignment_front
+from simulator.precision import LayerPrecision
+from workloads.entropy import Kind, LayerEntropy, select
+
+# Of all trained weights, that the orders of layers lower.
+SHARES = (0.25, 0.5, 0.75)
+AXES: tuple[CostAxis, ...] = ("latency", "energy")
+
+
+def propose(run: NetworkPoints, book: AccuracyBook, plan: MethodPlan, points: int) -> list[Proposal]:
+    """What a plan proposes beside the uniform baselines, which are mapped; each assignment once."""
+    if plan.selection == "channels":
+        assert isinstance(run.accuracy, FlexiqBook)
+        found = by_ratio(run, run.accuracy)
+    else:
+        found = least_harm(run, plan.menu, book.harms(plan.menu, plan.sensitivity, run.progress), points)
+    if plan.selection == "entropy":
+        kind: Kind = "value" if plan.sensitivity == "value_entropy" else "bit"
+        found += by_threshold(run, plan.menu, book.entropies(), kind, points)
+    distinct: dict[str, Proposal] = {}
+    for proposal in found:
+        if run.weight_bits_limit is not None and run.weight_bits(proposal.assignment) > run.weight_bits_limit:
+            continue
+        distinct.setdefault(run.key(proposal.assignment), proposal)
+    return list(distinct.values())
+
+
+def least_harm(
+    run: NetworkPoints, menu: Sequence[LayerPrecision], harms: Mapping[tuple[str, str], float], points: int
+) -> list[Proposal]:
+    """Least total harm under budgets, ``points`` on each front, by integer program; equal ones once."""
+    by_label = {precision.label: precision for precision in menu}
+    found: dict[tuple[tuple[str, str], ...], CostAxis] = {}
+    for axis in AXES:
+        choices = run.choices(menu, harms, axis)
+        for assignment in assignment_front(choices, points=points, weight_bits_budget=run.weight_bits_limit):
+            found.setdefault(tuple(assignment.labels.items()), axis)
+    return [
+        Proposal(run.mixed({layer: by_label[label] for layer, label in labels}), axis)
+        for labels, axis in found.items()
+    ]
+
+
+def by_threshold(
+    run: NetworkPoints, menu: Sequence[LayerPrecision], entropies: Mapping[str, LayerEntropy], kind: Kind, points: int
+) -> list[Proposal]:
+    """SEADA's threshold rule: every layer the narrowest precision with at least θ·H bits, for up to ``points`` θ.
+
+    The choice can change only where θ is bits / H of some operand. Of the distinct choices ``points`` are taken, evenly
+    by rank, both ends among them, each with the smallest such θ that gives it.
+    """
+    steps = sorted({
+        format.bits / operand.of(kind)
+        for entropy in entropies.values() for precision in menu
+        for operand, format in ((entropy.weight, precision.weight), (entropy.input, precision.input))
+        if operand is not None and operand.of(kind) > 0
+    })
+    distinct: list[tuple[float, dict[str, LayerPrecision]]] = []
+    for threshold in steps:
+        chosen = select(entropies, menu, threshold=threshold, kind=kind)
+        if not distinct or chosen != distinct[-1][1]:
+            distinct.append((threshold, chosen))
+    if len(distinct) > points:
+        distinct = [distinct[round(place * (len(distinct) - 1) / (points - 1))] for place in range(points)]
+    return [Proposal(run.mixed(chosen), "threshold", value=threshold) for threshold, chosen in distinct]
+
+
+def in_order(
+    run: NetworkPoints, menu: Sequence[LayerPrecision], layers: Sequence[str], origin: Origin
+) -> list[Proposal]:
+    """Layers in an order, lowered until they hold a quarter, a half and three quarters of the trained weights.
+
+    To each precision of the menu behind the baseline in turn; the other layers stay in the baseline.
+    """
+    counts = {layer.name: layer.weight_count for layer in run.network.trained_layers}
+    found = []
+    for precision in menu[1:]:
+        for share in SHARES:
+            chosen: dict[str, LayerPrecision] = {}
+            held = 0
+            for layer in layers:
+                if held >= share * sum(counts.values()):
+                    break
+                chosen[layer] = precision
+                held += counts[layer]
+            found.append(Proposal(run.mixed(chosen), origin, value=share))
+    return found
+
+
+def largest_first(run: NetworkPoints, menu: Sequence[LayerPrecision]) -> list[Proposal]:
+    """``in_order``, layers of most weights first."""
+    layers = sorted(run.network.trained_layers, key=lambda layer: -layer.weight_count)
+    return in_order(run, menu, [layer.name for layer in layers], "largest first")
+
+
+def at_random(run: NetworkPoints, menu: Sequence[LayerPrecision], seed: int) -> list[Proposal]:
+    """``in_order``, layers in a random order."""
+    layers = [layer.name for layer in run.network.trained_layers]
+    order = np.random.default_rng(seed).permutation(len(layers))
+    return in_order(run, menu, [layers[place] for place in order], "random")
+
+
+def by_ratio(run: NetworkPoints, book: FlexiqBook) -> list[Proposal]:
+    """FlexiQ: the channels that are narrow at each ratio; a channel's gain is its share of the cycles that its layer
+    saves when all of it is narrow."""
+    wide, narrow = run.uniform(WIDE), run.uniform(NARROW)
+    run.mappings.solve([*run.jobs(wide), *run.jobs(narrow)], run.progress)
+
+    def cycles(assignment: Mapping[str, LayerPrecision]) -> dict[str, int]:
+        return {
+            layer.name: run.mappings.solution(layer, precision).result.total_cycles
+            for layer, precision in run.jobs(assignment)
+        }
+
+    before, after = cycles(wide), cycles(narrow)
+    saved = {layer: float(before[layer] - after[layer]) for layer in before}
+    return [Proposal(run.mixed(precisions), "ratio", value=ratio) for ratio, precisions in book.select(saved)]

@@ -1,0 +1,319 @@
+"""What a results folder holds: mappings, sensitivities, network points, and the settings of the run.
+
+Each record is complete in itself: tables and plots are drawn from these alone.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from pydantic import Field
+
+from bitmosaic.explorations.store import Record
+from mapper.solution import MappingSolution, Objective, TileOffer
+from simulator.layer import Frozen
+from simulator.precision import LayerPrecision
+from simulator.provenance import Confidence
+from simulator.result import LayerResult, NetworkResult, StallCause, VectorResult
+from simulator.values import ValueSource
+from workloads.weight_quantisers import Quantiser
+
+Origin = Literal["uniform", "latency", "energy", "given", "threshold", "ratio", "largest first", "random"]
+MethodName = Literal["amp", "seada", "dpq", "flexiq", "measured"]
+SensitivityMethod = Literal["taylor", "perturbation", "weight_error", "hessian_trace", "bit_entropy", "value_entropy"]
+SENSITIVITY_METHODS: tuple[SensitivityMethod, ...] = get_args(SensitivityMethod)
+# They rate codes of 8 bits, rounded to nearest: no quantiser changes them.
+_OF_ROUNDED_CODES = frozenset(("bit_entropy", "value_entropy"))
+
+
+def rated_quantiser(method: SensitivityMethod, quantiser: Quantiser) -> Quantiser:
+    """The quantiser whose weights a method rates when an exploration quantises with ``quantiser``."""
+    return "rtn" if method in _OF_ROUNDED_CODES else quantiser
+
+
+class MappingRecord(Record):
+    """The mapping found for one layer in one precision, with its certificate."""
+
+    solution: MappingSolution
+
+
+class OperandEntropyRow(Frozen):
+    """``workloads.entropy.OperandEntropy`` as it is written down."""
+
+    value: float
+    bit: float
+    count: float
+
+
+class HarmRecord(Record):
+    """Harm of one layer in one precision, all other layers in FP32.
+
+    ``subject`` is the key of network and task. ``harm`` is in the method's unit (taylor, perturbation, Hessian trace:
+    squared network output; weight error: squared weight; entropies: bits), and None where the network's outputs were
+    not finite. ``quantiser``: of the weights; entropies are those of rounded codes, whatever it is (``rtn``).
+    """
+
+    subject: str
+    method: str
+    quantiser: Quantiser = "rtn"
+    layer: str
+    precision: str
+    harm: float | None
+
+
+class EntropyRecord(Record):
+    """Entropies of one layer's 8-bit codes, in bits, with the number of elements: what SEADA's rules go by.
+
+    ``subject`` as in ``HarmRecord``. ``input`` is None where the input cannot be reached.
+    """
+
+    subject: str
+    layer: str
+    weight: OperandEntropyRow
+    input: OperandEntropyRow | None
+
+
+class SelectionRecord(Record):
+    """FlexiQ's nested selections: ratio → layer → input channels in the narrow format, by their numbers."""
+
+    subject: str
+    ratios: tuple[float, ...]
+    narrow: tuple[dict[str, tuple[int, ...]], ...]
+
+
+class Accuracy(Frozen):
+    """A measured score: ``value`` in 0 … 1 (higher is better) on ``count`` examples."""
+
+    metric: str
+    value: float
+    count: int
+    extra: dict[str, float] = Field(default_factory=dict)
+
+
+class AccuracyRecord(Record):
+    """The score of the network under an assignment (layer → precision); an empty one is FP32.
+
+    ``quantiser``: of the weights.
+    """
+
+    assignment: dict[str, str]
+    quantiser: Quantiser = "rtn"
+    accuracy: Accuracy
+
+
+class LayerRow(Frozen):
+    """One layer of a network point: what it runs in, how it is mapped, what it costs.
+
+    Attributes:
+        lower_bound, gap: proof of the mapping, in the unit of the objective that it was searched for (cycles, pJ,
+            pJ·cycles); ``gap`` is a fraction. Where ``value_source`` is not None they are those of the machine
+            whose steps all take the mean of drawn values.
+        value_source: where the values are from on which the time depends, else None.
+        mean_step_cycles: cycles of a step of the grid, in the mean.
+        tile, offers: on a machine of several tiles where the layer ran, and what each tile would have charged.
+    """
+
+    layer: str
+    precision: str
+    mapping: str
+    macs: int
+    total_cycles: int
+    compute_cycles: int
+    fill_drain_cycles: int
+    stall_cycles: dict[StallCause, int]
+    energy_pj: dict[str, float]
+    pe_utilization: float
+    cost: float
+    lower_bound: float
+    gap: float
+    status: str
+    value_source: ValueSource | None = None
+    mean_step_cycles: float | None = None
+    tile: str | None = None
+    offers: tuple[TileOffer, ...] = ()
+
+    @property
+    def total_stall_cycles(self) -> int:
+        """Cycles in which the grid waits, for whatever cause."""
+        return sum(self.stall_cycles.values())
+
+    @property
+    def total_energy_pj(self) -> float:
+        """Energy of all components."""
+        return sum(self.energy_pj.values())
+
+
+class VectorRow(Frozen):
+    """The vector operations of one type in a network point, taken together; on several tiles those of each tile."""
+
+    operator: str
+    count: int
+    total_cycles: int
+    compute_cycles: int
+    stall_cycles: int
+    energy_pj: dict[str, float]
+    tile: str | None = None
+
+    @property
+    def total_energy_pj(self) -> float:
+        """Energy of all components."""
+        return sum(self.energy_pj.values())
+
+
+class PointRecord(Record):
+    """A network under one precision assignment: simulated cost and measured accuracy.
+
+    Attributes:
+        context: key of network, accelerator, task, objective and search budget; points of one context compare.
+        origin: a uniform baseline, the front that proposed the assignment, or the user, who gave it; the threshold on
+            entropies or the ratio of narrow channels (``origin_value``) that it is for; an order of layers.
+        uniform: the baseline's precision, else None.
+        assignment: layer → precision (``w4a8``).
+        weight_bits: stored bits of all trained weights, without scales (None in records of earlier versions).
+        precisions: in full, those of layers whose label does not say it all.
+        accuracy: measured; None where the network has no weights or no task.
+        confidence: component of energy → how far its numbers can be trusted; None: not stated.
+        not_modelled: what costs energy and is left out of the machine's description, in words.
+    """
+
+    context: str
+    origin: Origin
+    uniform: str | None
+    assignment: dict[str, str]
+    precisions: dict[str, LayerPrecision] = Field(default_factory=dict)
+    origin_value: float | None = None
+    weight_bits: int | None = None
+    total_cycles: int
+    latency_ms: float
+    energy_pj: float
+    accuracy: Accuracy | None
+    layers: tuple[LayerRow, ...]
+    vector: tuple[VectorRow, ...]
+    confidence: dict[str, Confidence | None] = Field(default_factory=dict)
+    not_modelled: tuple[str, ...] = ()
+
+    @property
+    def energy_uj(self) -> float:
+        """Energy of one inference in µJ."""
+        return self.energy_pj * 1e-6
+
+    @property
+    def accuracy_percent(self) -> float:
+        """Measured score in percent; NaN where there is none."""
+        return float("nan") if self.accuracy is None else 100.0 * self.accuracy.value
+
+    @property
+    def worst_gap(self) -> float:
+        """Largest gap of any layer's mapping."""
+        return max((row.gap for row in self.layers), default=0.0)
+
+
+class FamilyRecord(Record):
+    """The points that one method or baseline proposed in a comparison: keys of ``PointRecord``, in its order.
+
+    ``key``: of the context, the menu, and all that its proposals depend on. ``quantiser``: of its weights, ``flexiq``
+    where layers are split by channel.
+    """
+
+    family: str
+    quantiser: str
+    points: tuple[str, ...]
+
+
+class ComparisonSettings(Frozen):
+    """What a comparison was asked for; ``families``: keys of the records of all that is compared, in order.
+
+    ``skipped``: method → why the machine or the network does not take it.
+    """
+
+    network: str
+    accelerator: str
+    metric: str
+    examples: int
+    fp32: float
+    menu: tuple[str, ...]
+    objective: Objective
+    points: int
+    seeds: int
+    families: tuple[str, ...]
+    skipped: dict[str, str] = Field(default_factory=dict)
+    versions: dict[str, str]
+
+
+class Settings(Frozen):
+    """What a run was asked for, and the versions that ran it.
+
+    ``kept``: layer → precision that it must have; ``weight_bits_limit``, and ``accuracy_at_least`` (0 … 1): what points
+    are chosen by. ``method``: the named method that was asked for, else None. ``sensitivity_note``: why it is another
+    one than the default, where none was asked for. ``context`` as in ``PointRecord``, ``subject`` as in ``HarmRecord``;
+    ``fp32_key`` is the key of FP32's accuracy.
+    """
+
+    network: str
+    network_source: str
+    accelerator: str
+    task: str | None
+    metric: str | None
+    menu: tuple[str, ...]
+    objective: Objective
+    sensitivity: SensitivityMethod
+    sensitivity_note: str = ""
+    quantiser: Quantiser = "rtn"
+    method: MethodName | None = None
+    kept: dict[str, str] = Field(default_factory=dict)
+    weight_bits_limit: int | None = None
+    accuracy_at_least: float | None = None
+    points: int
+    cpu_seconds_per_layer: float
+    target_gap: float
+    context: str
+    subject: str
+    fp32_key: str | None
+    versions: dict[str, str]
+
+
+def layer_row(result: LayerResult, precision: str, solution: MappingSolution) -> LayerRow:
+    """Put what the tables need of a layer's simulation and of its search into one row."""
+    return LayerRow(
+        layer=result.layer,
+        precision=precision,
+        mapping=solution.mapping.describe(),
+        macs=result.macs,
+        total_cycles=result.total_cycles,
+        compute_cycles=result.compute_cycles,
+        fill_drain_cycles=result.fill_drain_cycles,
+        stall_cycles=result.stall_cycles,
+        energy_pj=result.energy_pj,
+        pe_utilization=result.pe_utilization,
+        cost=solution.cost,
+        lower_bound=solution.lower_bound,
+        gap=solution.gap,
+        status=solution.status,
+        value_source=result.value_source,
+        mean_step_cycles=result.mean_step_cycles,
+        tile=result.tile,
+        offers=solution.offers,
+    )
+
+
+def vector_rows(result: NetworkResult) -> tuple[VectorRow, ...]:
+    """Sum the vector operations of a network by operator and tile, in the order of their first use."""
+    groups: dict[tuple[str, str | None], list[VectorResult]] = {}
+    for operation in result.operations:
+        if isinstance(operation, VectorResult):
+            groups.setdefault((operation.operator, operation.tile), []).append(operation)
+    return tuple(
+        VectorRow(
+            operator=operator,
+            count=len(members),
+            total_cycles=sum(member.total_cycles for member in members),
+            compute_cycles=sum(member.compute_cycles for member in members),
+            stall_cycles=sum(member.stall_cycles for member in members),
+            energy_pj={
+                component: sum(member.energy_pj.get(component, 0.0) for member in members)
+                for component in {name: None for member in members for name in member.energy_pj}
+            },
+            tile=tile,
+        )
+        for (operator, tile), members in groups.items()
+    )
