@@ -18,7 +18,7 @@ from bitmosaic.explorations.exploration import Exploration, load_exploration
 from bitmosaic.explorations.folder import check_folder, default_folder, write_inputs, write_outputs
 from bitmosaic.explorations.job import Job, find_data, open_subject, settings_problems
 from bitmosaic.explorations.limits import check_reached, kept_layers, limit_problems
-from bitmosaic.explorations.methods import METHOD_NAMES, Plan
+from bitmosaic.explorations.methods import METHOD_NAMES, MethodPlan
 from bitmosaic.explorations.methods import plan as make_plan
 from bitmosaic.explorations.network_points import NetworkPoints
 from bitmosaic.explorations.proposals import propose
@@ -143,7 +143,7 @@ def explore(
     return exploration
 
 
-def _settings(job: Job, plan: Plan, points: int) -> Settings:
+def _settings(job: Job, plan: MethodPlan, points: int) -> Settings:
     task, book = job.task, job.book(plan.quantiser)
     return Settings(
         network=job.network.name, network_source=job.network.source, accelerator=job.accelerator.name,
@@ -160,7 +160,7 @@ def _versions() -> dict[str, str]:
 
 
 def _score_all(
-    run: NetworkPoints, accuracy: AccuracyBook | None, plan: Plan, points: int, measure_harm: bool
+    run: NetworkPoints, accuracy: AccuracyBook | None, plan: MethodPlan, points: int, measure_harm: bool
 ) -> None:
     if accuracy is None:
         reason = "no trained weights" if run.network.model is None else "no data were given to measure accuracy on"
