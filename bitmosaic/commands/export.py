@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from bitmosaic.commands.parts import layer_precisions_of, shapes_of
-from simulator.errors import ConfigurationError, NetworkError, Problem, closest
+from simulator.errors import ConfigurationError, NetworkError, PrecisionError, Problem, closest
 
 if TYPE_CHECKING:
     import onnx
@@ -29,6 +30,9 @@ QUANTISERS = ("rtn", "gptq", "gptq_act", "dpq", "dpq_natural")
 @click.option("--layer-precision", "layer_precisions", multiple=True, metavar="PATTERN=PRECISION",
               help="The precision of the layers whose names fit the pattern (with * and ?) instead; may be given "
                    "several times, the first that fits a layer counts.")
+@click.option("--assignment", "assignment_file", type=click.Path(path_type=Path), metavar="FILE",
+              help="Read the precision of every layer from FILE, as `bitmosaic explore` writes them; the quantiser "
+                   "too, where --quantiser is not given.")
 @click.option("--quantiser", type=click.Choice(QUANTISERS), default="rtn", show_default=True,
               help="How weights are rounded (docs/quantisers.md).")
 @click.option("--scheme", type=click.Choice(["affine", "symmetric"]), default="affine", show_default=True,
@@ -44,8 +48,8 @@ QUANTISERS = ("rtn", "gptq", "gptq_act", "dpq", "dpq_natural")
 @click.option("--shape", "shapes", multiple=True, metavar="NAME=DIMS",
               help="The shape of an input that is dynamic in the ONNX file, e.g. x=1,3,48,320.")
 def export(
-    network: str, precision: str, layer_precisions: tuple[str, ...], quantiser: str, scheme: str, target: str,
-    fusible: bool, out: Path, inputs: Path | None, shapes: tuple[str, ...],
+    network: str, precision: str, layer_precisions: tuple[str, ...], assignment_file: Path | None, quantiser: str,
+    scheme: str, target: str, fusible: bool, out: Path, inputs: Path | None, shapes: tuple[str, ...],
 ) -> None:
     """Quantise NETWORK, a built-in one with trained weights or an ONNX file, and write it.
 
@@ -72,7 +76,11 @@ def export(
         rule = "needs data to calibrate on: give some of its inputs with --inputs FILE.npz"
         raise NetworkError(Problem(rule if opened.model else "has published shapes only: there is nothing to quantise",
                                    where=opened.name))
-    chosen = assignment(opened, wanted, single)
+    if assignment_file is None:
+        chosen = assignment(opened, wanted, single)
+    else:
+        chosen, quantiser = from_file(assignment_file, opened, click.get_current_context())
+    check_whole(chosen, opened)
     evaluator = AccuracyEvaluator(
         opened, task, quantiser=quantiser, scheme=scheme,  # type: ignore[arg-type]
     )
@@ -113,6 +121,36 @@ def assignment(
         if fitting or network.bindings[name].weight is not None:
             found[name] = fitting[0] if fitting else wanted
     return {name: precision for name, precision in found.items() if precision.label != "fp32"}
+
+
+def from_file(path: Path, network: Network, context: click.Context) -> tuple[dict[str, LayerPrecision], str]:
+    """Layer → precision as an assignment's file says, and the quantiser: the command line's, else the file's.
+
+    Products of two activations have their precision too, as they have it when accuracy is measured. Raises
+    ``ConfigurationError`` for mistakes in the file, and for options that name precisions beside it.
+    """
+    from bitmosaic.explorations.assignment_file import load_assignment
+    from bitmosaic.explorations.simulate_assignment import check_alone
+
+    check_alone(context)
+    found = load_assignment(path, network)
+    is_given = context.get_parameter_source("quantiser") == ParameterSource.COMMANDLINE
+    chosen = {
+        layer: precision for layer, precision in found.precisions.items()
+        if layer in network.bindings and precision.label != "fp32"
+    }
+    return chosen, context.params["quantiser"] if is_given else found.quantiser
+
+
+def check_whole(chosen: Mapping[str, LayerPrecision], network: Network) -> None:
+    """Raise ``PrecisionError`` with every layer that is split by channel."""
+    problems = [
+        Problem("layers split by channel are not exported: a precision says how many channels are narrow, not which",
+                where=network.name, path=f"layer {layer}", value=precision.label)
+        for layer, precision in chosen.items() if precision.split is not None
+    ]
+    if problems:
+        raise PrecisionError(problems)
 
 
 def fits(name: str, pattern: str) -> bool:

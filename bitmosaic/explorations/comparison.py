@@ -199,6 +199,8 @@ def _run(
             return [*baselines, *propose(own, own_book, plan, points)]
 
         asked: dict[str, Json] = {"points": points, "sensitivity": plan.sensitivity}
+        if plan.selection == "subgraphs":
+            asked["program"] = "subgraphs"  # families of before it was are others
         keys.append(_family(job, families, plan.method, plan, asked, proposed))
     settings = ComparisonSettings(
         network=job.network.name, accelerator=job.accelerator.name, metric=fp32.metric, examples=fp32.count,

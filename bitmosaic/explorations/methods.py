@@ -19,7 +19,7 @@ from workloads.network import Network
 from workloads.sensitivity import default_method
 from workloads.weight_quantisers import Quantiser
 
-Selection = Literal["program", "entropy", "channels"]
+Selection = Literal["program", "subgraphs", "entropy", "channels"]
 METHOD_NAMES: tuple[MethodName, ...] = get_args(MethodName)
 _INTEGERS: tuple[Quantiser, ...] = ("rtn", "gptq", "gptq_act")
 SPLIT = LayerPrecision.parse("w8a8/w4a4@1")
@@ -34,8 +34,9 @@ class Method:
         summary: what it does here, in a sentence.
         sensitivities: how harm may be rated; the first one is taken where nothing is asked for. Empty: not at all.
         quantisers: of the weights, likewise.
-        selection: who proposes: the integer ``program`` (least harm under budgets of latency and of energy),
-            ``entropy`` (the program and SEADA's threshold), or ``channels`` (FlexiQ's ratios).
+        selection: who proposes: the integer ``program`` (least harm under budgets of latency and of energy, each layer
+            costed by itself), that over ``subgraphs`` (conversions between layers counted), ``entropy`` (the first
+            one and SEADA's threshold), or ``channels`` (FlexiQ's ratios).
     """
 
     name: MethodName
@@ -49,9 +50,9 @@ class Method:
 METHODS: dict[MethodName, Method] = {each.name: each for each in (
     Method(
         "amp", "arXiv 2505.13060",
-        "first-order harm of weights and activations, added up over layers; an integer program, layer by layer "
-        "(sub-graphs are not taken together)",
-        ("taylor",), _INTEGERS, "program",
+        "first-order harm of weights and activations, added up over layers (measured where there are no gradients); an "
+        "integer program over sequential sub-graphs, with the conversions between layers in its costs",
+        ("taylor", "perturbation"), _INTEGERS, "subgraphs",
     ),
     Method(
         "seada", "arXiv 2606.27884, as we read its abstract",
@@ -72,8 +73,8 @@ METHODS: dict[MethodName, Method] = {each.name: each for each in (
     ),
     Method(
         "measured", "the reference for the others",
-        "harm measured, one layer and precision at a time; an integer program",
-        ("perturbation",), _INTEGERS, "program",
+        "harm measured, one layer and precision at a time; the integer program of amp",
+        ("perturbation",), _INTEGERS, "subgraphs",
     ),
 )}
 
@@ -139,10 +140,12 @@ def plan(
     if method == "dpq":
         _check_expanded(precisions, accelerator)
     own = (bundle.sensitivities or ("taylor",))[0]
-    rated = own if sensitivity == "auto" else sensitivity
+    rated, note = (own, "") if sensitivity == "auto" else (sensitivity, "")
+    if sensitivity == "auto" and bundle.sensitivities[:2] == ("taylor", "perturbation"):
+        rated, note = _rated(network, "auto")
     chosen = quantiser or bundle.quantisers[0]
     check_quantiser(chosen, precisions)
-    return MethodPlan(method, precisions, rated, "", chosen, bundle.selection)
+    return MethodPlan(method, precisions, rated, note, chosen, bundle.selection)
 
 
 def check_method(method: str) -> None:

@@ -12,6 +12,7 @@ from bitmosaic.explorations.flexiq_book import NARROW, WIDE, FlexiqBook
 from bitmosaic.explorations.methods import MethodPlan
 from bitmosaic.explorations.network_points import NetworkPoints, Proposal
 from bitmosaic.explorations.records import Origin
+from bitmosaic.explorations.subgraph_program import least_harm_by_subgraphs
 from mapper.assignment import assignment_front
 from simulator.precision import LayerPrecision
 from workloads.entropy import Kind, LayerEntropy, select
@@ -27,7 +28,9 @@ def propose(run: NetworkPoints, book: AccuracyBook, plan: MethodPlan, points: in
         assert isinstance(run.accuracy, FlexiqBook)
         found = by_ratio(run, run.accuracy)
     else:
-        found = least_harm(run, plan.menu, book.harms(plan.menu, plan.sensitivity, run.progress), points)
+        harms = book.harms(plan.menu, plan.sensitivity, run.progress)
+        by = in_sequence if plan.selection == "subgraphs" else least_harm
+        found = by(run, plan.menu, harms, points)
     if plan.selection == "entropy":
         kind: Kind = "value" if plan.sensitivity == "value_entropy" else "bit"
         found += by_threshold(run, plan.menu, book.entropies(), kind, points)
@@ -52,6 +55,16 @@ def least_harm(
     return [
         Proposal(run.mixed({layer: by_label[label] for layer, label in labels}), axis)
         for labels, axis in found.items()
+    ]
+
+
+def in_sequence(
+    run: NetworkPoints, menu: Sequence[LayerPrecision], harms: Mapping[tuple[str, str], float], points: int
+) -> list[Proposal]:
+    """Least total harm under budgets by AMP's program: sequential sub-graphs, with the conversions between layers."""
+    return [
+        Proposal(run.mixed(each.precisions), each.axis)
+        for each in least_harm_by_subgraphs(run, menu, harms, points)
     ]
 
 

@@ -1,4 +1,4 @@
-"""What ``simulate --assignment FILE`` runs: the file's, but for what the command line says otherwise."""
+"""What ``--assignment FILE`` of a command means: the file's, but for what the command line says otherwise."""
 
 from __future__ import annotations
 
@@ -23,19 +23,25 @@ def asked_for(
 
     Raises ``ConfigurationError`` for mistakes in the file, and for options that name precisions beside it.
     """
-    def is_given(name: str) -> bool:
-        return context.get_parameter_source(name) == ParameterSource.COMMANDLINE
-
-    others = {"precision": "--precision", "layer_precisions": "--layer-precision"}
-    problems = [
-        Problem("names precisions, and so does --assignment: give one of them", path=option)
-        for name, option in others.items() if is_given(name)
-    ]
-    if problems:
-        raise ConfigurationError(problems)
+    check_alone(context)
     found = load_assignment(path, network)
-    machine = context.params["hardware"] if is_given("hardware") else found.machine(path)
-    objective = context.params["objective"] if is_given("objective") else found.objective
+    machine = context.params["hardware"] if _is_given(context, "hardware") else found.machine(path)
+    objective = context.params["objective"] if _is_given(context, "objective") else found.objective
     # A layer's name is a pattern that fits itself alone.
     precisions = {escape(layer): precision for layer, precision in found.precisions.items()}
     return precisions, machine, objective, found.budget(budget)
+
+
+def check_alone(context: click.Context) -> None:
+    """Raise ``ConfigurationError`` for options that name precisions beside ``--assignment``."""
+    others = {"precision": "--precision", "layer_precisions": "--layer-precision"}
+    problems = [
+        Problem("names precisions, and so does --assignment: give one of them", path=option)
+        for name, option in others.items() if _is_given(context, name)
+    ]
+    if problems:
+        raise ConfigurationError(problems)
+
+
+def _is_given(context: click.Context, name: str) -> bool:
+    return context.get_parameter_source(name) == ParameterSource.COMMANDLINE

@@ -81,8 +81,9 @@ def test_a_second_comparison_computes_nothing_and_another_shares(digits: Network
 
     with pytest.MonkeyPatch.context() as patch:
         for place in ("accuracy_book.AccuracyEvaluator", "flexiq_book.FlexiqSession", "mapping_book.map_many",
-                      "network_points.simulate_network", "proposals.assignment_front"):
-            patch.setattr(f"bitmosaic.{place}", refuse)
+                      "network_points.simulate_network", "proposals.assignment_front",
+                      "subgraph_program.assignment_front"):
+            patch.setattr(f"bitmosaic.explorations.{place}", refuse)
         assert _compare(digits, compared.folder) == compared
         # Fewer families are there already; their points are not looked for again.
         fewer = _compare(digits, compared.folder, methods=["amp"], seeds=0)

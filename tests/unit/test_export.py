@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from bitmosaic import cli
+from bitmosaic.explorations.assignment_file import AssignmentFile, dump_assignment, load_assignment
 from simulator.errors import PrecisionError
 from simulator.formats import Format
 from simulator.precision import LayerPrecision
@@ -229,3 +230,46 @@ def test_what_the_command_refuses(tmp_path):
         assert result.exit_code == 2 and message in result.output and not path.exists()
     result = export_command("digits_cnn", "--out", tmp_path / "absent" / "small.onnx")
     assert result.exit_code == 2 and "No such file or directory" in result.output
+
+
+def assignment_text(digits, quantiser="rtn", **changed):
+    """A file of ``explore`` with all layers of the digits network."""
+    precisions = {layer.name: precision("w4a8" if number % 2 else "w8a8") for number, layer in enumerate(digits.layers)}
+    precisions |= {name: precision(text) for name, text in changed.items()}
+    return dump_assignment(AssignmentFile(
+        network="digits_cnn", hardware="bit_fusion", quantiser=quantiser, precisions=precisions
+    ))
+
+
+def test_an_assignment_of_explore_is_exported_as_it_was_measured(digits, evaluator, tmp_path):
+    path, out = tmp_path / "m1.yaml", tmp_path / "out.onnx"
+    path.write_text(assignment_text(digits, quantiser="gptq"))
+    asked = ["export", "digits_cnn", "--assignment", str(path), "--out", str(out)]
+    result = CliRunner().invoke(cli.main, asked)
+    assert result.exit_code == 0, result.output
+    assert "6 layers quantised" in result.stdout and "none differs" in result.stdout
+    chosen = load_assignment(path, digits).precisions
+    compensated = AccuracyEvaluator(digits, find_task(digits), quantiser="gptq", threads=1)
+    feed = {"image": find_task(digits).calibration_feeds()[0]["image"][:32]}
+    written = run_model(onnx.load(out), feed)[0]
+    np.testing.assert_array_equal(written, compensated.runner(chosen)(feed)[0])
+    assert CliRunner().invoke(cli.main, [*asked, "--quantiser", "rtn"]).exit_code == 0  # goes before the file's
+    rounded = run_model(onnx.load(out), feed)[0]
+    np.testing.assert_array_equal(rounded, evaluator.runner(chosen)(feed)[0])
+    assert not np.array_equal(written, rounded)
+
+
+def test_assignments_that_cannot_be_exported_are_refused(digits, tmp_path):
+    path, out = tmp_path / "m1.yaml", tmp_path / "out.onnx"
+    asked = ["export", "digits_cnn", "--assignment", str(path), "--out", str(out)]
+    path.write_text(assignment_text(digits, conv1="w8a8/w4a4@0.5", linear2="w8a8/w4a4@1"))
+    split = CliRunner().invoke(cli.main, asked)
+    assert split.exit_code == 2
+    for layer in ("layer conv1=w8a8/w4a4@0.5", "layer linear2=w8a8/w4a4@1"):
+        assert f"digits_cnn: {layer}: layers split by channel are not exported" in split.stderr
+    path.write_text(assignment_text(digits).replace("  conv1: w8a8\n", ""))
+    twice = CliRunner().invoke(cli.main, [*asked, "--precision", "w4a8"])
+    assert twice.exit_code == 2 and "--precision: names precisions, and so does --assignment" in twice.stderr
+    lacking = CliRunner().invoke(cli.main, asked)
+    assert lacking.exit_code == 2 and "precisions=conv1: has no precision for a layer of digits_cnn" in lacking.stderr
+    assert not out.exists()

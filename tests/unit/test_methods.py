@@ -93,7 +93,7 @@ def test_a_second_run_measures_nothing(
 
     for place in ("accuracy_book.AccuracyEvaluator", "flexiq_book.FlexiqSession", "mapping_book.map_many",
                   "network_points.simulate_network"):
-        monkeypatch.setattr(f"bitmosaic.{place}", refuse)
+        monkeypatch.setattr(f"bitmosaic.explorations.{place}", refuse)
     again = _explore(digits, name, explored[name].folder)
     # Other methods have added points to the folder since.
     assert {p.record.key for p in again.points} >= {p.record.key for p in explored[name].points}
@@ -249,9 +249,9 @@ def test_what_contradicts_a_method_is_refused(digits: Network, tmp_path: Path) -
         assert not (tmp_path / "x").exists()
         return str(caught.value)
 
-    both = problems("amp", sensitivity="perturbation", quantiser="dpq").splitlines()
+    both = problems("amp", sensitivity="weight_error", quantiser="dpq").splitlines()
     assert both == [
-        "sensitivity=perturbation: contradicts the method amp (allowed: taylor)",
+        "sensitivity=weight_error: contradicts the method amp (allowed: taylor, perturbation)",
         "quantiser=dpq: contradicts the method amp (allowed: rtn, gptq, gptq_act)",
     ]
     assert "menu=w4a8: contradicts the method flexiq, which has its own" in problems("flexiq", menu=["w4a8"])
