@@ -21,6 +21,9 @@ from bitmosaic.commands.parts import INTERRUPTED, changed_budget, display, open_
               help="What the mapping of each layer is searched for; edp is energy times latency.")
 @click.option("--quantiser", type=click.Choice(["rtn", "gptq", "gptq_act"]),
               help="How weights are quantised by baselines and by methods that leave it open; by default rtn.")
+@click.option("--measure-harm", is_flag=True,
+              help="Measure the harm of every layer and precision too, and say how well each method rates it: a run "
+                   "each.")
 @click.option("--points", type=click.IntRange(min=2), default=6, show_default=True, metavar="N",
               help="Budgets for which a method seeks an assignment, on each of its two fronts.")
 @click.option("--seeds", type=click.IntRange(min=0), default=3, show_default=True, metavar="N",
@@ -40,7 +43,7 @@ from bitmosaic.commands.parts import INTERRUPTED, changed_budget, display, open_
               help="Processes that search for mappings; by default one for each core.")
 def compare(
     network: str, hardware: str, methods: str | None, menu: str | None, objective: str, quantiser: str | None,
-    points: int, seeds: int, shapes: tuple[str, ...], inputs: Path | None, output: Path | None,
+    measure_harm: bool, points: int, seeds: int, shapes: tuple[str, ...], inputs: Path | None, output: Path | None,
     seconds_per_layer: float | None, gap: float | None, workers: int | None,
 ) -> None:
     """Run published methods and trivial baselines on NETWORK, and show them side by side.
@@ -59,7 +62,8 @@ def compare(
             found = job.compare(
                 opened, hardware, methods=None if methods is None else words(methods),  # type: ignore[arg-type]
                 menu=None if menu is None else words(menu), objective=objective,  # type: ignore[arg-type]
-                quantiser=quantiser, points=points, seeds=seeds, inputs=inputs, results=output,  # type: ignore[arg-type]
+                quantiser=quantiser, measure_harm=measure_harm, points=points,  # type: ignore[arg-type]
+                seeds=seeds, inputs=inputs, results=output,
                 budget=changed_budget(DEFAULT_BUDGET, seconds_per_layer, gap), workers=workers, progress=progress,
             )
         except job.ComparisonInterrupted as interrupt:

@@ -9,14 +9,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from bitmosaic._version import __version__
-from bitmosaic.explorations.exploration import COMPARISON_FILE, FAMILIES_FILE, POINTS_FILE, CostAxis, Point
+from bitmosaic.explorations.exploration import (
+    COMPARISON_FILE,
+    FAMILIES_FILE,
+    POINTS_FILE,
+    SENSITIVITY_FILE,
+    CostAxis,
+    Point,
+    rated_harms,
+)
 from bitmosaic.explorations.exploration import pareto_front as front_of
 from bitmosaic.explorations.explorer import DEFAULT_BUDGET
 from bitmosaic.explorations.folder import check_folder, default_folder, write_file, write_subject
@@ -26,7 +34,15 @@ from bitmosaic.explorations.methods import METHOD_NAMES, METHODS, MethodPlan, ch
 from bitmosaic.explorations.methods import plan as make_plan
 from bitmosaic.explorations.network_points import NetworkPoints, Proposal
 from bitmosaic.explorations.proposals import at_random, largest_first, propose
-from bitmosaic.explorations.records import ComparisonSettings, FamilyRecord, MethodName, PointRecord
+from bitmosaic.explorations.rank_correlation import rank_correlations
+from bitmosaic.explorations.records import (
+    ComparisonSettings,
+    FamilyRecord,
+    HarmRecord,
+    MethodName,
+    PointRecord,
+    Ratings,
+)
 from bitmosaic.explorations.store import RecordFile, sole_writer
 from bitmosaic.progress import Progress, Silent
 from mapper.solution import Objective, SearchBudget
@@ -56,11 +72,16 @@ class Family:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Families of points of one network on one machine, as they stand in a results folder."""
+    """Families of points of one network on one machine, as they stand in a results folder.
+
+    ``correlations``: method → precision → rank correlation over the layers of its ratings with measured harm
+    (``rank_correlations``), of the methods that rate layers otherwise than by measuring, where harm was measured.
+    """
 
     folder: Path
     settings: ComparisonSettings
     families: tuple[Family, ...]
+    correlations: dict[str, dict[str, float | None]] = field(default_factory=dict)
 
     def front(self, axis: CostAxis) -> frozenset[str]:
         """Keys of the points that none of any family beats in cost and accuracy both; of equal ones all."""
@@ -93,6 +114,7 @@ def compare(
     menu: Sequence[str] | None = None,
     objective: Objective = "edp",
     quantiser: Quantiser | None = None,
+    measure_harm: bool = False,
     points: int = DEFAULT_POINTS,
     seeds: int = DEFAULT_SEEDS,
     inputs: str | Path | None = None,
@@ -109,6 +131,8 @@ def compare(
             that the machine does not take is an error.
         menu: of the baselines and of methods that leave it open.
         quantiser: of weights, for baselines and for methods that leave it open; by default ``rtn``.
+        measure_harm: whether harm is measured too, one run a layer and precision, to say how well methods rate it;
+            where the method ``measured`` has measured it already, that is said in any case.
         points: budgets for each front of a method.
         seeds: random orders of layers.
         results: the folder, by default ``results/<network>-<accelerator>-comparison``.
@@ -136,7 +160,7 @@ def compare(
     with sole_writer(folder):
         write_subject(folder, network, accelerator, None if inputs is None else Path(inputs))
         try:
-            _run(job, plain, plans, points, seeds, skipped)
+            _run(job, plain, plans, points, seeds, skipped, measure_harm)
         except KeyboardInterrupt:
             raise ComparisonInterrupted(folder) from None
     return load_comparison(folder)
@@ -173,7 +197,8 @@ def _plans(
 
 
 def _run(
-    job: Job, plain: MethodPlan, plans: Sequence[MethodPlan], points: int, seeds: int, skipped: dict[str, str]
+    job: Job, plain: MethodPlan, plans: Sequence[MethodPlan], points: int, seeds: int, skipped: dict[str, str],
+    measure_harm: bool,
 ) -> None:
     book = job.book("rtn")
     assert book is not None and job.task is not None
@@ -202,13 +227,25 @@ def _run(
         if plan.selection == "subgraphs":
             asked["program"] = "subgraphs"  # families of before it was are others
         keys.append(_family(job, families, plan.method, plan, asked, proposed))
+    rating = [plan for plan in plans if plan.selection != "channels"]
+    for plan in rating if measure_harm else ():
+        own_book = job.book(plan.quantiser)
+        assert own_book is not None
+        own_book.harms(plan.menu, "perturbation", job.progress)
     settings = ComparisonSettings(
         network=job.network.name, accelerator=job.accelerator.name, metric=fp32.metric, examples=fp32.count,
         fp32=fp32.value, menu=tuple(each.label for each in plain.menu), objective=job.objective, points=points,
-        seeds=seeds, families=tuple(keys), skipped=skipped,
+        seeds=seeds, families=tuple(keys), skipped=skipped, subject=job.subject,
+        ratings={plan.method: _ratings(plan) for plan in rating if plan.method is not None},
         versions={"bitmosaic": __version__, "onnxruntime": version("onnxruntime"), "ortools": version("ortools")},
     )
     write_file(job.folder / COMPARISON_FILE, (json.dumps(settings.model_dump(mode="json"), indent=2) + "\n").encode())
+
+
+def _ratings(plan: MethodPlan) -> Ratings:
+    return Ratings(
+        sensitivity=plan.sensitivity, quantiser=plan.quantiser, menu=tuple(each.label for each in plan.menu)
+    )
 
 
 def _family(
@@ -259,4 +296,18 @@ def load_comparison(folder: str | Path) -> Comparison:
             if record is not None:
                 points.append(Point(record.uniform or f"{family.family} {number}", record))
         families.append(Family(family.family, family.quantiser, tuple(points)))
-    return Comparison(folder, settings, tuple(families))
+    return Comparison(folder, settings, tuple(families), _correlations(folder, settings))
+
+
+def _correlations(folder: Path, settings: ComparisonSettings) -> dict[str, dict[str, float | None]]:
+    """How well each method rates layers, as far as it was measured."""
+    records = RecordFile(folder / SENSITIVITY_FILE, HarmRecord)
+    found = {}
+    for method, ratings in settings.ratings.items():
+        if ratings.sensitivity == "perturbation":
+            continue
+        own = rated_harms(records, settings.subject, ratings.sensitivity, ratings.quantiser)
+        measured = rated_harms(records, settings.subject, "perturbation", ratings.quantiser)
+        if correlations := rank_correlations(own, measured, ratings.menu):
+            found[method] = correlations
+    return found

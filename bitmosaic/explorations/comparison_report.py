@@ -16,6 +16,7 @@ from rich.text import Text
 from bitmosaic.explorations.comparison import RANDOM, Comparison, Family
 from bitmosaic.explorations.exploration import DEFAULT_ACCURACY_LOSS, CostAxis, Point
 from bitmosaic.explorations.folder import PLOTS, write_file
+from bitmosaic.explorations.rank_correlation import correlations_text
 from bitmosaic.views.plots import (
     BLACK,
     BLUE,
@@ -109,6 +110,11 @@ def comparison_summary(comparison: Comparison) -> RenderableType:
         f"FP32 {settings.metric}: {100 * settings.fp32:.2f} % on {settings.examples} examples. Fronts are those of all "
         "families together; a point that several propose counts for each.",
         *(f"Left out: {name}, {reason}." for name, reason in settings.skipped.items()),
+        *(
+            f"{name} rates layers by {settings.ratings[name].sensitivity}; rank correlation with measured harm: "
+            f"{correlations_text(correlations)}."
+            for name, correlations in comparison.correlations.items()
+        ),
     ]
     return Group(comparison_table(comparison), *map(Text, notes))
 

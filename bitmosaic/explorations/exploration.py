@@ -7,7 +7,7 @@ comes from here, so a folder redraws to what the run drew.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -26,6 +26,7 @@ from bitmosaic.explorations.records import (
 from bitmosaic.explorations.store import RecordFile
 from mapper.pareto import pareto_front as undominated
 from simulator.errors import ConfigurationError, Problem, closest
+from workloads.weight_quantisers import Quantiser
 
 CostAxis = Literal["latency", "energy"]
 SETTINGS_FILE = "inputs/settings.json"
@@ -162,6 +163,17 @@ def pareto_front(points: Sequence[Point], axis: CostAxis) -> tuple[Point, ...]:
     return tuple(sorted(front, key=lambda point: point.cost(axis)))
 
 
+def rated_harms(
+    records: Iterable[HarmRecord], subject: str, method: SensitivityMethod, quantiser: Quantiser
+) -> dict[tuple[str, str], float]:
+    """(layer, precision) → harm that a method gave weights of a quantiser; infinite where outputs were not finite."""
+    of_weights = rated_quantiser(method, quantiser)
+    return {
+        (record.layer, record.precision): math.inf if record.harm is None else record.harm for record in records
+        if (record.subject, record.method, record.quantiser) == (subject, method, of_weights)
+    }
+
+
 def load_exploration(folder: str | Path) -> Exploration:
     """Read a results folder, finished or not.
 
@@ -184,17 +196,12 @@ def load_exploration(folder: str | Path) -> Exploration:
     records = [
         record for record in RecordFile(folder / POINTS_FILE, PointRecord) if record.context == settings.context
     ]
-    ratings = [
-        record for record in RecordFile(folder / SENSITIVITY_FILE, HarmRecord) if record.subject == settings.subject
-    ]
+    ratings = RecordFile(folder / SENSITIVITY_FILE, HarmRecord)
 
     def rated(method: SensitivityMethod) -> dict[tuple[str, str], float]:
-        quantiser = rated_quantiser(method, settings.quantiser)
-        return {
-            (record.layer, record.precision): math.inf if record.harm is None else record.harm
-            for record in ratings
-            if (record.method, record.quantiser) == (method, quantiser) and settings.method != "flexiq"
-        }
+        return {} if settings.method == "flexiq" else rated_harms(
+            ratings, settings.subject, method, settings.quantiser
+        )
 
     mixed = 0
     points = []

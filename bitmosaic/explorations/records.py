@@ -220,10 +220,19 @@ class FamilyRecord(Record):
     points: tuple[str, ...]
 
 
+class Ratings(Frozen):
+    """How a method rates layers: whose harms, of which weights, in which precisions."""
+
+    sensitivity: SensitivityMethod
+    quantiser: Quantiser
+    menu: tuple[str, ...]
+
+
 class ComparisonSettings(Frozen):
     """What a comparison was asked for; ``families``: keys of the records of all that is compared, in order.
 
-    ``skipped``: method → why the machine or the network does not take it.
+    ``skipped``: method → why the machine or the network does not take it. ``ratings``: of the methods that rate layers;
+    ``subject`` as in ``HarmRecord``.
     """
 
     network: str
@@ -237,6 +246,8 @@ class ComparisonSettings(Frozen):
     seeds: int
     families: tuple[str, ...]
     skipped: dict[str, str] = Field(default_factory=dict)
+    subject: str = ""
+    ratings: dict[str, Ratings] = Field(default_factory=dict)
     versions: dict[str, str]
 
 

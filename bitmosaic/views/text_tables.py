@@ -14,13 +14,13 @@ from rich.table import Table
 from rich.text import Text
 
 from bitmosaic.explorations.exploration import DEFAULT_ACCURACY_LOSS, Exploration, Point
+from bitmosaic.explorations.rank_correlation import FEWEST_RANKED, correlations_text, rank_correlations
 from bitmosaic.explorations.records import LayerRow, VectorRow
 from bitmosaic.views.frames import summary_frame
 from mapper.solution import Objective
 from simulator.provenance import UNSTATED, weakest
 
 REPORT_WIDTH = 150
-_FEWEST_RANKED = 4  # points that a rank correlation is worth telling of
 _NAME_WIDTH = 14  # to which names of layers and mappings may shrink
 OBJECTIVE_UNIT: dict[Objective, str] = {"latency": "cycles", "energy": "pJ", "edp": "pJ·cycles"}
 # Unit, factor from pJ, and the total in pJ from which the next one is used.
@@ -294,7 +294,7 @@ def harm_note(exploration: Exploration) -> str:
         for point in exploration.points if point.record.accuracy is not None
     ]
     finite = [pair for pair in pairs if math.isfinite(pair[0])]
-    if len(finite) < _FEWEST_RANKED:
+    if len(finite) < FEWEST_RANKED:
         return note
     correlation = spearman(*zip(*finite, strict=True))
     if math.isnan(correlation):
@@ -304,21 +304,10 @@ def harm_note(exploration: Exploration) -> str:
 
 def _measured_note(exploration: Exploration) -> str:
     """How well the ratings of single layers order what was measured of them; empty where that was not."""
-    from workloads.sensitivity import spearman
-
     if exploration.settings.sensitivity == "perturbation":
         return ""
-    found = []
-    for precision in exploration.settings.menu:
-        pairs = [
-            (harm, exploration.measured_harms[layer, label])
-            for (layer, label), harm in exploration.harms.items()
-            if label == precision and math.isfinite(exploration.measured_harms.get((layer, label), math.inf))
-        ]
-        if len(pairs) >= _FEWEST_RANKED:
-            correlation = spearman(*zip(*pairs, strict=True))
-            found.append(f"{precision} {'all alike' if math.isnan(correlation) else f'{correlation:.2f}'}")
-    return f"Rank correlation with measured harm over layers: {', '.join(found)}." if found else ""
+    found = rank_correlations(exploration.harms, exploration.measured_harms, exploration.settings.menu)
+    return f"Rank correlation with measured harm over layers: {correlations_text(found)}." if found else ""
 
 
 def method_note(exploration: Exploration) -> str:

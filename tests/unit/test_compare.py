@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +12,19 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from bitmosaic.cli import main
 from bitmosaic.explorations.comparison import Comparison, ComparisonInterrupted, compare, load_comparison
 from bitmosaic.explorations.comparison_report import (
     comparison_frame,
+    comparison_summary,
     comparison_table,
     plot_comparison,
     write_comparison,
 )
+from bitmosaic.explorations.records import HarmRecord
+from bitmosaic.explorations.store import RecordFile
 from mapper.solution import SearchBudget
 from simulator.errors import ConfigurationError, NetworkError
 from workloads import Network
@@ -172,3 +178,34 @@ def test_what_cannot_be_compared_is_refused(digits: Network, tmp_path: Path) -> 
     with pytest.raises(ConfigurationError, match="seeds=-1: must be at least 0"):
         _compare(digits, tmp_path / "x", seeds=-1)
     assert not (tmp_path / "x").exists()
+
+
+def test_measured_harm_says_how_well_methods_rate_layers(digits: Network, compared: Comparison, tmp_path: Path) -> None:
+    assert compared.correlations == {}, "nothing measured harm"
+    folder = tmp_path / "measured"
+    shutil.copytree(compared.folder, folder)
+    found = _compare(digits, folder, measure_harm=True)
+    assert found.families == compared.families
+    harms = {
+        (record.method, record.layer, record.precision): record.harm
+        for record in RecordFile(folder / "sensitivity.jsonl", HarmRecord)
+    }
+    layers = [layer.name for layer in digits.trained_layers]
+    assert found.correlations.keys() == {"amp"} and found.correlations["amp"].keys() == set(MENU)
+    for precision, correlation in found.correlations["amp"].items():
+        rated, measured = (
+            [harms[method, layer, precision] for layer in layers] for method in ("taylor", "perturbation")
+        )
+        assert correlation == pytest.approx(ranked_by_pandas(rated, measured))
+    first = found.correlations["amp"]["w8a8"]
+    note = f"amp rates layers by taylor; rank correlation with measured harm: w8a8 {first:.2f}"
+    stream = StringIO()
+    Console(file=stream, width=200).print(comparison_summary(found))
+    assert note in stream.getvalue()
+    # It is written down: read again, and shown where nobody asks for it.
+    assert load_comparison(folder) == found == _compare(digits, folder)
+
+
+def ranked_by_pandas(first: Sequence[float | None], second: Sequence[float | None]) -> float:
+    """Another implementation."""
+    return float(pd.Series(first).corr(pd.Series(second), method="spearman"))
