@@ -6,9 +6,10 @@
 All trained layers have the same precision. Integer weights first: 4 and 3 bits with one scale a channel, activations in
 8 bits. Then W4A8 as in DPQ: 4-bit weights in groups that are expanded to FP8 E4M3, with either range, and activations
 in that format. Shown are the task's metric and the mean squared error of the outputs against FP32 on the calibration
-data, relative to that of rounding to nearest. Of MiniLM also how many texts have the nearest neighbour of FP32, and how
-many find their module that do not with rounding to nearest, and the other way round: two accuracies of the same texts
-differ by chance as these two numbers do. Networks whose packages are not installed are left out.
+data, relative to that of rounding to nearest. Of MiniLM also how many texts have the nearest neighbour of FP32, and the
+difference of the accuracies to rounding to nearest and to FP32: with how many texts find their module in one of the two
+only, and a 95 % interval by bootstrap, once drawing texts anew, and once whole modules, since texts of one module may
+stand and fall together. Networks whose packages are not installed are left out.
 """
 
 from __future__ import annotations
@@ -39,26 +40,28 @@ from workloads.weight_quantisers import Quantiser
 NETWORKS = ("digits_cnn", "magika", "pp_ocrv6", "minilm")
 INTEGERS = ("w4a8", "w3a8")
 EXPANDED = ("w4:fp8_e4m3", "w4:fp8_e4m3_ieee")
+DRAWS = 10_000
 
 
 @dataclass(frozen=True)
 class Way:
-    """A quantiser with its clipping, and the precisions that it is shown for."""
+    """A quantiser with its clipping; whether it is shown for weights that stay integers, and that are expanded."""
 
     label: str
     quantiser: Quantiser
     clipping: Clipping
-    precisions: tuple[str, ...]
+    integers: bool = True
+    expanded: bool = True
 
 
 WAYS = (
-    Way("round to nearest", "rtn", MAX_ABS, INTEGERS + EXPANDED),
-    Way("… least error", "rtn", LEAST_ERROR, INTEGERS + EXPANDED),
-    Way("GPTQ", "gptq", MAX_ABS, INTEGERS + EXPANDED),
-    Way("GPTQ, act order", "gptq_act", MAX_ABS, INTEGERS),
-    Way("GPTQ, least error", "gptq", LEAST_ERROR, INTEGERS),
-    Way("DPQ", "dpq", MAX_ABS, EXPANDED),
-    Way("DPQ, as they stand", "dpq_natural", MAX_ABS, EXPANDED),
+    Way("round to nearest", "rtn", MAX_ABS),
+    Way("… least error", "rtn", LEAST_ERROR),
+    Way("GPTQ", "gptq", MAX_ABS),
+    Way("GPTQ, act order", "gptq_act", MAX_ABS, expanded=False),
+    Way("GPTQ, least error", "gptq", LEAST_ERROR, expanded=False),
+    Way("DPQ", "dpq", MAX_ABS, integers=False),
+    Way("DPQ, as they stand", "dpq_natural", MAX_ABS, integers=False),
 )
 
 
@@ -104,7 +107,7 @@ def show(network: Network, task: Task, asked: Sequence[tuple[str, LayerPrecision
         base: float | None = None
         rounded: NDArray[Any] | None = None
         for way in WAYS:
-            if text.split()[0] not in way.precisions:
+            if not (way.expanded if precision.expanded_weight else way.integers):
                 continue
             # An evaluator for each way and precision: it would keep the weights of all that it was asked for.
             evaluator = AccuracyEvaluator(
@@ -124,15 +127,43 @@ def show(network: Network, task: Task, asked: Sequence[tuple[str, LayerPrecision
                 assert isinstance(task, MiniLmTask)
                 near = task.nearest(evaluator.runner(assignment))
                 rounded = near if rounded is None else rounded
-                line += f"  {neighbours(np.array(task.texts[1]), own, rounded, near)}"
+                line += f"\n    {neighbours(np.array(task.texts[1]), own, rounded, near)}"
             print(line, flush=True)
 
 
 def neighbours(labels: NDArray[Any], own: NDArray[Any], rounded: NDArray[Any], near: NDArray[Any]) -> str:
     """How the nearest texts compare with those of FP32 (``own``) and of rounding to nearest."""
-    right, before = labels[near] == labels, labels[rounded] == labels
-    return (f"neighbour as in FP32 {100 * (near == own).mean():5.1f} %  right only here {(right & ~before).sum()}, "
-            f"only rounded {(before & ~right).sum()}")
+    right, before, reference = (labels[each] == labels for each in (near, rounded, own))
+    parts = [f"neighbour as in FP32 {100 * (near == own).mean():5.1f} %"]
+    for name, other in (("rounded", before), ("FP32", reference)):
+        if (right == other).all():
+            continue
+        ranges = [interval(right, other, drawn) for drawn in (np.arange(len(labels)), labels)]
+        texts, modules = (f"{100 * low:+.2f} … {100 * high:+.2f}" for low, high in ranges)
+        parts.append(
+            f"to {name} {100 * (right.mean() - other.mean()):+.2f} % ({texts} by texts, {modules} by modules; right "
+            f"only here {(right & ~other).sum()}, only there {(other & ~right).sum()})"
+        )
+    return "; ".join(parts)
+
+
+def interval(
+    right: NDArray[Any], other: NDArray[Any], groups: NDArray[Any], draws: int = DRAWS, share: float = 0.95
+) -> tuple[float, float]:
+    """Bootstrap interval of the difference of two accuracies on the same texts; percentiles, fixed seed.
+
+    ``right``, ``other``: [texts], whether each is found. ``groups``: [texts], what is drawn together, with replacement.
+    The texts among which neighbours are sought stay as they are.
+    """
+    _, member = np.unique(groups, return_inverse=True)
+    gain = np.bincount(member, right.astype(float) - other.astype(float))
+    size = np.bincount(member)
+    # Groups of one gain and size are alike: a draw is how often each kind is in it.
+    kinds, count = np.unique(np.stack([gain, size]), axis=1, return_counts=True)
+    often = np.random.default_rng(20261122).multinomial(len(size), count / len(size), size=draws)
+    found = (often @ kinds[0]) / (often @ kinds[1])
+    low, high = np.quantile(found, [(1 - share) / 2, (1 + share) / 2])
+    return float(low), float(high)
 
 
 def main(arguments: list[str] | None = None) -> int:

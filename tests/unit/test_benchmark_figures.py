@@ -1,0 +1,80 @@
+"""What the benchmarks of methods say of what they measured: intervals, tables, plots."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks import fronts
+from benchmarks.quantisers import interval
+from bitmosaic.explorations.comparison import load_comparison
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+
+def test_intervals_of_differences_are_those_of_paired_texts() -> None:
+    rng = np.random.default_rng(3)
+    right, other = rng.random(2000) < 0.8, rng.random(2000) < 0.78
+    gain = right.astype(float) - other
+    low, high = interval(right, other, np.arange(2000))
+    error = gain.std() / np.sqrt(2000)
+    assert (low, high) == pytest.approx((gain.mean() - 1.96 * error, gain.mean() + 1.96 * error), abs=0.15 * error)
+    assert interval(right, right, np.arange(2000)) == (0, 0)
+
+
+def test_texts_that_fall_together_say_less() -> None:
+    """Forty modules of fifty texts, each better or worse as a whole: forty outcomes, not two thousand."""
+    modules = np.repeat(np.arange(40), 50)
+    better = np.random.default_rng(4).random(40) < 0.6
+    right, other = better[modules], ~better[modules]
+    texts, by_module = interval(right, other, np.arange(2000)), interval(right, other, modules)
+    widths = [high - low for low, high in (texts, by_module)]
+    assert widths[1] == pytest.approx(widths[0] * np.sqrt(50), rel=0.15)
+    # A module counts by its texts: the mean stays that of all texts.
+    uneven = np.repeat(np.arange(3), [1, 1, 998])
+    low, high = interval(uneven == 2, np.zeros(1000, bool), uneven)
+    assert low <= 0.998 <= high
+
+
+def test_fronts_of_machines_over_their_baselines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn_as: list[str] = []
+    monkeypatch.setattr(fronts, "save_figure", lambda figure, folder, name: drawn_as.append(name))
+    arguments = [
+        "digits_cnn", "--machines", "bit_fusion,tpu_like", "--menu", "w8a8,w4a8", "--methods", "amp,dpq",
+        "--points", "2", "--seeds", "0", "--seconds-per-layer", "0.05", "--gap", "0.9", "--workers", "1",
+        "--output", str(tmp_path),
+    ]
+    assert fronts.main(arguments) == 0
+    shown = capsys.readouterr()
+    assert "bit_fusion does not take dpq: the method dpq is for menus with weights that are expanded" in shown.err
+    table = (tmp_path / "fronts.md").read_text()
+    assert table in shown.out and drawn_as == ["fronts"]
+    points = pd.read_csv(tmp_path / "fronts.csv")
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith(("| bit", "| tpu"))]
+    for row, machine in zip(rows, ("bit_fusion", "tpu_like"), strict=True):
+        own = points[points["machine"] == machine]
+        base = own[(own["family"] == "uniform") & (own["point"] == "w8a8")].iloc[0]
+        assert row[:3] == [machine, "w8a8", f"{base['latency_cycles']:,}"]
+        close = own[own["accuracy_percent"] >= 98.5 - 1]
+        assert row[5] == f"{close['latency_cycles'].min():,}"
+        assert row[6] == f"{base['latency_ms'] / close['latency_ms'].min():.2f}"
+        assert row[10] == f"{base['energy_uj'] / close['energy_uj'].min():.2f}"
+        assert np.allclose(own["energy_over_baseline"], own["energy_uj"] / base["energy_uj"])
+    found: dict[str, Any] = {name: load_comparison(tmp_path / name) for name in ("bit_fusion", "tpu_like")}
+    for axes in fronts.figure_of(found).axes:
+        left, right = axes.get_xlim()
+        drawn = np.concatenate([np.asarray(each.get_offsets())[:, 0] for each in axes.collections])
+        assert left <= drawn.min() and drawn.max() <= right and left <= 0.9 and right >= 1.05
+
+
+def test_what_cannot_be_compared_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fronts.main(["digits_cnn", "--machines", "four_tiles", "--output", str(tmp_path / "x")]) == 2
+    assert fronts.main(["onnx_resnet50", "--machines", "loom", "--output", str(tmp_path / "x")]) == 2
+    shown = capsys.readouterr().err
+    assert "cannot be compared by accuracy" in shown and "error: " in shown and not (tmp_path / "x").exists()
