@@ -1,7 +1,7 @@
 """Quantisers side by side, measured: trained networks, the same formats, and what each quantiser keeps of them.
 
     python -m benchmarks.quantisers [--networks digits_cnn,magika,pp_ocrv6,minilm] [--lines N] [--groups 128,64,32]
-                                    [--only w4:fp8_e4m3]
+                                    [--only w4:fp8_e4m3] [--quantisers rtn,dpq]
 
 All trained layers have the same precision. Integer weights first: 4 and 3 bits with one scale a channel, activations in
 8 bits. Then W4A8 as in DPQ: 4-bit weights in groups that are expanded to FP8 E4M3, with either range, and activations
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from simulator.errors import BitmosaicError, PrecisionError
 from simulator.precision import LayerPrecision
 from workloads.accuracy import AccuracyEvaluator, uniform
+from workloads.fake_quantised_model import Assignment
 from workloads.input_moments import record_moments
 from workloads.library import open_network
 from workloads.network import Network
@@ -35,6 +36,7 @@ from workloads.tasks import Task, find_task
 from workloads.tasks.magika import MagikaTask
 from workloads.tasks.minilm import MiniLmTask
 from workloads.tasks.pp_ocrv6 import PpOcrTask
+from workloads.tasks.task import TaskScore
 from workloads.weight_quantisers import Quantiser
 
 NETWORKS = ("digits_cnn", "magika", "pp_ocrv6", "minilm")
@@ -91,23 +93,24 @@ def precisions(texts: Sequence[str], groups: Sequence[int]) -> list[tuple[str, L
     return found
 
 
-def show(network: Network, task: Task, asked: Sequence[tuple[str, LayerPrecision]]) -> None:
-    """Print a block of lines for each precision."""
+def show(
+    network: Network, task: Task, asked: Sequence[tuple[str, LayerPrecision]], quantisers: Sequence[str]
+) -> None:
+    """Print a block of lines for each precision, of the ways that use one of ``quantisers``."""
     began = time.process_time()
     moments = record_moments(network, task.calibration_feeds())
     seconds = time.process_time() - began
     left = f"; rounded to nearest all the same: {', '.join(moments.missing)}" if moments.missing else ""
     print(f"  second moments of {len(moments.by_layer)} layers in {seconds:.1f} CPU s{left}")
     reference = AccuracyEvaluator(network, task, moments=moments)
-    fp32 = reference.fp32()
-    print(f"  {'FP32':40} {100 * fp32.value:7.2f} %  of {fp32.count}")
-    own = None if not isinstance(task, MiniLmTask) else task.nearest(reference.runner({}))
+    fp32, own = measured(reference, {})
+    print(f"  {'FP32':40} {100 * fp32.value:7.2f} %  of {fp32.count}", flush=True)
     for text, precision in asked:
         assignment = uniform(network, precision)
         base: float | None = None
         rounded: NDArray[Any] | None = None
         for way in WAYS:
-            if not (way.expanded if precision.expanded_weight else way.integers):
+            if way.quantiser not in quantisers or not (way.expanded if precision.expanded_weight else way.integers):
                 continue
             # An evaluator for each way and precision: it would keep the weights of all that it was asked for.
             evaluator = AccuracyEvaluator(
@@ -115,7 +118,7 @@ def show(network: Network, task: Task, asked: Sequence[tuple[str, LayerPrecision
             )
             began = time.process_time()
             try:
-                result, error = evaluator.measure(assignment), evaluator.output_mse(assignment)
+                (result, near), error = measured(evaluator, assignment), evaluator.output_mse(assignment)
             except PrecisionError as refused:
                 print(f"  {text:22} {way.label:18} {refused.problems[0].rule}")
                 continue
@@ -123,12 +126,23 @@ def show(network: Network, task: Task, asked: Sequence[tuple[str, LayerPrecision
             base = error if base is None else base
             line = (f"  {text:22} {way.label:18} {100 * result.value:6.2f} %  output MSE {error:9.3g}  × "
                     f"{error / base:5.3f}  {seconds:6.1f} CPU s")
-            if own is not None:
+            if own is not None and near is not None:
                 assert isinstance(task, MiniLmTask)
-                near = task.nearest(evaluator.runner(assignment))
                 rounded = near if rounded is None else rounded
                 line += f"\n    {neighbours(np.array(task.texts[1]), own, rounded, near)}"
             print(line, flush=True)
+
+
+def measured(
+    evaluator: AccuracyEvaluator, assignment: Assignment
+) -> tuple[TaskScore, NDArray[Any] | None]:
+    """The score, and of MiniLM the number of each text's nearest one, of which the score is the share of hits."""
+    task = evaluator.task
+    if not isinstance(task, MiniLmTask):
+        result = evaluator.measure(assignment)
+        return TaskScore(result.value, result.count), None
+    near, labels = task.nearest(evaluator.runner(assignment)), np.array(task.texts[1])
+    return TaskScore(float((labels[near] == labels).mean()), len(labels)), near
 
 
 def neighbours(labels: NDArray[Any], own: NDArray[Any], rounded: NDArray[Any], near: NDArray[Any]) -> str:
@@ -177,13 +191,15 @@ def main(arguments: list[str] | None = None) -> int:
                         help="weights that share a scale where they are expanded (default: %(default)s)")
     parser.add_argument("--only", default=",".join(INTEGERS + EXPANDED), metavar="PRECISIONS",
                         help="comma-separated (default: %(default)s)")
+    parser.add_argument("--quantisers", default=",".join(dict.fromkeys(way.quantiser for way in WAYS)),
+                        help="comma-separated; the first one shown is what the others are compared with (default: all)")
     options = parser.parse_args(arguments)
     asked = precisions(options.only.split(","), [int(group) for group in options.groups.split(",")])
     for name in options.networks.split(","):
         try:
             network = open_network(name)
             print(f"{name} ({task_of(network, options.lines).metric})")
-            show(network, task_of(network, options.lines), asked)
+            show(network, task_of(network, options.lines), asked, options.quantisers.split(","))
         except BitmosaicError as error:
             print(f"{name}: {error}", file=sys.stderr)
             if name not in NETWORKS:
