@@ -29,6 +29,9 @@ from simulator.precision import LayerPrecision
 
 MODEL_VERSION = 6  # raise it whenever the meaning of a cycle, a picojoule, the search space or a proof changes
 
+# What no mapping depends on; what these leak is in the key.
+_NOT_MAPPED_TO = {"name", "description", "sources", "vector_unit", "floating_point_unit"}
+
 
 def canonical_json(value: object) -> str:
     """JSON with sorted keys and no spaces: equal content gives equal text."""
@@ -44,7 +47,7 @@ def problem_key(
         "model": MODEL_VERSION,
         "layer": layer.model_dump(mode="json", exclude={"name"}),
         "precision": precision.model_dump(mode="json"),
-        "machine": accelerator.model_dump(mode="json", exclude={"name", "description", "sources", "vector_unit"}),
+        "machine": accelerator.model_dump(mode="json", exclude=_NOT_MAPPED_TO),
         "leakage_pj_per_cycle": accelerator.leakage_pj_per_cycle,
         "objective": objective,
         "budget": budget.model_dump(mode="json"),

@@ -224,17 +224,20 @@ def simulate_network(
     assignment: Mapping[str, LayerPrecision],
     solutions: Mapping[str, MappingSolution],
     values: ValueProvider | None = None,
+    closed_forms: Mapping[str, LayerResult] | None = None,
 ) -> NetworkResult:
     """Cost of one inference: every layer under its mapping, every vector operation, one after the other.
 
     On a machine of several tiles each layer runs on the tile of its solution, and vector operations on the tile that
     ``vector_tiles`` names. ``assignment`` and ``solutions`` have an entry for each layer's name. A solution's mapping
     is simulated at the precision of the assignment. ``values``: gives the codes of each layer's operands, for a machine
-    whose time depends on them. Raises ``MappingError`` where a mapping does not fit its precision, or is for no tile of
-    the machine, ``ConfigurationError`` where values are needed and missing.
+    whose time depends on them. ``closed_forms``: layer → its cost, of layers that no grid runs and that have no
+    solution, on a machine of one tile. Raises ``MappingError`` where a mapping does not fit its precision, or is for no
+    tile of the machine, ``ConfigurationError`` where values are needed and missing.
     """
     tiles = tiles_of(accelerator)
-    placed = {layer.name: solutions[layer.name].tile for layer in network.layers}
+    given = closed_forms or {}
+    placed = {layer.name: None if layer.name in given else solutions[layer.name].tile for layer in network.layers}
     _check_placement(accelerator, placed)
     placed |= vector_tiles(network, placed, next(iter(tiles)))
     known: dict[tuple[Layer, LayerPrecision, str, str | None], LayerResult] = {}
@@ -244,6 +247,9 @@ def simulate_network(
         tile = tiles[name]
         if isinstance(operation, VectorOp):
             operations.append(simulate_vector_op(operation, tile).model_copy(update={"tile": name}))
+            continue
+        if operation.name in given:
+            operations.append(given[operation.name])
             continue
         by_value = tile.processing_element.depends_on_values
         solution = solutions[operation.name]
@@ -260,7 +266,8 @@ def simulate_network(
             del known[key]
     ran: dict[str | None, set[LayerPrecision]] = {name: set() for name in tiles if name in placed.values()}
     for layer in network.layers:
-        ran[placed[layer.name]].add(assignment[layer.name])
+        if layer.name not in given:
+            ran[placed[layer.name]].add(assignment[layer.name])
     return NetworkResult(
         network=network.name,
         accelerator=accelerator.name,

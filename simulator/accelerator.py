@@ -11,6 +11,7 @@ from typing import Annotated, Literal, NamedTuple, Protocol
 
 from pydantic import Field, model_validator
 
+from simulator.floating_point_unit import FLOATING_POINT_UNIT, FloatingPointUnit
 from simulator.grid import LANES, Axis, Grid, MulticastPassing, Passing, SystolicPassing
 from simulator.layer import OPERANDS, Frozen, Operand
 from simulator.output_stage import OutputStage
@@ -28,8 +29,8 @@ Amount = Annotated[float, Field(ge=0)]
 LEAKAGE, IDLE_LEAKAGE = "leakage", "idle_leakage"
 # Components of energy beside the memories, which go by their names (simulator.counts, simulator.engine).
 COMPONENTS = (
-    "processing_elements", "weight_expansion", "interconnect", "conversion", "scaling", "vector_unit", LEAKAGE,
-    IDLE_LEAKAGE,
+    "processing_elements", "weight_expansion", "interconnect", "conversion", "scaling", "vector_unit",
+    FLOATING_POINT_UNIT, LEAKAGE, IDLE_LEAKAGE,
 )
 
 
@@ -237,7 +238,8 @@ def buffer_level(buffers: Sequence[Buffer], buffer: Buffer) -> int:
 class Accelerator(Frozen):
     """One tile: memories outermost first, a grid, its PEs, a vector unit, a clock.
 
-    ``output_stage``: conversions and scales behind the grid; None: not modelled. ``sources`` says for each number, or
+    ``output_stage``: conversions and scales behind the grid; None: not modelled. ``floating_point_unit``: runs layers
+    that stay in floating point beside an integer grid; the engines leave it out. ``sources`` says for each number, or
     group of numbers, where it was published.
     """
 
@@ -249,6 +251,7 @@ class Accelerator(Frozen):
     processing_element: ProcessingElement
     vector_unit: VectorUnit
     output_stage: OutputStage | None = None
+    floating_point_unit: FloatingPointUnit | None = None
     sources: dict[str, Source] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -307,6 +310,8 @@ class Accelerator(Frozen):
             on_chip.append(("interconnect", "grid.interconnect", 1, grid.interconnect))
         if stage is not None:
             on_chip.append(("output_stage", "output_stage", 1, stage))
+        if self.floating_point_unit is not None:
+            on_chip.append((FLOATING_POINT_UNIT, FLOATING_POINT_UNIT, 1, self.floating_point_unit))
         dram = self.dram
         return (
             *(

@@ -16,30 +16,14 @@ from __future__ import annotations
 
 import math
 
-from pydantic import Field
-
 from simulator.accelerator import LEAKAGE, Accelerator
 from simulator.errors import PrecisionError, Problem
+from simulator.floating_point_unit import FLOATING_POINT_UNIT, FloatingPointUnit
 from simulator.layer import Frozen, Layer
 from simulator.output_stage import CONVERSION
 from simulator.precision import LayerPrecision
 
-
-class FloatingPointUnit(Frozen):
-    """A unit beside the grid that runs layers in floating point.
-
-    Attributes:
-        macs_per_cycle: multiply-accumulates that it finishes in a cycle at best.
-        utilization: share of them that layers reach.
-        energy_pj_per_mac: of one multiply-accumulate in the layers' format.
-        conversion_energy_pj: of one number turned from integer to floating point or back.
-    """
-
-    macs_per_cycle: float = Field(gt=0)
-    utilization: float = Field(default=1.0, gt=0, le=1)
-    energy_pj_per_mac: float = Field(ge=0)
-    conversion_energy_pj: float = Field(ge=0)
-
+__all__ = ["FloatingLayerCost", "FloatingPointUnit", "floating_layer_cost"]
 
 class FloatingLayerCost(Frozen):
     """What the closed form gives.
@@ -48,8 +32,8 @@ class FloatingLayerCost(Frozen):
         latency_cycles: the longer one of the next two.
         compute_cycles: products at the unit's rate.
         transfer_cycles: all bits at the DRAM's bandwidth.
-        moved_bits: of weights, inputs and outputs, each once.
-        energy_pj: by component: ``processing_elements``, the DRAM's name, ``conversion``, and ``leakage`` where the
+        read_bits, written_bits: of weights and inputs, and of outputs, each once.
+        energy_pj: by component: ``floating_point_unit``, the DRAM's name, ``conversion``, and ``leakage`` where the
             machine describes it.
     """
 
@@ -57,8 +41,14 @@ class FloatingLayerCost(Frozen):
     latency_cycles: int
     compute_cycles: int
     transfer_cycles: int
-    moved_bits: int
+    read_bits: int
+    written_bits: int
     energy_pj: dict[str, float]
+
+    @property
+    def moved_bits(self) -> int:
+        """Bits of weights, inputs and outputs, each once."""
+        return self.read_bits + self.written_bits
 
     @property
     def total_energy_pj(self) -> float:
@@ -73,10 +63,12 @@ def floating_layer_cost(
     unit: FloatingPointUnit,
     *,
     reads_integers: bool = False,
+    stored_input_bits: int | None = None,
 ) -> FloatingLayerCost:
     """Cost of one layer on a unit that shares the machine's clock and DRAM (module docstring).
 
-    ``reads_integers``: whether the layer before wrote integers. Whether integers are written is what
+    ``reads_integers``: whether the layer before wrote integers; ``stored_input_bits``: how wide its numbers lie in
+    DRAM, None for as wide as ``precision.input``. Whether integers are written is what
     ``precision.output`` says. Raises ``PrecisionError`` for a precision whose operands are not in floating point.
     """
     problems = [
@@ -90,14 +82,14 @@ def floating_layer_cost(
     dram = accelerator.dram
     rows, columns = layer.stored_input_size
     inputs = layer.extent("G") * layer.extent("N") * layer.extent("C") * rows * columns
-    read = layer.weight_count * precision.weight.bits + inputs * precision.input.bits
+    read = layer.weight_count * precision.weight.bits + inputs * (stored_input_bits or precision.input.bits)
     written = layer.output_count * precision.output.bits
     compute = math.ceil(layer.macs / (unit.macs_per_cycle * unit.utilization))
     transfer = math.ceil((read + written) / dram.bandwidth_bits_per_cycle)
     cycles = max(compute, transfer)
     conversions = (inputs if reads_integers else 0) + (layer.output_count if precision.output.is_integer else 0)
     energy = {
-        "processing_elements": layer.macs * unit.energy_pj_per_mac,
+        FLOATING_POINT_UNIT: layer.macs * unit.energy_pj_per_mac,
         dram.name: read * dram.read_energy_pj_per_bit + written * dram.write_energy_pj_per_bit,
         CONVERSION: conversions * unit.conversion_energy_pj,
     }
@@ -105,5 +97,5 @@ def floating_layer_cost(
         energy[LEAKAGE] = cycles * accelerator.leakage_pj_per_cycle
     return FloatingLayerCost(
         layer=layer.name, latency_cycles=cycles, compute_cycles=compute, transfer_cycles=transfer,
-        moved_bits=read + written, energy_pj=energy,
+        read_bits=read, written_bits=written, energy_pj=energy,
     )

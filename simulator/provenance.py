@@ -181,6 +181,11 @@ def energy_confidence(
         if stage.scale_energy_pj is not None:
             found["scaling"] = confidence_of(accelerator, "output_stage.scale_energy_pj")
     found["vector_unit"] = confidence_of(accelerator, "vector_unit.energy_pj_per_operation")
+    if accelerator.floating_point_unit is not None:
+        path = "floating_point_unit"
+        found[path] = confidence_of(accelerator, f"{path}.energy_pj_per_mac")
+        border = confidence_of(accelerator, f"{path}.conversion_energy_pj")
+        found["conversion"] = weakest((found["conversion"], border)) if "conversion" in found else border
     leaking = [f"{part.path}.{part.power}" for part in accelerator.parts if part.leakage_mw is not None]
     if leaking:
         found["leakage"] = confidence_of(accelerator, *leaking)

@@ -150,6 +150,7 @@ def _settings(job: Job, plan: MethodPlan, points: int) -> Settings:
         task=task.name if task else None, metric=task.metric if task else None,
         menu=tuple(precision.label for precision in plan.menu), objective=job.objective,
         sensitivity=plan.sensitivity, sensitivity_note=plan.note, quantiser=plan.quantiser, method=plan.method,
+        floating=plan.floating.label if plan.floating else None,
         points=points, cpu_seconds_per_layer=job.budget.cpu_seconds, target_gap=job.budget.target_gap,
         context=job.context(plan), subject=job.subject, fp32_key=book.key({}) if book else None, versions=_versions(),
     )

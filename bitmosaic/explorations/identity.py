@@ -40,8 +40,13 @@ def file_sha256(path: Path) -> str:
 
 
 def accelerator_identity(accelerator: Machine) -> Json:
-    """What of an accelerator affects a cost: everything but its name, description and sources."""
-    identity: Json = accelerator.model_dump(mode="json", exclude={"name", "description", "sources"})
+    """What of an accelerator affects a cost: everything but its name, description and sources.
+
+    A floating-point unit that is not there stays out: keys of machines of before it stay valid.
+    """
+    identity: dict[str, Json] = accelerator.model_dump(mode="json", exclude={"name", "description", "sources"})
+    if identity.get("floating_point_unit", "") is None:
+        del identity["floating_point_unit"]
     return identity
 
 

@@ -78,7 +78,8 @@ class Job:
     def check_fits(self, plan: MethodPlan) -> None:
         """Refuse what fits in no way before anything is written; a folder with mappings has been through it."""
         if not (self.folder / MAPPINGS_FILE).exists():
-            check_fits(plan.menu, self.accelerator, self.progress)
+            mapped = [precision for precision in plan.menu if precision != plan.floating]
+            check_fits(mapped, self.accelerator, self.progress)
 
     def book(self, quantiser: Quantiser) -> AccuracyBook | None:
         """Accuracies and harms with weights of one quantiser; None where there is a cost only."""
@@ -104,7 +105,7 @@ class Job:
         return NetworkPoints(
             network=self.network, accelerator=self.accelerator, context=self.context(plan), accuracy=accuracy,
             mappings=mappings, records=records, progress=self.progress, baseline=plan.menu[0],
-            kept=kept or {}, weight_bits_limit=weight_bits_limit,
+            kept=kept or {}, weight_bits_limit=weight_bits_limit, floating=plan.floating,
         )
 
 

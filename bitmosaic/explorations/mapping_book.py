@@ -44,7 +44,7 @@ class _RecordingCache(MappingCache):
 
 
 class MappingBook:
-    """Solutions by layer and precision for one accelerator, objective and budget."""
+    """Solutions by layer and precision for one accelerator, ``objective`` and budget."""
 
     def __init__(
         self,
@@ -55,13 +55,13 @@ class MappingBook:
         workers: int | None,
     ) -> None:
         self._accelerator = accelerator
-        self._objective: Objective = objective
+        self.objective: Objective = objective
         self._budget = budget
         self._workers = workers
         self._records = RecordFile(folder / MAPPINGS_FILE, MappingRecord)
 
     def _key(self, job: Job) -> str:
-        return problem_key(*job, self._accelerator, self._objective, self._budget)
+        return problem_key(*job, self._accelerator, self.objective, self._budget)
 
     def has(self, jobs: Iterable[Job]) -> bool:
         """Whether all jobs are solved."""
@@ -74,7 +74,7 @@ class MappingBook:
             return
         map_many(
             [MappingJob(layer, precision) for layer, precision in missing.values()], self._accelerator,
-            self._objective, budget=self._budget, cache=_RecordingCache(self._records), workers=self._workers,
+            self.objective, budget=self._budget, cache=_RecordingCache(self._records), workers=self._workers,
             progress=lambda done, total: progress.update("mapping", done, total),
         )
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from bitmosaic.explorations.floating_layers import unit_precision
 from bitmosaic.explorations.menu import check_quantiser, default_menu, read_menu
 from bitmosaic.explorations.records import MethodName, SensitivityMethod
 from simulator.accelerator import Accelerator
@@ -90,6 +91,7 @@ class MethodPlan:
         note: why it is not the default one where that was asked for.
         quantiser: of the weights.
         selection: who proposes.
+        floating: of the menu what layers may stay in on the machine's floating-point unit; None: nothing.
     """
 
     method: MethodName | None
@@ -98,6 +100,7 @@ class MethodPlan:
     note: str
     quantiser: Quantiser
     selection: Selection
+    floating: LayerPrecision | None = None
 
 
 def plan(
@@ -145,7 +148,10 @@ def plan(
         rated, note = _rated(network, "auto")
     chosen = quantiser or bundle.quantisers[0]
     check_quantiser(chosen, precisions)
-    return MethodPlan(method, precisions, rated, note, chosen, bundle.selection)
+    floating = unit_precision(accelerator) if bundle.selection == "entropy" else None
+    if floating is not None:
+        precisions = (*precisions, floating)
+    return MethodPlan(method, precisions, rated, note, chosen, bundle.selection, floating)
 
 
 def check_method(method: str) -> None:

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from bitmosaic.explorations.accuracy_book import Assignment
 from bitmosaic.explorations.exploration import CostAxis
+from bitmosaic.explorations.floating_layers import border_precisions, closed_form, closed_form_row, floating_results
 from bitmosaic.explorations.identity import Json, content_key
 from bitmosaic.explorations.mapping_book import Job, MappingBook
 from bitmosaic.explorations.menu import for_layer
@@ -55,6 +56,7 @@ class NetworkPoints:
         baseline: what products of two activations run in, and what is offered to a layer in any case.
         kept: layer → the one precision that is offered to it, in proposals that mix precisions.
         weight_bits_limit: most stored bits of trained weights, in the same proposals; None: no limit.
+        floating: what layers may stay in beside the grid, on the machine's floating-point unit; None: nothing.
     """
 
     network: Network
@@ -67,6 +69,7 @@ class NetworkPoints:
     baseline: LayerPrecision
     kept: Mapping[str, LayerPrecision] = field(default_factory=dict)
     weight_bits_limit: int | None = None
+    floating: LayerPrecision | None = None
 
     def uniform(self, precision: LayerPrecision) -> dict[str, LayerPrecision]:
         """Every layer in one precision; products of two activations in the activations' format."""
@@ -93,9 +96,22 @@ class NetworkPoints:
         return content_key("point", {"context": self.context, "assignment": formats})
 
     def jobs(self, assignment: Assignment) -> list[Job]:
-        """Layers with their precisions, outputs in the formats that are read."""
-        precisions = network_precisions(self.network, assignment)
-        return [(layer, precisions[layer.name]) for layer in self.network.layers]
+        """Layers that the grid runs with their precisions, outputs in the formats that are read."""
+        precisions = self.exact(assignment)
+        return [
+            (layer, precisions[layer.name]) for layer in self.network.layers
+            if not self.is_floating(precisions[layer.name])
+        ]
+
+    def is_floating(self, precision: LayerPrecision) -> bool:
+        """Whether a layer in a precision runs on the floating-point unit, and is not mapped."""
+        return self.floating is not None and precision.input == self.floating.input
+
+    def exact(self, assignment: Assignment) -> dict[str, LayerPrecision]:
+        """Each layer's precision with the output format that it writes."""
+        if self.floating is None:
+            return network_precisions(self.network, assignment)
+        return border_precisions(self.network, assignment, self.floating)
 
     def choices(
         self, menu: Sequence[LayerPrecision], harms: Mapping[tuple[str, str], float], axis: CostAxis
@@ -108,14 +124,19 @@ class NetworkPoints:
         rated = {layer for layer, _ in harms}
         choices: dict[str, list[Choice]] = {layer.name: [] for layer in self.network.layers if layer.name in rated}
         for precision in menu:
-            for layer, exact in self.jobs(self.uniform(precision)):
+            uniform = self.exact(self.uniform(precision))
+            for layer in self.network.layers:
+                exact = uniform[layer.name]
                 harm = harms.get((layer.name, precision.label), math.inf)
                 kept = self.kept.get(layer.name)
                 if layer.name not in rated or (kept or precision) != precision:
                     continue
                 if math.isinf(harm) and precision not in (self.baseline, kept):
                     continue
-                result = self.mappings.solution(layer, exact).result
+                result = (
+                    closed_form(layer, exact, self.accelerator) if self.is_floating(exact)
+                    else self.mappings.solution(layer, exact).result
+                )
                 cost = float(result.total_cycles) if axis == "latency" else result.total_energy_pj
                 bits = layer.weight_count * precision.weight.bits
                 choices[layer.name].append(Choice(precision.label, cost, min(harm, 1e30), bits))
@@ -140,8 +161,12 @@ class NetworkPoints:
         assignment = proposal.assignment
         jobs = self.jobs(assignment)
         solutions = {layer.name: self.mappings.solution(layer, precision) for layer, precision in jobs}
-        exact = {layer.name: precision for layer, precision in jobs}
-        result = simulate_network(self.network, self.accelerator, exact, solutions)
+        exact = self.exact(assignment)
+        floating = (
+            {} if self.floating is None
+            else floating_results(self.network, exact, self.accelerator, self.floating)
+        )
+        result = simulate_network(self.network, self.accelerator, exact, solutions, closed_forms=floating)
         accuracy = None
         if self.accuracy is not None:
             bound = {name: precision for name, precision in assignment.items() if name in self.network.bindings}
@@ -158,7 +183,10 @@ class NetworkPoints:
             total_cycles=result.total_cycles, latency_ms=result.latency_ms, energy_pj=result.total_energy_pj,
             accuracy=accuracy,
             layers=tuple(
-                layer_row(layer, assignment[layer.layer].label, solutions[layer.layer]) for layer in result.layers
+                closed_form_row(layer, assignment[layer.layer].label, self.mappings.objective)
+                if layer.layer in floating
+                else layer_row(layer, assignment[layer.layer].label, solutions[layer.layer])
+                for layer in result.layers
             ),
             vector=vector_rows(result), confidence=result.confidence, not_modelled=result.not_modelled,
         )

@@ -256,7 +256,8 @@ class Settings(Frozen):
 
     ``kept``: layer → precision that it must have; ``weight_bits_limit``, and ``accuracy_at_least`` (0 … 1): what points
     are chosen by. ``method``: the named method that was asked for, else None. ``sensitivity_note``: why it is another
-    one than the default, where none was asked for. ``context`` as in ``PointRecord``, ``subject`` as in ``HarmRecord``;
+    one than the default, where none was asked for. ``floating``: what layers may stay in on the floating-point unit.
+    ``context`` as in ``PointRecord``, ``subject`` as in ``HarmRecord``;
     ``fp32_key`` is the key of FP32's accuracy.
     """
 
@@ -271,6 +272,7 @@ class Settings(Frozen):
     sensitivity_note: str = ""
     quantiser: Quantiser = "rtn"
     method: MethodName | None = None
+    floating: str | None = None
     kept: dict[str, str] = Field(default_factory=dict)
     weight_bits_limit: int | None = None
     accuracy_at_least: float | None = None

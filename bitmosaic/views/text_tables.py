@@ -318,7 +318,13 @@ def method_note(exploration: Exploration) -> str:
     assert settings.method is not None
     method = METHODS[settings.method]
     weights = "" if method.selection == "channels" else f" Weights: {settings.quantiser}."
-    return f"Method {method.name} ({method.source}): {method.summary}.{weights}"
+    floating = ""
+    if settings.method == "seada":
+        floating = " No layer stays in floating point: the machine states no floating_point_unit beside its grid."
+    if settings.floating is not None:
+        floating = (f" Layers in {settings.floating} stay in floating point on the machine's unit beside the grid, in "
+                    "closed form: a low estimate.")
+    return f"Method {method.name} ({method.source}): {method.summary}.{weights}{floating}"
 
 
 def choice_note(exploration: Exploration, chosen: Point) -> str:

@@ -26,6 +26,7 @@ from bitmosaic.explorations.explorer import DEFAULT_BUDGET, DEFAULT_POINTS
 from hw_configs.loader import VERSION_FIELD
 from simulator import accelerator as machine
 from simulator import processing_elements as elements
+from simulator.floating_point_unit import FloatingPointUnit
 from simulator.interconnect import Interconnect
 from simulator.output_stage import OutputStage
 from simulator.provenance import Source
@@ -62,6 +63,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "Processing element: `dual_precision`": elements.DualPrecisionElement,
     "Vector unit": machine.VectorUnit,
     "Output stage": OutputStage,
+    "Floating-point unit": FloatingPointUnit,
     "Sources": Source,
 }
 UNITS = {

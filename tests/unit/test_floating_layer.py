@@ -27,7 +27,7 @@ def test_a_layer_by_hand() -> None:
     assert found.compute_cycles == 1296  # 10368 / (16 · 0.5)
     assert found.moved_bits == 16 * (8 * 4 * 9 + 4 * 36 + 8 * 36) == 11520
     assert found.transfer_cycles == 60 and found.latency_cycles == 1296
-    assert found.energy_pj["processing_elements"] == pytest.approx(15552)
+    assert found.energy_pj["floating_point_unit"] == pytest.approx(15552)
     assert found.energy_pj["dram"] == pytest.approx(11520 * 15) and found.energy_pj["conversion"] == 0
     assert found.energy_pj["leakage"] == pytest.approx(1296 * (machine.leakage_pj_per_cycle or 0))
     assert found.total_energy_pj == pytest.approx(sum(found.energy_pj.values()))
