@@ -10,13 +10,14 @@ a fixed array of 8-bit multipliers. Printed, and written to ``fronts.md``, is wh
 layer in w8a8, or bf16) costs, what the cheapest points within 1 % (absolute) of FP32 cost, and who proposed them;
 ``fronts.csv`` has every point, ``fronts.png`` all of them over the baseline's cost, one column a machine.
 
-Small by default: few points, and little time to search for a mapping. After Ctrl-C the same command goes on; what is
-done is in ``DIR/MACHINE`` (default ``results/fronts/NETWORK``).
+Small by default: few points, and little time to search for a mapping. What is measured serves all machines. After
+Ctrl-C the same command goes on; what is done is in ``DIR/MACHINE`` (default ``results/fronts/NETWORK``).
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,8 +29,15 @@ from matplotlib.figure import Figure
 from bitmosaic.commands.parts import shown_progress, words
 from bitmosaic.explorations.comparison import RANDOM, Comparison, ComparisonInterrupted, Family, compare
 from bitmosaic.explorations.comparison_report import AXES, comparison_frame
-from bitmosaic.explorations.exploration import DEFAULT_ACCURACY_LOSS, CostAxis, Point
-from bitmosaic.explorations.folder import write_file
+from bitmosaic.explorations.exploration import (
+    ACCURACY_FILE,
+    DEFAULT_ACCURACY_LOSS,
+    ENTROPY_FILE,
+    SENSITIVITY_FILE,
+    CostAxis,
+    Point,
+)
+from bitmosaic.explorations.folder import INPUTS, write_file
 from bitmosaic.explorations.methods import METHODS, plan
 from bitmosaic.explorations.records import MethodName
 from bitmosaic.progress import Progress
@@ -167,11 +175,28 @@ def frame_of(found: dict[str, Comparison]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
+def share_measurements(before: Path, folder: Path) -> None:
+    """Begin a machine's folder with what was measured for the one before: accuracies and harms are the network's.
+
+    Records are found by what they are of, so that nothing wrong can be taken. A folder with results is left as it is.
+    """
+    if folder.exists():
+        return
+    draft = folder.with_name(f"{folder.name}.draft")
+    (draft / INPUTS).mkdir(parents=True, exist_ok=True)
+    for name in (ACCURACY_FILE, SENSITIVITY_FILE, ENTROPY_FILE):
+        if (before / name).exists():
+            shutil.copyfile(before / name, draft / name)
+    draft.rename(folder)
+
+
 def run(network: Network, options: argparse.Namespace, folder: Path, progress: Progress) -> dict[str, Comparison]:
     """Compare on each machine in turn; raises what ``compare`` raises."""
-    found = {}
+    found: dict[str, Comparison] = {}
     for name in words(options.machines):
         machine = open_accelerator(name)
+        if found:
+            share_measurements(list(found.values())[-1].folder, folder / name)
         methods, left = taken(network, machine, words(options.methods))
         for method, reason in left.items():
             progress.say(f"{name} does not take {method}: {reason}")
