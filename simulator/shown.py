@@ -22,6 +22,9 @@ class Views(Protocol):
     def result_html(self, result: Any) -> str:
         """Return what a notebook shows of a result."""
 
+    def result_text(self, result: Any) -> str:
+        """Return what IPython shows of a result on a terminal."""
+
 
 _find_views: Callable[[], Views] | None = None
 
@@ -47,3 +50,7 @@ class Shown:
     def _repr_html_(self) -> str | None:
         """What a notebook shows; None, and so the plain text, where ``bitmosaic`` was not imported."""
         return None if _find_views is None else _find_views().result_html(self)
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        """What IPython shows as text: the frame in place of a ``repr`` that spells out every field."""
+        return {} if _find_views is None else {"text/plain": _find_views().result_text(self)}

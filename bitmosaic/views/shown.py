@@ -194,6 +194,12 @@ def result_html(result: Any) -> str:
     return "\n".join(parts if figure is None else [*parts, picture(figure)])
 
 
+def result_text(result: Any) -> str:
+    """Return what IPython shows of a result on a terminal: a line, and the frame as wide as it fits."""
+    view = _view(result)
+    return f"{view.caption(result)}\n{view.frame(result)}"
+
+
 def _paragraph(text: str) -> str:
     return f"<p>{escape(text)}</p>"
 

@@ -68,6 +68,8 @@ def test_rows_are_those_of_the_result(run: bitmosaic.UniformRun) -> None:
     html = _html(run.result)
     assert f"digits_cnn on bit_fusion: {run.result.total_cycles:,} cycles" in html
     assert html.count("<tr") == 1 + len(frame)
+    text = DisplayFormatter().format(run.result)[0]["text/plain"]
+    assert text == f"{html[3:html.index('</p>')]}\n{frame}", "on a terminal a line and the frame"
     assert "stall_parameters_cycles" not in html, "nothing waited for parameters"
 
 
