@@ -39,13 +39,17 @@ FILES: dict[str, tuple[type[BaseModel], str, str]] = {
                   "[hardware.md](hardware.md)."),
     "A machine of several tiles": (TiledAccelerator, VERSION_FIELD, "The same commands; a file with a field `tiles` or "
                                    "`dram` is one. See [hardware.md](hardware.md#several-tiles)."),
-    "A layer": (LAYER_SCHEMA.model, LAYER_SCHEMA.version_field, "`bitmosaic map FILE`; `load_layer`, `dump_layer`."),
-    "A mapping": (MAPPING_SCHEMA.model, MAPPING_SCHEMA.version_field, "Options `--from` and `--out` of `bitmosaic map`; "
-                  "`load_mapping`, `dump_mapping`. See [mapper.md](mapper.md)."),
+    "A layer": (LAYER_SCHEMA.model, LAYER_SCHEMA.version_field,
+                "`bitmosaic map FILE`; `load_layer`, `dump_layer`."),
+    "A mapping": (MAPPING_SCHEMA.model, MAPPING_SCHEMA.version_field,
+                  "Options `--from` and `--out` of `bitmosaic map`; `load_mapping`, `dump_mapping`. See "
+                  "[mapper.md](mapper.md)."),
     "Constraints of a mapping": (CONSTRAINTS_SCHEMA.model, CONSTRAINTS_SCHEMA.version_field,
-                                 "Option `--constraints` of `bitmosaic map`; `load_constraints`. See [mapper.md](mapper.md)."),
-    "An assignment": (ASSIGNMENT_SCHEMA.model, ASSIGNMENT_SCHEMA.version_field, "Option `--assignment` of `bitmosaic simulate`; "
-                      "`load_assignment`. See [explore.md](explore.md#assignments-as-files)."),
+                                 "Option `--constraints` of `bitmosaic map`; `load_constraints`. See "
+                                 "[mapper.md](mapper.md)."),
+    "An assignment": (ASSIGNMENT_SCHEMA.model, ASSIGNMENT_SCHEMA.version_field,
+                      "Option `--assignment` of `bitmosaic simulate`; `load_assignment`. See "
+                      "[explore.md](explore.md#assignments-as-files)."),
     "A sweep": (SweepDescription, VERSION_FIELD, "`bitmosaic sweep run`; `bitmosaic.sweep`. See [sweep.md](sweep.md)."),
     "A technology table": (Technology, "", "The files in `hw_configs/technology`, which sources of a machine name."),
 }
