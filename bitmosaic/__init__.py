@@ -59,7 +59,7 @@ if TYPE_CHECKING:
         load_layer,
         load_mapping,
     )
-    from bitmosaic.progress import PlainProgress, Progress
+    from bitmosaic.progress import NotebookProgress, PlainProgress, Progress
     from bitmosaic.sweeps.api import sweep
     from bitmosaic.sweeps.report import load_sweep, sweep_table
     from bitmosaic.sweeps.runner import merge_sweeps
@@ -140,7 +140,7 @@ _HOME = {
     ),
     "bitmosaic.explorations.menu": ("default_menu",),
     "bitmosaic.views.plots": ("plot_breakdown", "plot_costs", "plot_front", "plot_layers", "save_figure"),
-    "bitmosaic.progress": ("PlainProgress", "Progress"),
+    "bitmosaic.progress": ("NotebookProgress", "PlainProgress", "Progress"),
     "bitmosaic.views.text_tables": ("energy_table", "layers_table", "mappings_table", "points_table"),
     "bitmosaic.views.subject_frames": ("memories_frame", "operations_frame", "rates_frame", "solutions_frame"),
     "bitmosaic.explorations.baseline_cost": ("UniformRun", "mixed_run", "uniform_cost", "uniform_run"),
@@ -191,13 +191,13 @@ __all__ = [
     "Distribution", "Exploration", "ExplorationInterrupted", "FloatingLayerCost", "FloatingPointUnit", "Format",
     "FrontInterrupted", "FrontPoint", "GroupScales", "InfeasibleError", "Layer", "LayerPrecision", "LayerResult",
     "LayerValues", "Mapping", "MappingBatch", "MappingConstraints", "MappingError", "MappingFront", "MappingLevel",
-    "MappingSolution", "MissingPackageError", "Network", "NetworkError", "NetworkResult", "PlainProgress", "Point",
-    "PrecisionError", "Progress", "Range", "SearchBudget", "SearchInterrupted", "Sensitivity", "Source", "Tile",
-    "TileOffer", "TiledAccelerator", "TraceSummary", "UniformRun", "ValueRecorder", "VectorOp", "VectorResult",
-    "__version__", "assign", "assignment_front", "attainment_frame", "bound_batch", "check_mapping", "compare",
-    "comparison_frame", "compute_layer", "cycles_frame", "default_menu", "dump_accelerator", "dump_assignment",
-    "dump_layer", "dump_mapping", "energy_confidence", "energy_frame", "energy_table", "estimate", "explore",
-    "find_task", "floating_layer_cost", "front_frame", "grid_frame", "hypervolume_frame", "layers_frame",
+    "MappingSolution", "MissingPackageError", "Network", "NetworkError", "NetworkResult", "NotebookProgress",
+    "PlainProgress", "Point", "PrecisionError", "Progress", "Range", "SearchBudget", "SearchInterrupted", "Sensitivity",
+    "Source", "Tile", "TileOffer", "TiledAccelerator", "TraceSummary", "UniformRun", "ValueRecorder", "VectorOp",
+    "VectorResult", "__version__", "assign", "assignment_front", "attainment_frame", "bound_batch", "check_mapping",
+    "compare", "comparison_frame", "compute_layer", "cycles_frame", "default_menu", "dump_accelerator",
+    "dump_assignment", "dump_layer", "dump_mapping", "energy_confidence", "energy_frame", "energy_table", "estimate",
+    "explore", "find_task", "floating_layer_cost", "front_frame", "grid_frame", "hypervolume_frame", "layers_frame",
     "layers_table", "list_networks", "list_presets", "load_assignment", "load_comparison", "load_constraints",
     "load_exploration", "load_layer", "load_mapping", "load_sweep", "map_front", "map_layer", "map_menu", "map_network",
     "mappings_table", "mark_front", "memories_frame", "merge_sweeps", "mixed_run", "nest_text", "network_precisions",
@@ -233,6 +233,16 @@ def _check_own_packages() -> None:
 
 
 _check_own_packages()
+
+
+def _register_views() -> None:
+    """Let results of all packages show themselves; the tables and plots are imported when a first one is shown."""
+    from simulator.shown import register_views
+
+    register_views(lambda: importlib.import_module("bitmosaic.views.shown"))
+
+
+_register_views()
 
 
 def __getattr__(name: str) -> Any:

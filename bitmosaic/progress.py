@@ -1,4 +1,4 @@
-"""Progress with rate and time left: a bar on a terminal, a plain line now and then anywhere else.
+"""Progress with rate and time left: a bar on a terminal and in a notebook, a plain line now and then anywhere else.
 
 Long work reports to a ``Progress``; what it looks like is decided here alone.
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from html import escape
 from types import TracebackType
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
@@ -17,6 +18,7 @@ from rich.progress import Progress as RichProgress
 from rich.text import Text
 
 LINE_SECONDS = 5.0
+BAR_SECONDS = 0.2  # between two changes of a notebook's bars
 RATE_SECONDS = 600.0  # long enough to hold several items of the slowest stage
 
 
@@ -129,3 +131,90 @@ class TerminalProgress:
     def say(self, text: str) -> None:
         """Print a line above the bars."""
         self._rich.console.print(text, highlight=False, markup=False)
+
+
+class _Stage:
+    """What a bar knows of its stage. Items done when it began say nothing of its rate."""
+
+    def __init__(self, done: int, now: float) -> None:
+        self.first, self.done, self.total, self.began, self.seconds = done, done, 0, now, 0.0
+
+    def text(self) -> str:
+        count = f"{self.done}/{self.total}"
+        if self.done >= self.total:
+            return f"{count} done in {self.seconds:.1f} s"
+        return f"{count}, {time_left(self.done - self.first, self.total - self.first, self.seconds)}"
+
+
+class NotebookProgress:
+    """A bar a stage in the output of a notebook's cell, with count, rate and time left; lines stand below the bars.
+
+    ``show`` draws the HTML: called with ``(html, text)`` it puts a new output there, and returns what changes that
+    output in the same way. By default it is IPython's ``display``.
+    """
+
+    def __init__(
+        self, show: Callable[[str, str], Callable[[str, str], None]] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._show, self._clock = show or _display, clock
+        self._change: Callable[[str, str], None] | None = None
+        self._stages: dict[str, _Stage] = {}
+        self._lines: list[str] = []
+        self._last = -BAR_SECONDS
+
+    def update(self, stage: str, done: int, total: int) -> None:
+        """Move the stage's bar."""
+        now = self._clock()
+        known = self._stages.get(stage)
+        is_new = known is None or (known.done >= known.total and done < total)
+        if known is None or is_new:
+            known = self._stages[stage] = _Stage(done, now)
+        known.done, known.total, known.seconds = done, total, now - known.began
+        if is_new or done >= total or now - self._last >= BAR_SECONDS:
+            self._draw(now)
+
+    def say(self, text: str) -> None:
+        """Add a line below the bars."""
+        self._lines.append(text)
+        self._draw(self._clock())
+
+    def _draw(self, now: float) -> None:
+        self._last = now
+        rows = "".join(
+            f'<tr><td style="text-align: left">{escape(name)}</td>'
+            f'<td><progress value="{stage.done}" max="{max(stage.total, 1)}"></progress></td>'
+            f'<td style="text-align: left">{escape(stage.text())}</td></tr>'
+            for name, stage in self._stages.items()
+        )
+        html = f"<table><tbody>{rows}</tbody></table>" + "".join(f"<div>{escape(line)}</div>" for line in self._lines)
+        text = "\n".join([*(f"{name}: {stage.text()}" for name, stage in self._stages.items()), *self._lines])
+        if self._change is None:
+            self._change = self._show(html, text)
+        else:
+            self._change(html, text)
+
+
+def _display(html: str, text: str) -> Callable[[str, str], None]:
+    from IPython.display import display
+
+    handle: Any = display({"text/html": html, "text/plain": text}, raw=True, display_id=True)  # type: ignore[no-untyped-call]
+
+    def change(html: str, text: str) -> None:
+        handle.update({"text/html": html, "text/plain": text}, raw=True)
+
+    return change
+
+
+def in_notebook() -> bool:
+    """Whether the code runs in a kernel of a notebook, where outputs are displayed and changed."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return getattr(shell, "kernel", None) is not None
+
+
+def chosen_progress(progress: Progress | None) -> Progress:
+    """The progress that was asked for; where none was, bars in a notebook, and elsewhere silence."""
+    if progress is not None:
+        return progress
+    return NotebookProgress() if in_notebook() else Silent()

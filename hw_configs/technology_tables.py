@@ -31,7 +31,11 @@ ROUNDING = 2e-3
 
 
 class TechnologyNumber(Source):
-    """A number, in the unit that its name ends with."""
+    """A number with its source.
+
+    Attributes:
+        value: in the unit that the number's name ends with.
+    """
 
     value: float = Field(ge=0)
 
@@ -39,7 +43,11 @@ class TechnologyNumber(Source):
 class PowerLaw(Frozen):
     """``at_1_kib · KiB^size_exponent · (width_bits / 64)^width_exponent``.
 
-    ``largest_residual``: largest relative deviation from the values that it was fitted to.
+    Attributes:
+        at_1_kib: value of 1 KiB that is 64 bits wide, in the unit of the quantity.
+        size_exponent: of the size in KiB.
+        width_exponent: of the width over 64 bits.
+        largest_residual: largest relative deviation from the values that it was fitted to.
     """
 
     at_1_kib: float = Field(gt=0)
@@ -49,7 +57,14 @@ class PowerLaw(Frozen):
 
 
 class SramFit(Frozen):
-    """SRAM of one bank and one port, fitted between two sizes."""
+    """SRAM of one bank and one port, fitted between two sizes.
+
+    Attributes:
+        smallest_kib, largest_kib: sizes between which the fit holds, KiB.
+        read_energy_pj_per_bit, write_energy_pj_per_bit: of each bit read or written.
+        area_um2: of the whole memory.
+        leakage_mw: of the whole memory.
+    """
 
     smallest_kib: int = Field(ge=1)
     largest_kib: int = Field(ge=1)
@@ -63,7 +78,15 @@ SramQuantity = Literal["read_energy_pj_per_bit", "write_energy_pj_per_bit", "are
 
 
 class Technology(Frozen):
-    """One node: numbers by name, and a fit for SRAM where there is one."""
+    """One node: numbers by name, and a fit for SRAM where there is one.
+
+    Attributes:
+        name: what sources call the table, ``45nm``.
+        description: one line.
+        node_nm: feature size.
+        numbers: name, which ends with its unit, → number.
+        sram_fit: energies, area and leakage of SRAM by size and width; null: none is known.
+    """
 
     name: str
     description: str

@@ -19,12 +19,13 @@ from mapper.assignment_core import CoreOptimum, core_optimum
 from mapper.assignment_model import THEN_LEAST, AssignmentProblem, Quantity, Scaled, Search
 from mapper.assignment_options import QUANTITIES, Choice, Conversion
 from simulator.errors import BitmosaicError, InfeasibleError, Problem
+from simulator.shown import Shown
 
 __all__ = ["Assignment", "Choice", "Conversion", "Quantity", "assign", "assignment_front"]
 
 
 @dataclass(frozen=True)
-class Assignment:
+class Assignment(Shown):
     """A choice for each layer, with its certificate.
 
     Attributes:

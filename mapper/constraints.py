@@ -20,7 +20,13 @@ LOOP_LEVELS: tuple[LoopLevel, ...] = ("dram", "buffer")
 
 
 class Range(Frozen):
-    """What a number may be: ``exactly`` one, or from ``at_least`` to ``at_most``; a plain number means exactly that."""
+    """What a number may be: ``exactly`` one, or from ``at_least`` to ``at_most``; a plain number means exactly that.
+
+    Attributes:
+        exactly: this number and no other; alone.
+        at_least: this number or more.
+        at_most: this number or less.
+    """
 
     exactly: int | None = Field(default=None, ge=1)
     at_least: int | None = Field(default=None, ge=1)

@@ -26,6 +26,7 @@ from simulator.layer import Frozen, Layer
 from simulator.mapping import Mapping
 from simulator.precision import LayerPrecision
 from simulator.result import LayerResult
+from simulator.shown import Shown
 
 PROVEN = 2e-6  # gap up to which a cost counts as proven, as in ``MappingSolution.status``
 
@@ -63,7 +64,7 @@ class FrontPoint(Frozen):
         return max(0.0, *gaps)
 
 
-class MappingFront(Frozen):
+class MappingFront(Shown, Frozen):
     """Points of a layer's front, fastest first.
 
     Attributes:

@@ -11,6 +11,7 @@ from simulator.layer import Frozen, Layer
 from simulator.mapping import Mapping
 from simulator.precision import LayerPrecision
 from simulator.result import LayerResult
+from simulator.shown import Shown
 
 Objective = Literal["latency", "energy", "edp"]
 OBJECTIVES: tuple[Objective, ...] = ("latency", "energy", "edp")
@@ -73,7 +74,7 @@ class TileOffer(Frozen):
     reason: str = ""
 
 
-class MappingSolution(Frozen):
+class MappingSolution(Shown, Frozen):
     """The best mapping found for one layer at one precision, with its certificate.
 
     On a machine of several tiles it is the cheapest tile's, and the certificate is that of the choice too: no mapping

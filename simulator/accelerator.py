@@ -17,6 +17,7 @@ from simulator.layer import OPERANDS, Frozen, Operand
 from simulator.output_stage import OutputStage
 from simulator.processing_elements import ProcessingElement
 from simulator.provenance import Source, UnknownSources, unknown_sources
+from simulator.shown import Shown
 
 __all__ = [
     "COMPONENTS", "IDLE_LEAKAGE", "LANES", "LEAKAGE", "Accelerator", "Axis", "Buffer", "Dram", "DramRows", "Grid",
@@ -235,7 +236,7 @@ def buffer_level(buffers: Sequence[Buffer], buffer: Buffer) -> int:
     return 1 + max((buffer_level(buffers, other) for other in outer if set(other.keeps) & set(buffer.keeps)), default=0)
 
 
-class Accelerator(Frozen):
+class Accelerator(Shown, Frozen):
     """One tile: memories outermost first, a grid, its PEs, a vector unit, a clock.
 
     ``output_stage``: conversions and scales behind the grid; None: not modelled. ``floating_point_unit``: runs layers

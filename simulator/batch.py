@@ -22,6 +22,7 @@ from simulator.layer import DIMS, OPERANDS, RELEVANT_DIMS, Dim, Layer, Operand
 from simulator.mapping import Mapping, MappingLevel
 from simulator.plan import Plan
 from simulator.precision import LayerPrecision
+from simulator.shown import Shown
 from simulator.walk_input import walk_input
 
 Ints = npt.NDArray[np.int64]
@@ -167,7 +168,7 @@ def _bypasses(mapping: Mapping) -> tuple[Operand, ...]:
 
 
 @dataclass(frozen=True)
-class BatchResult:
+class BatchResult(Shown):
     """Costs of a batch, an entry a mapping.
 
     Attributes:

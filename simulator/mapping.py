@@ -13,6 +13,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from simulator.layer import DIMS, Dim, Frozen, Operand
+from simulator.shown import Shown
 
 Level = Literal["dram", "buffer", "register"]
 
@@ -45,7 +46,7 @@ class MappingLevel(Frozen):
         return self
 
 
-class Mapping(Frozen):
+class Mapping(Shown, Frozen):
     """Spatial unrolling, tiles, loop orders, bypass and double buffering of one layer.
 
     Attributes:

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from simulator.layer import Frozen
 from simulator.provenance import Confidence
+from simulator.shown import Shown
 from simulator.values import ValueSource
 
 StallCause = Literal["parameters", "weight", "input", "partial_sum", "output_slot", "write_back"]
@@ -43,7 +44,7 @@ class Stall(Frozen):
     cycles: int
 
 
-class LayerResult(Frozen):
+class LayerResult(Shown, Frozen):
     """Cost of one layer under one mapping.
 
     Attributes:
@@ -114,7 +115,7 @@ class LayerResult(Frozen):
         return sum(row.read_bits for row in rows), sum(row.write_bits for row in rows)
 
 
-class VectorResult(Frozen):
+class VectorResult(Shown, Frozen):
     """Cost of one vector operation.
 
     Attributes:
@@ -139,7 +140,7 @@ class VectorResult(Frozen):
         return sum(self.energy_pj.values())
 
 
-class NetworkResult(Frozen):
+class NetworkResult(Shown, Frozen):
     """Cost of a network: its operations run one after the other, each on one tile, never two at once.
 
     Attributes:

@@ -43,6 +43,7 @@ from simulator.provenance import (
     unknown_sources,
     weakest,
 )
+from simulator.shown import Shown
 
 OnChipMemory = Annotated[Buffer | RegisterFile, Field(discriminator="kind")]
 _CLOCK = "clock_mhz"
@@ -87,7 +88,7 @@ class MachineTile(Accelerator):
         return None if self.idle_leakage_mw is None else self.idle_leakage_mw * 1e3 / self.clock_mhz
 
 
-class TiledAccelerator(Frozen):
+class TiledAccelerator(Shown, Frozen):
     """Several tiles, one DRAM and one clock for all of them.
 
     ``sources`` says where numbers are from; those of a tile are called ``tiles.NAME`` and what an accelerator calls

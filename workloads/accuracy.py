@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from simulator.formats import Format
 from simulator.precision import LayerPrecision
+from simulator.shown import Shown
 from workloads.calibration import calibrate, can_batch, input_shapes, trained_model, with_free_batch
 from workloads.fake_quantised_model import Assignment, Calibrated, QuantisedSession, weight_key
 from workloads.input_moments import InputMoments, record_moments
@@ -31,7 +32,7 @@ _Key = frozenset[tuple[str, str, str]]
 
 
 @dataclass(frozen=True)
-class AccuracyResult:
+class AccuracyResult(Shown):
     """One measurement.
 
     Attributes:

@@ -13,6 +13,7 @@ import networkx as nx
 import onnx
 
 from simulator.layer import Layer, VectorOp
+from simulator.shown import Shown
 
 AxisLoops = tuple[tuple[str, ...], ...]
 
@@ -43,7 +44,7 @@ class LayerBinding:
 
 
 @dataclass(frozen=True)
-class Network:
+class Network(Shown):
     """A named acyclic graph of layers and vector operations.
 
     Attributes:

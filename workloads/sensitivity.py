@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from simulator.errors import NetworkError, PrecisionError, Problem, closest
 from simulator.precision import LayerPrecision
+from simulator.shown import Shown
 from workloads.accuracy import AccuracyEvaluator
 from workloads.entropy import Kind, layer_entropies
 from workloads.fake_quantised_model import quantised_weight, trained_weight
@@ -57,7 +58,7 @@ class Request:
 
 
 @dataclass(frozen=True, eq=False)
-class Sensitivity:
+class Sensitivity(Shown):
     """Additive harm of each layer in each precision.
 
     Attributes:

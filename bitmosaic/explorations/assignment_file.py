@@ -30,6 +30,7 @@ from mapper.solution import Objective, SearchBudget
 from simulator.errors import ConfigurationError, PrecisionError, Problem, closest
 from simulator.layer import Frozen
 from simulator.precision import LayerPrecision
+from simulator.shown import Shown
 from simulator.tiled import Machine
 from workloads.network import Network
 from workloads.weight_quantisers import Quantiser
@@ -44,7 +45,7 @@ def _parsed(value: Any) -> Any:
         raise ValueError("; ".join(problem.rule for problem in error.problems)) from error
 
 
-class AssignmentFile(Frozen):
+class AssignmentFile(Shown, Frozen):
     """What a file says.
 
     Attributes:

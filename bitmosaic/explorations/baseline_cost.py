@@ -10,7 +10,7 @@ from pathlib import Path
 from bitmosaic.explorations.exploration import Point
 from bitmosaic.explorations.menu import for_layer, problems_of
 from bitmosaic.explorations.records import PointRecord, layer_row, vector_rows
-from bitmosaic.progress import Progress, Silent
+from bitmosaic.progress import Progress, chosen_progress
 from hw_configs import open_machine
 from mapper.cache import MappingCache
 from mapper.network import network_precisions, simulate_network
@@ -21,6 +21,7 @@ from simulator.errors import ConfigurationError, PrecisionError, Problem, closes
 from simulator.plan import Plan
 from simulator.precision import LayerPrecision
 from simulator.result import NetworkResult
+from simulator.shown import Shown
 from simulator.tiled import Machine, tiles_of
 from simulator.values import LayerValues
 from workloads import Network, open_network
@@ -31,7 +32,7 @@ MIXED = "mixed"
 
 
 @dataclass(frozen=True)
-class UniformRun:
+class UniformRun(Shown):
     """A network in given precisions, mapped and simulated: what the traces and plots of layers look at.
 
     Attributes:
@@ -191,7 +192,7 @@ def _run(
         ]
         if problems:
             raise PrecisionError(problems)
-    told = progress or Silent()
+    told = chosen_progress(progress)
     assignment = {layer.name: for_layer(layer, asked[layer.name]) for layer in network.layers}
     exact = network_precisions(network, assignment)
     solutions = map_network(

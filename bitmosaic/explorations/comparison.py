@@ -44,10 +44,11 @@ from bitmosaic.explorations.records import (
     Ratings,
 )
 from bitmosaic.explorations.store import RecordFile, sole_writer
-from bitmosaic.progress import Progress, Silent
+from bitmosaic.progress import Progress, chosen_progress
 from mapper.solution import Objective, SearchBudget
 from simulator.accelerator import Accelerator
 from simulator.errors import BitmosaicError, ConfigurationError, NetworkError, Problem
+from simulator.shown import Shown
 from workloads import Network
 from workloads.tasks import Task
 from workloads.weight_quantisers import QUANTISERS, Quantiser
@@ -71,7 +72,7 @@ class Family:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Shown):
     """Families of points of one network on one machine, as they stand in a results folder.
 
     ``correlations``: method → precision → rank correlation over the layers of its ratings with measured harm
@@ -154,7 +155,7 @@ def compare(
     plans, skipped = _plans(network, accelerator, methods, menu, quantiser)
     folder = _default_folder(network, accelerator) if results is None else Path(results)
     check_folder(folder)
-    job = Job(network, accelerator, task, data, objective, budget, folder, workers, progress or Silent())
+    job = Job(network, accelerator, task, data, objective, budget, folder, workers, chosen_progress(progress))
     for each in (plain, *plans):
         job.check_fits(each)
     with sole_writer(folder):

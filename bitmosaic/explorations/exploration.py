@@ -26,6 +26,7 @@ from bitmosaic.explorations.records import (
 from bitmosaic.explorations.store import RecordFile
 from mapper.pareto import pareto_front as undominated
 from simulator.errors import ConfigurationError, Problem, closest
+from simulator.shown import Shown
 from workloads.weight_quantisers import Quantiser
 
 CostAxis = Literal["latency", "energy"]
@@ -42,7 +43,7 @@ DEFAULT_ACCURACY_LOSS = 0.01
 
 
 @dataclass(frozen=True)
-class Point:
+class Point(Shown):
     """One network point and its short name: ``w8a8`` for a uniform baseline, ``m1``, ``m2``, … for the others."""
 
     label: str
@@ -57,15 +58,9 @@ class Point:
         """Latency in ms or energy in µJ of one inference."""
         return self.record.latency_ms if axis == "latency" else self.record.energy_uj
 
-    def _repr_html_(self) -> str:
-        """What a notebook shows: cost, and the layers as a table."""
-        from bitmosaic.views.notebook import point_html
-
-        return point_html(self)
-
 
 @dataclass(frozen=True)
-class Exploration:
+class Exploration(Shown):
     """Points of one network on one accelerator, with the settings of the run that made them.
 
     Attributes:
@@ -143,12 +138,6 @@ class Exploration:
         if good:
             return min(good, key=lambda point: (point.record.total_cycles, point.record.energy_pj, -_score(point)))
         return max(measured, key=lambda point: (_score(point), -point.record.total_cycles))
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows: the baselines and front points as a table, and both fronts."""
-        from bitmosaic.views.notebook import exploration_html
-
-        return exploration_html(self)
 
 
 def _score(point: Point) -> float:

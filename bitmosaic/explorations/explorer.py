@@ -24,7 +24,7 @@ from bitmosaic.explorations.network_points import NetworkPoints
 from bitmosaic.explorations.proposals import propose
 from bitmosaic.explorations.records import SENSITIVITY_METHODS, MethodName, SensitivityMethod, Settings
 from bitmosaic.explorations.store import sole_writer
-from bitmosaic.progress import Progress, Silent
+from bitmosaic.progress import Progress, chosen_progress
 from mapper.solution import Objective, SearchBudget
 from simulator.accelerator import Accelerator
 from simulator.errors import ConfigurationError, NetworkError, Problem
@@ -91,7 +91,7 @@ def explore(
         results: folder for records, tables and plots; by default ``results/<network>-<accelerator>``.
         budget: CPU seconds and proven gap at which the search for one mapping may stop.
         workers: processes for the search; None: one a core.
-        progress: told what is done; by default nobody is.
+        progress: told what is done; by default bars in a notebook, and elsewhere nobody.
 
     Raises:
         InfeasibleError: no assignment fits into ``weight_memory_limit_kib``; or no point reaches ``accuracy_at_least``,
@@ -118,7 +118,7 @@ def explore(
         raise NetworkError(Problem(rule, where=network.name, path="accuracy_at_least"))
     folder = default_folder(network, accelerator) if results is None else Path(results)
     check_folder(folder)
-    job = Job(network, accelerator, task, data, objective, budget, folder, workers, progress or Silent())
+    job = Job(network, accelerator, task, data, objective, budget, folder, workers, chosen_progress(progress))
     bits_limit = None if weight_memory_limit_kib is None else int(weight_memory_limit_kib * 8192)
     job.check_fits(plan)
     with sole_writer(folder):

@@ -35,7 +35,7 @@ def sweep(
         retry_failed: do tasks again that failed, hung or killed their worker.
         shard: ``(2, 4)``: the second of four shares of the tasks, for several machines; ``merge_sweeps`` joins them.
         pool: what runs the tasks, ``DaskPool`` say, in place of processes of this machine.
-        progress: told what is done; by default nobody is.
+        progress: told what is done; by default bars in a notebook, and elsewhere nobody.
 
     Returns:
         ``sweep_frame`` of all records in the folder.

@@ -41,7 +41,11 @@ class HardwareEntry(Frozen):
 class Limits(Frozen):
     """The most that a point may have; None: any amount. Points beyond are left out, and counted.
 
-    ``buffer_bits`` are those of all buffers together; ``leakage_mw`` is of what is on the chip.
+    Attributes:
+        area_mm2: of the chip, where it is modelled.
+        pe_count: processing elements of the grid.
+        buffer_bits: of all buffers together.
+        leakage_mw: of what is on the chip.
     """
 
     area_mm2: float | None = Field(default=None, gt=0)

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from bitmosaic._version import __version__
 from bitmosaic.explorations.store import RecordFile, sole_writer
-from bitmosaic.progress import Progress, Silent
+from bitmosaic.progress import Progress, chosen_progress
 from bitmosaic.sweeps.description import SweepDescription, dump_sweep
 from bitmosaic.sweeps.evaluate import evaluate
 from bitmosaic.sweeps.local_pool import Call, LocalPool, Outcome, Status
@@ -105,7 +105,7 @@ def run_sweep(
     Raises ``ConfigurationError`` where another run writes to the folder, or what is in it is no sweep's.
     ``KeyboardInterrupt`` passes through; what has ended by then is kept.
     """
-    progress = progress or Silent()
+    progress = chosen_progress(progress)
     tasks = shard_of(expansion.tasks, shard)
     with sole_writer(folder):
         _write_description(folder, expansion.description)

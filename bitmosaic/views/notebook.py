@@ -62,7 +62,7 @@ def exploration_html(exploration: Exploration) -> str:
         if frame["accuracy_percent"].notna().any():
             figures = [plot_front(exploration, "latency"), plot_front(exploration, "energy")]
     parts.append(_table(frame[columns], frame["chosen"]))
-    return "\n".join([*parts, *map(_picture, figures)])
+    return "\n".join([*parts, *map(picture, figures)])
 
 
 def point_html(point: Point) -> str:
@@ -102,7 +102,8 @@ def _table(frame: pd.DataFrame, bold: pd.Series | None = None) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
 
 
-def _picture(figure: Figure) -> str:
+def picture(figure: Figure) -> str:
+    """A figure as an HTML image that holds its own data."""
     png = figure._repr_png_()  # type: ignore[attr-defined]
     title = escape(figure.get_suptitle())
     return f'<img alt="{title}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import pandas as pd
 
 from bitmosaic.explorations.menu import default_menu, products_per_cycle
+from bitmosaic.views.result_frames import cost_columns
 from mapper.solution import MappingSolution
 from simulator.accelerator import Accelerator, Buffer, Dram
 from simulator.layer import Layer
 from simulator.precision import LayerPrecision
-from simulator.result import STALL_CAUSES
 from workloads.network import Network
 
 
@@ -112,12 +112,7 @@ def solutions_frame(solutions: Sequence[MappingSolution]) -> pd.DataFrame:
         result = solution.result
         rows.append({
             "layer": solution.layer.name, "precision": solution.precision.label, "tile": solution.tile or "",
-            "macs": result.macs, "total_cycles": result.total_cycles, "compute_cycles": result.compute_cycles,
-            "fill_drain_cycles": result.fill_drain_cycles,
-            **{f"stall_{cause}_cycles": result.stall_cycles.get(cause, 0) for cause in STALL_CAUSES},
-            "energy_uj": result.total_energy_pj * 1e-6,
-            **{f"energy_{name}_uj": result.energy_pj.get(name, 0.0) * 1e-6 for name in components},
-            "pe_utilization_percent": 100.0 * result.pe_utilization,
+            **cost_columns(result, components),
             "objective": solution.objective, "cost": solution.cost, "lower_bound": solution.lower_bound,
             "gap_percent": 100.0 * solution.gap, "status": solution.status, "mapping": solution.mapping.describe(),
         })

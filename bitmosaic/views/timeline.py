@@ -23,6 +23,7 @@ from simulator.layer import OPERANDS, Operand
 from simulator.plan import Plan
 from simulator.precision import LayerPrecision
 from simulator.result import LayerResult, VectorResult
+from simulator.shown import Shown
 from simulator.tiled import Machine
 from simulator.trace import LayerTrace, count_slices, trace_layer
 
@@ -39,7 +40,7 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 @dataclass(frozen=True)
-class TraceSummary:
+class TraceSummary(Shown):
     """What a trace file holds.
 
     Attributes:

@@ -26,8 +26,29 @@ def _trees(path: Path) -> list[ast.Module]:
     return [ast.parse("".join(cell["source"])) for cell in _cells(path, "code")]
 
 
-def test_there_is_one() -> None:
-    assert [path.name for path in FILES] == ["01_first_front.ipynb"]
+# What each is about: names that it must use.
+SUBJECTS = {
+    "01_first_front": {"explore", "map_layer", "plot_front"},
+    "02_compare_accelerators": {"uniform_run", "rates_frame", "plot_pareto"},
+    "03_mixed_precision": {"compare", "explore", "estimate", "assign", "mixed_run"},
+    "04_hardware_sweep": {"sweep", "load_sweep", "plot_pareto", "plot_parallel", "hypervolume_frame"},
+    "05_own_machine": {"validate_file", "open_accelerator", "compute_layer", "map_layer", "nest_text"},
+    "06_where_cycles_go": {"uniform_run", "write_trace", "plot_roofline", "plot_utilization", "plot_breakdown"},
+}
+
+
+def test_they_are_those_of_the_list() -> None:
+    assert [path.stem for path in FILES] == list(SUBJECTS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_notebook_shows_results_as_tables_and_pictures(path: Path) -> None:
+    shown = [output.get("data", {}) for cell in _cells(path, "code") for output in cell["outputs"]]
+    tables = ["".join(data["text/html"]) for data in shown if "text/html" in data]
+    assert sum("<table" in table for table in tables) >= 4
+    source = "".join("".join(cell["source"]) for cell in _cells(path, "code"))
+    if re.search(r"bitmosaic\.(plot_|explore|compare)", source):
+        assert any("image/png" in data for data in shown) or any("<img" in table for table in tables)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -44,7 +65,7 @@ def test_a_notebook_uses_the_public_api_only(path: Path) -> None:
             assert name == "bitmosaic" or name in OTHERS_ALLOWED or name in sys.stdlib_module_names, name
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "bitmosaic":
             used.add(node.attr)
-    assert {"explore", "map_layer", "plot_front"} <= used <= set(bitmosaic.__all__)
+    assert SUBJECTS[path.stem] <= used <= set(bitmosaic.__all__)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
