@@ -27,7 +27,7 @@ from simulator.cache_folder import cache_folder
 from simulator.layer import Layer
 from simulator.precision import LayerPrecision
 
-MODEL_VERSION = 6  # raise it whenever the meaning of a cycle, a picojoule, the search space or a proof changes
+MODEL_VERSION = 7  # raise it whenever the meaning of a cycle, a picojoule, the search space or a proof changes
 
 
 def canonical_json(value: object) -> str:

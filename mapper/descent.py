@@ -78,6 +78,7 @@ def kernel_input(
         axis_use=np.concatenate([block.axis_use for block in model.blocks]),
         axis_size=np.array(model.axis_sizes, dtype=np.int64),
         coefficient=np.array([term.coefficient for term, *_ in terms], dtype=np.float64),
+        floor=np.array([term.floor for term, *_ in terms], dtype=np.float64),
         kind=np.array([kind for _, kind, _, _ in terms], dtype=np.int64),
         operand=np.array([operand for _, _, operand, _ in terms], dtype=np.int64),
         capacity=np.array([place for *_, place in terms], dtype=np.int64),
