@@ -40,7 +40,7 @@ from simulator.plan import grid_timing
 from simulator.precision import LayerPrecision
 
 Floats = npt.NDArray[np.float64]
-KEPT_ROWS = 8  # problems whose rows are kept: a layer's, for as many numbers of lanes as a menu has
+KEPT_ROWS = 64  # problems whose rows are kept: a network's layers, for a grid in one or two numbers of lanes
 
 
 class _Builder:
@@ -62,16 +62,10 @@ class _Builder:
         pair blocks."""
         factors: list[npt.NDArray[np.int64] | None] = []
         for block, dims in zip(self.blocks, BLOCKS, strict=True):
-            product: npt.NDArray[np.int64] | None = None
             names = [f"{columns[dim]}_{dim}" for dim in dims if dim in columns]
             if pair and len(dims) == 2:
                 names.append(pair)
-            for column in names:
-                values = block.columns[column]
-                product = values if product is None else product * values
-            if product is not None and (product == 1).all():
-                product = None
-            factors.append(product)
+            factors.append(block.product(tuple(names)))
         return Term(name, coefficient, tuple(factors))
 
     def tile(self, operand: Operand, column: str, input_column: str, name: str, bits: int | None = None) -> Term:

@@ -200,23 +200,24 @@ def search_models(
         deadline = time.process_time() + START_SHARE * budget.cpu_seconds
         if hint is not None:
             start_from(models, incumbent, hint, deadline)
-            incumbent.hinted = incumbent.mapping is not None
+            incumbent.hinted = not incumbent.is_empty
         if not incumbent.hinted:
             start(models, incumbent, deadline)
-        if incumbent.mapping is None and incumbent.limits != NO_LIMITS:
+        if incumbent.is_empty and incumbent.limits != NO_LIMITS:
             _start_within(space, incumbent, budget)
-        if incumbent.mapping is None:
+        if incumbent.is_empty:
             # Where little fits, descents may see nothing; a search through everything does.
             deadline = time.process_time() + budget.cpu_seconds
             prove_by_enumeration(models, incumbent, deadline, deadline)
-        if incumbent.mapping is None:
+        if incumbent.is_empty:
             raise InfeasibleError(_no_mapping(space, incumbent.limits))
         return prove(models, incumbent, budget)
     except KeyboardInterrupt as interrupt:
-        if incumbent.mapping is None:
+        mapping = incumbent.mapping
+        if mapping is None:
             raise
         # The interrupt may have come between a cost and its mapping: what counts is the mapping.
-        mapping, incumbent.cost = incumbent.mapping, math.inf
+        incumbent.cost = math.inf
         incumbent.offer(mapping)
         reached = isinstance(interrupt, ProofInterrupted)
         bound = interrupt.lower_bound if reached else least_floor(models, incumbent)  # type: ignore[attr-defined]
@@ -260,7 +261,7 @@ def _start_within(space: LayerSpace, incumbent: Incumbent, budget: SearchBudget)
         raise KeyboardInterrupt from None
     assert least.mapping is not None
     incumbent.offer(least.mapping)
-    if incumbent.mapping is None and bound > limit:
+    if incumbent.is_empty and bound > limit:
         name, unit = ("latency_limit_cycles", "cycles") if limited == "latency" else ("energy_limit_pj", "pJ")
         shown = f"{math.ceil(bound - 1e-6):,}" if limited == "latency" else f"{bound:,.6g}"
         found = f"{least.cost:,.0f}" if limited == "latency" else f"{least.cost:,.6g}"

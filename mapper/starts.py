@@ -49,9 +49,9 @@ def _start_flat(
             ends = _descents(model, incumbent, price, FLAT_STARTS)
             if ends and price == 0:
                 incumbent.promise[id(model)] = ends[0].cost
-            if incumbent.mapping is None and ends:
+            if incumbent.is_empty and ends:
                 incumbent.consider(model, ends.pop(0))
-            if incumbent.mapping is not None and time.process_time() > deadline:
+            if not incumbent.is_empty and time.process_time() > deadline:
                 return
             incumbent.consider_all(model, ends)
 
@@ -82,10 +82,10 @@ def _start_deep(models: list[CostModel], incumbent: Incumbent, deadline: float, 
             for candidate in _descents(model, incumbent, price, DESCENT_STARTS)
         ]
         ends.sort(key=lambda end: end[:2])
-        if incumbent.mapping is None and ends:
+        if incumbent.is_empty and ends:
             ends.insert(0, min(ends, key=lambda end: pass_count(models[end[1]], end[2])))
         for cost, place, candidate in ends:
-            if incumbent.mapping is not None and (time.process_time() > until or cost >= incumbent.target()):
+            if not incumbent.is_empty and (time.process_time() > until or cost >= incumbent.target()):
                 break
             incumbent.consider(models[place], candidate)
 
