@@ -110,11 +110,12 @@ def smallest_rows(model: CostModel) -> np.ndarray:
     """Row of each block with the smallest tiles: it fits if anything does."""
     found = []
     for block in model.blocks:
-        size = np.ones(block.size)
-        for name, column in block.columns.items():
-            if name.startswith(("tile", "register_", "input_tile", "input_register")):
-                size *= column
-        found.append(int(np.argmin(size * block.axis_use.prod(axis=1))))
+        sizes = tuple(
+            name for name in block.columns if name.startswith(("tile", "register_", "input_tile", "input_register"))
+        )
+        size = block.product(sizes)
+        use = block.axis_use.prod(axis=1)
+        found.append(int(np.argmin(use if size is None else use * size.astype(np.float64))))
     return np.array(found, dtype=np.int64)
 
 

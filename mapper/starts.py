@@ -45,15 +45,17 @@ def _start_flat(
     models: Sequence[CostModel], incumbent: Incumbent, deadline: float, prices: Sequence[float]
 ) -> None:
     for price in prices:
-        for model in models:
-            ends = _descents(model, incumbent, price, FLAT_STARTS)
-            if ends and price == 0:
-                incumbent.promise[id(model)] = ends[0].cost
-            if incumbent.is_empty and ends:
-                incumbent.consider(model, ends.pop(0))
+        ends = [_descents(model, incumbent, price, FLAT_STARTS) for model in models]
+        order = sorted((place for place, own in enumerate(ends) if own), key=lambda place: ends[place][0].cost)
+        if price == 0:
+            for place in order:
+                incumbent.promise[id(models[place])] = ends[place][0].cost
+        for place in order:
             if not incumbent.is_empty and time.process_time() > deadline:
                 return
-            incumbent.consider_all(model, ends)
+            incumbent.consider_all(models[place], ends[place])
+            if price == 0 and not incumbent.is_empty:
+                break  # the search itself soon simulates the cheapest of each of the others
 
 
 def _descents(model: CostModel, incumbent: Incumbent, price: float, starts: int) -> list[Candidate]:
