@@ -3,7 +3,7 @@
 1. Descents on the closed-form cost give good mappings at once; the best of them by *simulated* cost is the incumbent.
 2. The space falls apart into variants (loop orders, bypass). In each, whatever has a closed-form cost, a lower bound
    of the simulated one, that beats the incumbent by more than the target gap is proposed, simulated, may become the
-   incumbent, and is cut away. ``enumeration`` proposes depth-first over the blocks; ``cp_sat_proof`` by CP-SAT.
+   incumbent, and is cut away. ``enumeration`` proposes by branch and bound; ``cp_sat_proof`` by CP-SAT.
 3. When nothing is left, no mapping in the space costs less than the incumbent by more than the gap: that is the proof.
 
 The lower bound reported is the smallest over all variants. A search out of budget reports the bound it reached.

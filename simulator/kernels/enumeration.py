@@ -167,7 +167,7 @@ def _keep(m, trees, here, by_mask, limit, count, rows, masks, cost):
         for b in range(blocks):
             rows[place, b] = trees.row[here[b]] - m.block_start[b]
         if place == 0:
-            _sift(cost, 0, count, rows, masks)
+            _sift(cost, place, count, rows, masks)
         if count == most:
             limit = min(limit, cost[0])
     return count, limit
@@ -185,7 +185,7 @@ def _branch(m, below, node_limit, trees, rows, masks, cost, stop):
     halves = np.empty(2)
     scratch, by_mask = new_scratch(m), np.empty(MASKS)
     limit = below
-    count, nodes = 0, 0
+    count, nodes, last = 0, 0, blocks - 1
     stack[0] = trees.root
     bound[0] = -np.inf
     depth = 1
@@ -243,7 +243,7 @@ def _branch(m, below, node_limit, trees, rows, masks, cost, stop):
                 stack[depth, cut] = trees.first[here[cut]] + (1 - half if lower_first else half)
                 bound[depth] = higher if half == 0 else lower
                 depth += 1
-        elif _fits(m, trees, here, 0, here[0]):
+        elif _fits(m, trees, here, last, here[last]):
             for t in range(terms):
                 value[t] = m.coefficient[t]
                 for b in range(blocks):
