@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -134,11 +134,19 @@ class Block:
     choices: tuple[DimChoices, ...]
     columns: dict[str, Ints]
     axis_use: Ints
+    _products: dict[tuple[str, ...], Ints | None] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def size(self) -> int:
         """Number of rows."""
         return len(self.axis_use)
+
+    def product(self, names: tuple[str, ...]) -> Ints | None:
+        """Product of some columns; None where it is 1 in every row. Kept: variants and precisions ask for the same."""
+        if names not in self._products:
+            values = np.prod([self.columns[name] for name in names], axis=0) if names else None
+            self._products[names] = None if values is None or (values == 1).all() else values
+        return self._products[names]
 
     def take(self, rows: npt.NDArray[np.bool_] | Ints) -> Block:
         """Keep some rows."""

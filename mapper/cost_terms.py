@@ -40,38 +40,43 @@ from simulator.plan import grid_timing
 from simulator.precision import LayerPrecision
 
 Floats = npt.NDArray[np.float64]
-KEPT_ROWS = 8  # problems whose rows are kept: a layer's, for as many numbers of lanes as a menu has
+KEPT_ROWS = 64  # problems whose rows are kept: a network's layers, for a grid in one or two numbers of lanes
+
+
+class _Problem:
+    """A layer on a machine, with what all of its variants ask for."""
+
+    def __init__(self, layer: Layer, precision: LayerPrecision, accelerator: Accelerator) -> None:
+        self.layer, self.precision, self.accelerator = layer, precision, accelerator
+        self.timing = grid_timing(accelerator)
+        self.bits = {operand: precision.stored_bits(operand) for operand in OPERANDS}
+        plain_inputs = layer.extent("G") * layer.extent("N") * layer.extent("C")
+        self.counts: dict[Operand, int] = {
+            "weight": layer.weight_count, "input": plain_inputs, "output": layer.output_count,
+        }
+        self.buffers = [(buffer, accelerator.level_of(buffer)) for buffer in accelerator.buffers]
 
 
 class _Builder:
     """Collects the terms of one variant."""
 
-    def __init__(
-        self, blocks: tuple[Block, ...], layer: Layer, precision: LayerPrecision, accelerator: Accelerator,
-        variant: Variant, fewest_steps: int,
-    ) -> None:
+    def __init__(self, blocks: tuple[Block, ...], problem: _Problem, variant: Variant, fewest_steps: int) -> None:
         self.fewest_steps = fewest_steps
-        self.blocks, self.layer, self.precision = blocks, layer, precision
-        self.accelerator, self.variant = accelerator, variant
+        self.blocks, self.layer, self.precision = blocks, problem.layer, problem.precision
+        self.accelerator, self.variant = problem.accelerator, variant
         self.levels = variant.levels
-        self.timing = grid_timing(accelerator)
-        self.bits = {operand: precision.stored_bits(operand) for operand in OPERANDS}
+        self.timing, self.bits, self.counts = problem.timing, problem.bits, problem.counts
+        self.all_buffers = problem.buffers
 
     def term(self, name: str, coefficient: float, *, pair: str = "", **columns: str) -> Term:
         """Make a term: ``columns`` maps a dimension to the name of its column, ``pair`` names the column of both
         pair blocks."""
         factors: list[npt.NDArray[np.int64] | None] = []
         for block, dims in zip(self.blocks, BLOCKS, strict=True):
-            product: npt.NDArray[np.int64] | None = None
             names = [f"{columns[dim]}_{dim}" for dim in dims if dim in columns]
             if pair and len(dims) == 2:
                 names.append(pair)
-            for column in names:
-                values = block.columns[column]
-                product = values if product is None else product * values
-            if product is not None and (product == 1).all():
-                product = None
-            factors.append(product)
+            factors.append(block.product(tuple(names)))
         return Term(name, coefficient, tuple(factors))
 
     def tile(self, operand: Operand, column: str, input_column: str, name: str, bits: int | None = None) -> Term:
@@ -97,15 +102,11 @@ class _Builder:
 
         ``padded``: of the input, 0 where a pass may read nothing but padding.
         """
-        layer, bits = self.layer, self.bits
         again = self.refetch(operand, level)
-        if operand == "weight":
-            return self.term("weight", layer.weight_count * bits["weight"], **again)
-        if operand == "output":
-            return self.term("output", layer.output_count * bits["output"], **again)
-        plain_inputs = layer.extent("G") * layer.extent("N") * layer.extent("C")
-        pair = "input_grid_sum" if level > self.levels else f"input_sum{level}" + ("_padded" if padded else "")
-        return self.term("input", plain_inputs * bits["input"], pair=pair, **again)
+        pair = ""
+        if operand == "input":
+            pair = "input_grid_sum" if level > self.levels else f"input_sum{level}" + ("_padded" if padded else "")
+        return self.term(operand, self.counts[operand] * self.bits[operand], pair=pair, **again)
 
     def dram_terms(self) -> dict[str, Term]:
         """Bits between DRAM and chip (``filled``)."""
@@ -156,7 +157,7 @@ class _Builder:
 
     def exposed(self, dram: dict[str, Term]) -> tuple[Exposed, ...]:
         """Waits for each operand's tiles, double-buffered and not."""
-        layer, precision = self.layer, self.precision
+        precision, output_count = self.precision, self.counts["output"]
         bandwidth = self.accelerator.dram.bandwidth_bits_per_cycle
         found = []
         operand: Operand
@@ -171,8 +172,8 @@ class _Builder:
             doubled = self.scaled(first, 1 / bandwidth, f"first_{operand}")
             every_load = self.scaled(dram[operand], 1 / bandwidth, f"all_{operand}")
             found.append(Exposed(operand, doubled, doubled if self.is_ahead(operand) else every_load, 0.0))
-        finished = layer.output_count * precision.output.bits
-        spilled = layer.output_count * self.bits["output"]
+        finished = output_count * precision.output.bits
+        spilled = output_count * self.bits["output"]
         last_write = self._last_write(bandwidth)
         if self.is_ahead("output"):
             found.append(Exposed("output", last_write, last_write, 0.0))
@@ -212,9 +213,10 @@ class _Builder:
         memory = machine.dram
         element = machine.processing_element
         terms: list[Term] = []
-        out_bits = layer.output_count * bits["output"]
+        output_count = self.counts["output"]
+        out_bits = output_count * bits["output"]
         constant = precision.parameter_bits(layer) * memory.read_energy_pj_per_bit
-        constant += layer.output_count * precision.output.bits * memory.write_energy_pj_per_bit
+        constant += output_count * precision.output.bits * memory.write_energy_pj_per_bit
         constant -= out_bits * (memory.read_energy_pj_per_bit + memory.write_energy_pj_per_bit)
         constant += sum((machine.output_stage or OutputStage()).energy_pj(layer, precision).values())
         wires = machine.grid.interconnect
@@ -231,20 +233,17 @@ class _Builder:
         expansion = (element.expansion_energy_pj(precision) or 0.0) / bits["weight"]
         if self.variant.bypass == "weight":
             per_bit["weight"] += expansion
-        plain_inputs = layer.extent("G") * layer.extent("N") * layer.extent("C")
         for operand in OPERANDS:
             if operand == self.variant.bypass:
                 # DRAM's bits go through to the grid; outputs both ways, but sums only come back where they spilled.
                 per_bit[operand] += to_grid[operand] * (2 if operand == "output" else 1)
                 if operand == "output":
-                    constant += (layer.output_count * precision.output.bits - 2 * out_bits) * to_grid[operand]
+                    constant += (output_count * precision.output.bits - 2 * out_bits) * to_grid[operand]
             else:
                 *outer, buffer = self.buffers(operand)
                 read, write = buffer.read_energy_pj_per_bit, buffer.write_energy_pj_per_bit
                 pair = "input_grid_sum" if operand == "input" else ""
-                count = {
-                    "weight": layer.weight_count, "input": plain_inputs, "output": layer.output_count,
-                }[operand] * bits[operand]
+                count = self.counts[operand] * bits[operand]
                 again = self.refetch_grid(operand)
                 if operand == "output":
                     # Visits write, all but the first read; a visit from outside fills, all write back.
@@ -278,16 +277,16 @@ class _Builder:
     def buffers(self, operand: Operand) -> tuple[Buffer, ...]:
         """Buffers that an operand passes, outermost first."""
         return tuple(
-            buffer for buffer in self.accelerator.buffers_of(operand)
-            if self.accelerator.level_of(buffer) in self.variant.places_of(operand)
+            buffer for buffer, level in self.all_buffers
+            if operand in buffer.keeps and level in self.variant.places_of(operand)
         )
 
     def between_buffers(self, operand: Operand) -> tuple[list[Term], float]:
         """Energy of what an operand moves between its buffers, and what is constant of it, in pJ."""
         terms = []
         constant = 0.0
-        finished = self.layer.output_count * self.precision.output.bits
-        spilled = self.layer.output_count * self.bits["output"]
+        finished = self.counts["output"] * self.precision.output.bits
+        spilled = self.counts["output"] * self.bits["output"]
         levels = self.variant.places_of(operand)
         passed = self.buffers(operand)
         for outer, inner, level in zip(passed, passed[1:], levels[1:], strict=False):
@@ -304,8 +303,7 @@ class _Builder:
     def capacities(self) -> tuple[Capacity, ...]:
         """Limits of the buffers and of the registers."""
         found = []
-        for buffer in self.accelerator.buffers:
-            level = self.accelerator.level_of(buffer)
+        for buffer, level in self.all_buffers:
             finished = self.precision.output.bits if self.variant.is_finished(level) else None
             tiles: dict[Operand, Term] = {
                 operand: self.tile(operand, f"tile{level}", f"input_tile{level}", f"tile_{operand}",
@@ -338,16 +336,17 @@ def build_cost_models(
 
     ``dominance``: of the ways to cut a dimension, leave out those that others dominate.
     """
-    problem = row_problem(layer, precision, accelerator)
+    of_rows = row_problem(layer, precision, accelerator)
     if choices_of is dimension_choices:
-        rows = _plain_rows(problem, dominance)
+        rows = _plain_rows(of_rows, dominance)
     else:
-        rows = _Rows(build_blocks(problem, choices_of, dominance=dominance), _axis_sizes(problem))
+        rows = _Rows(build_blocks(of_rows, choices_of, dominance=dominance), _axis_sizes(of_rows))
+    problem = _Problem(layer, precision, accelerator)
     found = []
     for variant in filter(wanted, variants(accelerator, precision)):
         own, fewest = rows.of(variant)
         if fewest:
-            builder = _Builder(own, layer, precision, accelerator, variant, fewest)
+            builder = _Builder(own, problem, variant, fewest)
             found.append(_build_cost_model(builder, rows.axis_sizes))
     return found
 
@@ -409,8 +408,8 @@ def _build_cost_model(builder: _Builder, axis_sizes: tuple[int, ...]) -> CostMod
     parameters = precision.parameter_bits(layer)
     grid, grid_constant = builder.grid_terms(dram, parameters)
     bandwidth, latency = accelerator.dram.bandwidth_bits_per_cycle, accelerator.dram.latency_cycles
-    spilled = layer.output_count * precision.stored_bits("output")
-    finished = layer.output_count * precision.output.bits
+    spilled = builder.counts["output"] * precision.stored_bits("output")
+    finished = builder.counts["output"] * precision.output.bits
     channel = tuple(
         builder.scaled(dram[operand], (2 if operand == "output" else 1) / bandwidth, f"channel_{operand}")
         for operand in OPERANDS

@@ -78,6 +78,7 @@ def kernel_input(
         axis_use=np.concatenate([block.axis_use for block in model.blocks]),
         axis_size=np.array(model.axis_sizes, dtype=np.int64),
         coefficient=np.array([term.coefficient for term, *_ in terms], dtype=np.float64),
+        floor=np.array([term.floor for term, *_ in terms], dtype=np.float64),
         kind=np.array([kind for _, kind, _, _ in terms], dtype=np.int64),
         operand=np.array([operand for _, _, operand, _ in terms], dtype=np.int64),
         capacity=np.array([place for *_, place in terms], dtype=np.int64),
@@ -109,11 +110,12 @@ def smallest_rows(model: CostModel) -> np.ndarray:
     """Row of each block with the smallest tiles: it fits if anything does."""
     found = []
     for block in model.blocks:
-        size = np.ones(block.size)
-        for name, column in block.columns.items():
-            if name.startswith(("tile", "register_", "input_tile", "input_register")):
-                size *= column
-        found.append(int(np.argmin(size * block.axis_use.prod(axis=1))))
+        sizes = tuple(
+            name for name in block.columns if name.startswith(("tile", "register_", "input_tile", "input_register"))
+        )
+        size = block.product(sizes)
+        use = block.axis_use.prod(axis=1)
+        found.append(int(np.argmin(use if size is None else use * size.astype(np.float64))))
     return np.array(found, dtype=np.int64)
 
 

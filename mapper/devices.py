@@ -21,7 +21,7 @@ class SearchDevices:
         survivors: rows that can be in no choice below the incumbent are dropped before each enumeration, until nothing
             changes. (Off: only rows that fit nowhere are.)
         undominated: a variant's least closed-form cost is looked for among undominated rows. (Off: among all.)
-        order: small blocks first, and promising rows first.
+        clusters: rows that resemble each other are bounded together. (Off: rows as they come.)
         batches: choices are enumerated in growing batches, the most promising variants first. (Off: all at once.)
     """
 
@@ -30,7 +30,7 @@ class SearchDevices:
     hints: bool = True
     survivors: bool = True
     undominated: bool = True
-    order: bool = True
+    clusters: bool = True
     batches: bool = True
 
 

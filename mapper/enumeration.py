@@ -21,12 +21,13 @@ from mapper.incumbent import Incumbent
 from mapper.interruptible import interruptible
 from mapper.posynomial import build_subproblem, surviving_rows
 from mapper.solution import Objective, ProofInterrupted
+from mapper.starts import start_again
 from simulator.kernels import choice_cost, enumerate_choices, least_cost
 from simulator.layer import OPERANDS
 
 BATCHES = (1 << 6, 1 << 11, 1 << 15, 1 << 18)  # choices simulated a variant, at most
-NODES_PER_SECOND = 2_000_000  # of the depth-first search, roughly; a limit for it follows from the time left
-RELAXED_NODES = 100_000  # for the least energy of a variant, at least (``relaxed_bound``)
+NODES_PER_SECOND = 200_000  # of the branch and bound, roughly; a limit for it follows from the time left
+RELAXED_NODES = 10_000  # for the least energy of a variant, at least (``relaxed_bound``)
 CHUNKS = (8, 256)  # choices simulated between two looks at the clock: at first, and at most
 
 _Found = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64], float, bool]
@@ -34,7 +35,7 @@ _Found = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.floa
 
 @dataclass
 class _Variant:
-    """State of one variant. No choice below ``floor`` is left to simulate; ``known``: its cheapest choice is."""
+    """State of one variant. No choice below ``floor`` is left to simulate; ``known``: its cheapest choice is known."""
 
     model: CostModel
     kernel: choice_cost.CostInput
@@ -61,9 +62,8 @@ def relaxed_bound(model: CostModel, incumbent: Incumbent, seconds: float = 0.0) 
         latency = _lowest(model, "latency", np.inf)
         below = incumbent.target() / latency if latency > 0 else np.inf
         nodes = max(RELAXED_NODES, int(seconds * NODES_PER_SECOND))
-        _, _, _, energy, known = _enumerate(kernel_input(model, "energy"), below, 1, nodes, undominated=True)
-        if known:
-            lowest = max(lowest, latency * min(energy, below))
+        _, _, _, energy, _ = _enumerate(kernel_input(model, "energy"), below, 1, nodes, undominated=True)
+        lowest = max(lowest, latency * min(energy, below))
     return min(incumbent.proven(), lowest)
 
 
@@ -74,11 +74,11 @@ def compile_enumeration(model: CostModel) -> None:
 
 def prove_by_enumeration(
     models: list[CostModel], incumbent: Incumbent, give_up: float, deadline: float
-) -> tuple[float, list[CostModel]]:
+) -> tuple[float, list[CostModel], float]:
     """Simulate what could beat the incumbent, until nothing can or ``deadline`` (``time.process_time``).
 
     A variant of which even the cheapest choices are not known at ``give_up`` is left to others. Returns the lower
-    bound over the variants that were searched, and the variants that were left.
+    bound over the variants that were searched, the variants that were left, and what is known to bound these.
     """
     variants = [_Variant(model, _kernel_input(model, incumbent)) for model in models]
     try:
@@ -88,7 +88,8 @@ def prove_by_enumeration(
         floors = [v.floor if v.known else max(v.floor, least_cost(v.kernel)) for v in variants]
         raise ProofInterrupted(min([incumbent.proven(), *floors])) from None
     open_floors = [v.floor for v in variants if v.known and v.floor < incumbent.target() * (1 - 1e-12)]
-    return min([incumbent.proven(), *open_floors]), [v.model for v in variants if not v.known]
+    left = [v for v in variants if not v.known]
+    return min([incumbent.proven(), *open_floors]), [v.model for v in left], min((v.floor for v in left), default=0.0)
 
 
 def least_floor(models: list[CostModel], incumbent: Incumbent) -> float:
@@ -102,12 +103,15 @@ def _kernel_input(model: CostModel, incumbent: Incumbent) -> choice_cost.CostInp
 
 def _search(variants: list[_Variant], incumbent: Incumbent, give_up: float, deadline: float) -> None:
     """Raise the floors of variants, and improve the incumbent, until nothing is left or time is over."""
-    for place, variant in enumerate(variants):
+    # The most promising first: what they find spares the others work.
+    first = sorted(variants, key=lambda v: incumbent.promise.get(id(v.model), math.inf))
+    for place, variant in enumerate(first):
         left = give_up - time.process_time()
         if left > 0:
             _find_cheapest(variant, incumbent, left / (len(variants) - place) ** 0.5)
+    still = [variant for variant in variants if variant.floor < incumbent.target()]
+    start_again([variant.model for variant in still], incumbent, give_up)
     for most in BATCHES if incumbent.devices.batches else BATCHES[-1:]:
-        # The most promising first: what they find spares the others work.
         still = sorted((v for v in variants if v.known and v.floor < incumbent.target()), key=lambda v: v.floor)
         for place, variant in enumerate(still):
             left = deadline - time.process_time()
@@ -123,7 +127,7 @@ def _enumerate(
     stop = np.zeros(1, dtype=np.int64)
     return interruptible(
         lambda: enumerate_choices(
-            kernel, below, most, nodes, undominated, stop, survivors=devices.survivors, ordered=devices.order
+            kernel, below, most, nodes, undominated, stop, survivors=devices.survivors, clustered=devices.clusters
         ),
         lambda: stop.fill(1),
     )
@@ -136,15 +140,14 @@ def _find_cheapest(variant: _Variant, incumbent: Incumbent, seconds: float) -> N
     rows, masks, _, floor, known = _enumerate(
         variant.kernel, incumbent.target(), 1, nodes, undominated=devices.undominated, devices=devices
     )
-    if known:
-        variant.floor, variant.known = floor, True
+    variant.floor, variant.known = max(variant.floor, floor), known
     incumbent.consider_many(variant.model, rows, masks)
 
 
 def _extend(variant: _Variant, incumbent: Incumbent, most: int, seconds: float, deadline: float) -> None:
     """Enumerate and simulate the ``most`` cheapest choices of a variant below the target."""
     nodes = max(1000, int(seconds * NODES_PER_SECOND))
-    rows, masks, costs, floor, finished = _enumerate(
+    rows, masks, costs, floor, _ = _enumerate(
         variant.kernel, incumbent.target(), most, nodes, devices=incumbent.devices
     )
     order = np.argsort(costs, kind="stable")
@@ -162,5 +165,4 @@ def _extend(variant: _Variant, incumbent: Incumbent, most: int, seconds: float, 
             if variant.model.variant.levels == 1:
                 break
             # With several levels the first ones in line often have the most passes; what follows may still be better.
-    if finished:
-        variant.floor = max(variant.floor, floor)
+    variant.floor = max(variant.floor, floor)

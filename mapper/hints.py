@@ -77,7 +77,7 @@ def start_from(models: Sequence[CostModel], incumbent: Incumbent, hint: TilingMa
         incumbent.offer(hint)
     for model in models:
         first = nearest_rows(model, hint, incumbent.accelerator)
-        if first is None or (incumbent.mapping is not None and time.process_time() > deadline):
+        if first is None or (not incumbent.is_empty and time.process_time() > deadline):
             continue
         ends = descend_from(model, incumbent.objective, first, incumbent.limits)
         incumbent.consider_all(model, [end for end in ends if end.cost < incumbent.target()], deadline)

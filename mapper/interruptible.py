@@ -6,6 +6,7 @@ there would be deaf to Ctrl-C until it ends; in a thread of its own it leaves th
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Callable
 from typing import TypeVar
@@ -26,9 +27,10 @@ def interruptible(work: Callable[[], Result], stop: Callable[[], object]) -> Res
     """Return what ``work`` returns, or raise what it raises.
 
     At a ``KeyboardInterrupt`` meanwhile, ``stop`` is called, which must make ``work`` end soon; the interrupt is raised
-    when it has. Outside the main thread, where no signal arrives, ``work`` simply runs.
+    when it has. Outside the main thread, where no signal arrives, and in processes that are deaf to Ctrl-C, ``work``
+    simply runs.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread() or _is_deaf():
         return work()
     results: list[Result] = []
     errors: list[BaseException] = []
@@ -52,3 +54,10 @@ def interruptible(work: Callable[[], Result], stop: Callable[[], object]) -> Res
     if errors:
         raise errors[0]
     return results[0]
+
+
+def _is_deaf() -> bool:
+    """Whether this process ignores Ctrl-C, as workers do whose parent hears it for them."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        return True
+    return hasattr(signal, "pthread_sigmask") and signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())

@@ -3,7 +3,7 @@
 1. Descents on the closed-form cost give good mappings at once; the best of them by *simulated* cost is the incumbent.
 2. The space falls apart into variants (loop orders, bypass). In each, whatever has a closed-form cost, a lower bound
    of the simulated one, that beats the incumbent by more than the target gap is proposed, simulated, may become the
-   incumbent, and is cut away. ``enumeration`` proposes depth-first over the blocks; ``cp_sat_proof`` by CP-SAT.
+   incumbent, and is cut away. ``enumeration`` proposes by branch and bound; ``cp_sat_proof`` by CP-SAT.
 3. When nothing is left, no mapping in the space costs less than the incumbent by more than the gap: that is the proof.
 
 The lower bound reported is the smallest over all variants. A search out of budget reports the bound it reached.
@@ -20,7 +20,6 @@ from mapper.constrained_space import constrained_models
 from mapper.constraints import MappingConstraints
 from mapper.cost_model import CostModel
 from mapper.cp_sat_proof import prove_by_cp_sat
-from mapper.descent import descend, pass_count
 from mapper.devices import EVERY_DEVICE, SearchDevices
 from mapper.enumeration import compile_enumeration, least_floor, prove_by_enumeration, relaxed_bound
 from mapper.hints import start_from
@@ -37,91 +36,32 @@ from mapper.solution import (
     SearchInterrupted,
 )
 from mapper.split_mapping import map_split_layer
+from mapper.starts import start
 from simulator.accelerator import Accelerator
 from simulator.errors import ConfigurationError, InfeasibleError, Problem
 from simulator.layer import Layer
 from simulator.mapping import Mapping
-from simulator.plan import grid_timing
 from simulator.precision import LayerPrecision
 
-DESCENT_STARTS = 6
 START_SHARE = 0.5  # of the budget, for the mappings that descents propose
-# The closed form does not see what every event costs beside its own work, so some of the descents put a price on
-# events, in multiples of what a pass and a request wait for; the simulator then tells which was right.
-EVENT_PRICES = (0.0, 0.5, 2.0)
-
-
-def _start(models: list[CostModel], incumbent: Incumbent, deadline: float) -> None:
-    """Find a good incumbent by descents. Past ``deadline`` (``time.process_time``) nothing more is simulated.
-
-    A mapping of millions of passes takes a good part of a second to simulate, so there may be no time for all.
-    """
-    if not incumbent.devices.descents:
-        return
-    prices = _event_prices(incumbent)
-    if models[0].variant.levels > 1:
-        _start_deep(models, incumbent, deadline, prices)
-        return
-    for price in prices:
-        for model in models:
-            ends = descend(
-                model, incumbent.objective, starts=DESCENT_STARTS, event_price_cycles=price, limits=incumbent.limits
-            )
-            if incumbent.mapping is None and ends:
-                incumbent.consider(model, ends.pop(0))
-            if incumbent.mapping is not None and time.process_time() > deadline:
-                return
-            incumbent.consider_all(model, ends)
-
-
-def _event_prices(incumbent: Incumbent) -> list[float]:
-    """What an event costs in the descents, in cycles: nothing where time does not count."""
-    accelerator = incumbent.accelerator
-    price = grid_timing(accelerator).tail_cycles + accelerator.dram.latency_cycles + 1
-    takes_time = incumbent.objective != "energy" or bool(accelerator.leakage_pj_per_cycle)
-    factors = EVENT_PRICES if takes_time or incumbent.limits != NO_LIMITS else (0.0,)
-    return [float(factor * price) for factor in factors]
-
-
-def _start_deep(models: list[CostModel], incumbent: Incumbent, deadline: float, prices: list[float]) -> None:
-    """The same with several levels of buffers, where variants are many and simulating takes long: cheapest first.
-
-    One with few passes comes before all, so that there is an incumbent soon.
-    """
-    for number, price in enumerate(prices):
-        until = deadline - (deadline - time.process_time()) * (1 - 1 / (len(prices) - number))
-        ends = [
-            (candidate.cost, place, candidate)
-            for place, model in enumerate(models)
-            for candidate in descend(
-                model, incumbent.objective, starts=DESCENT_STARTS, event_price_cycles=float(price),
-                limits=incumbent.limits,
-            )
-        ]
-        ends.sort(key=lambda end: end[:2])
-        if incumbent.mapping is None and ends:
-            ends.insert(0, min(ends, key=lambda end: pass_count(models[end[1]], end[2])))
-        for cost, place, candidate in ends:
-            if incumbent.mapping is not None and (time.process_time() > until or cost >= incumbent.target()):
-                break
-            incumbent.consider(models[place], candidate)
 
 
 def prove(models: list[CostModel], incumbent: Incumbent, budget: SearchBudget) -> float:
     """Search every variant. Returns the lower bound of them all. Raises ``ProofInterrupted`` at Ctrl-C."""
     began = time.process_time()
     deadline = began + budget.cpu_seconds
-    bound, left = incumbent.proven(), models
+    bound, left, floor = incumbent.proven(), models, 0.0
     if budget.prover != "cp_sat":
         # Where CP-SAT may have to follow, leave it half of the time.
         share = 0.5 if budget.prover == "auto" else 1.0
-        bound, left = prove_by_enumeration(models, incumbent, began + share * budget.cpu_seconds, deadline)
+        bound, left, floor = prove_by_enumeration(models, incumbent, began + share * budget.cpu_seconds, deadline)
     if not left:
         return bound
     try:
-        return min(bound, _prove_left(left, incumbent, budget, deadline))
+        of_left = _prove_left(left, incumbent, budget, deadline)
+        return min(bound, incumbent.proven(), max(floor, of_left))
     except KeyboardInterrupt:
-        raise ProofInterrupted(min(bound, incumbent.proven(), least_floor(left, incumbent))) from None
+        raise ProofInterrupted(min(bound, incumbent.proven(), max(floor, least_floor(left, incumbent)))) from None
 
 
 def _prove_left(left: list[CostModel], incumbent: Incumbent, budget: SearchBudget, deadline: float) -> float:
@@ -260,22 +200,24 @@ def search_models(
         deadline = time.process_time() + START_SHARE * budget.cpu_seconds
         if hint is not None:
             start_from(models, incumbent, hint, deadline)
-        if incumbent.mapping is None or hint is None:
-            _start(models, incumbent, deadline)
-        if incumbent.mapping is None and incumbent.limits != NO_LIMITS:
+            incumbent.hinted = not incumbent.is_empty
+        if not incumbent.hinted:
+            start(models, incumbent, deadline)
+        if incumbent.is_empty and incumbent.limits != NO_LIMITS:
             _start_within(space, incumbent, budget)
-        if incumbent.mapping is None:
+        if incumbent.is_empty:
             # Where little fits, descents may see nothing; a search through everything does.
             deadline = time.process_time() + budget.cpu_seconds
             prove_by_enumeration(models, incumbent, deadline, deadline)
-        if incumbent.mapping is None:
+        if incumbent.is_empty:
             raise InfeasibleError(_no_mapping(space, incumbent.limits))
         return prove(models, incumbent, budget)
     except KeyboardInterrupt as interrupt:
-        if incumbent.mapping is None:
+        mapping = incumbent.mapping
+        if mapping is None:
             raise
         # The interrupt may have come between a cost and its mapping: what counts is the mapping.
-        mapping, incumbent.cost = incumbent.mapping, math.inf
+        incumbent.cost = math.inf
         incumbent.offer(mapping)
         reached = isinstance(interrupt, ProofInterrupted)
         bound = interrupt.lower_bound if reached else least_floor(models, incumbent)  # type: ignore[attr-defined]
@@ -319,7 +261,7 @@ def _start_within(space: LayerSpace, incumbent: Incumbent, budget: SearchBudget)
         raise KeyboardInterrupt from None
     assert least.mapping is not None
     incumbent.offer(least.mapping)
-    if incumbent.mapping is None and bound > limit:
+    if incumbent.is_empty and bound > limit:
         name, unit = ("latency_limit_cycles", "cycles") if limited == "latency" else ("energy_limit_pj", "pJ")
         shown = f"{math.ceil(bound - 1e-6):,}" if limited == "latency" else f"{bound:,.6g}"
         found = f"{least.cost:,.0f}" if limited == "latency" else f"{least.cost:,.6g}"

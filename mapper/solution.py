@@ -49,7 +49,7 @@ class SearchBudget(Frozen):
         cpu_seconds: CPU time for one layer, precision and objective.
         target_gap: stop once (cost − lower bound) / cost is at most this; 0 asks for the optimum.
         cuts: mappings that the CP-SAT loop may propose, simulate and cut away.
-        prover: ``enumeration`` (depth-first over the blocks), ``cp_sat``, or ``auto``: enumeration first, and CP-SAT
+        prover: ``enumeration`` (branch and bound), ``cp_sat``, or ``auto``: enumeration first, and CP-SAT
             for what it could not finish.
     """
 

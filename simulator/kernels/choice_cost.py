@@ -24,6 +24,7 @@ CostInput = namedtuple(
         "axis_use",  # (rows, axes) int64
         "axis_size",  # (axes,)
         "coefficient",  # (terms,)
+        "floor",  # (terms,) what a term's value is at least, in whatever choice
         "kind",  # (terms,)
         "operand",  # (terms,) of DOUBLED, SINGLE, TILE terms
         "capacity",  # (terms,) of TILE terms
@@ -78,6 +79,11 @@ def choice_cost(m, value, scratch, by_mask):
     best_mask = 0
     for mask in range(MASKS):
         by_mask[mask] = np.inf
+    for c in range(m.capacity_size.shape[0]):
+        # What does not fit once does not fit twice.
+        if scratch[2 + c, 0] + scratch[2 + c, 1] + scratch[2 + c, 2] > m.capacity_size[c] * (1 + 1e-12):
+            return best, best_mask
+    for mask in range(MASKS):
         if mask > 0 and m.objective == ENERGY_COST and m.leakage == 0.0 and m.latency_limit == np.inf:
             continue
         fits = True

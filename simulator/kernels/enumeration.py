@@ -1,7 +1,8 @@
-"""All choices whose closed-form cost lies below a limit: depth-first over the blocks, with pruning.
+"""All choices whose closed-form cost lies below a limit: branch and bound over trees of each block's rows.
 
-At a node, rows of some blocks are chosen; every other block stands at its best in each term on its own, which bounds
-the cost of all choices below the node.
+At a node each block is down to some of its rows, which stand at their best in each term on its own: that bounds the
+cost of all choices of these rows. The block is cut (``row_trees``) of which that raises the bounds most. What is found
+on the way to be too dear, or to fit no axis, is left out of the node before it is cut.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 from simulator.kernels.choice_cost import MASKS, CostInput, choice_cost, new_scratch
 from simulator.kernels.dominance import non_dominated
+from simulator.kernels.row_trees import RowTrees, row_trees
 
 Ints = npt.NDArray[np.int64]
 
@@ -53,7 +55,7 @@ def surviving_rows(m, below, alive, bound, smallest):
                 if not alive[row]:
                     continue
                 for t in range(terms):
-                    value[t] = others[t] * m.factors[row, t]
+                    value[t] = max(m.floor[t], others[t] * m.factors[row, t])
                 bound[row], _ = choice_cost(m, value, scratch, by_mask)
                 if bound[row] < below:
                     left += 1
@@ -93,17 +95,18 @@ def least_cost(m: CostInput) -> float:
 
 def enumerate_choices(
     m: CostInput, below: float, most: int, node_limit: int, undominated: bool = False, stop: Ints | None = None,
-    *, survivors: bool = True, ordered: bool = True,
+    *, survivors: bool = True, clustered: bool = True,
 ) -> tuple[Ints, Ints, npt.NDArray[np.float64], float, bool]:
     """Find the ``most`` cheapest pairs of choice and double buffering that cost less than ``below``.
 
     Returns (rows (found, blocks), double-buffer bits, costs, floor, finished). No choice costs less than ``floor``
-    but those that were found; that holds only where ``finished``: else the search gave up after ``node_limit`` nodes.
+    but those that were found. Where it is not ``finished``, the search gave up after ``node_limit`` nodes, and what
+    was found is not the cheapest.
     ``undominated``: of rows of which one is at most another in every term, only that one is tried. The cheapest cost
     is the same then, and sooner found; other choices may be missing.
     ``stop`` (1,): where another thread sets it to other than 0, the search gives up too.
-    ``survivors``: rows that can be in no choice below ``below`` are dropped first; ``ordered``: small blocks and
-    promising rows come first. Without them the search is slower, and what it finds the same.
+    ``survivors``: rows that can be in no choice below ``below`` are dropped first; ``clustered``: rows that resemble
+    each other stand together in the trees. Without them the search is slower, and what it finds the same.
     """
     blocks, terms = len(m.block_start) - 1, m.factors.shape[1]
     alive, bound = np.ones(len(m.factors), dtype=np.bool_), np.zeros(len(m.factors))
@@ -111,101 +114,143 @@ def enumerate_choices(
     rows, masks, costs = np.empty((most, blocks), dtype=np.int64), np.empty(most, dtype=np.int64), np.empty(most)
     # Called also where nothing survives, so that everything is compiled by a first call that finds nothing.
     possible = surviving_rows(m, below if survivors else np.inf, alive, bound, smallest)
-    if not ordered:
-        bound[:] = -np.inf  # of rows in any order, none may end the walk through those behind it
     own = [np.flatnonzero(alive[a:b]) + a for a, b in zip(m.block_start[:-1], m.block_start[1:], strict=True)]
-    if undominated and possible:
+    if not possible:
+        own = [np.arange(a, a + 1) for a in m.block_start[:-1]]
+    elif undominated:
         tables = [np.column_stack([m.factors[kept].astype(np.int64), m.axis_use[kept]]) for kept in own]
         own = [kept[non_dominated(table)] for kept, table in zip(own, tables, strict=True)]
-    # Small blocks first: their choices then prune the large ones. Most promising rows first.
-    order = np.argsort([len(kept) for kept in own], kind="stable") if ordered else np.arange(blocks)
-    listed = np.concatenate([own[b][np.argsort(bound[own[b]], kind="stable")] for b in order])
-    start = np.concatenate([[0], np.cumsum([len(own[b]) for b in order])]).astype(np.int64)
-    rest = np.ones((blocks + 1, terms))
-    for level in range(blocks - 1, -1, -1):
-        rest[level] = rest[level + 1] * smallest[order[level]]
-    search = _depth_first(
-        m, below, node_limit if possible else 0, order, listed, start, bound, rest, rows, masks, costs,
+    count, floor, finished = _branch(
+        m, below, node_limit if possible else -1, row_trees(m, own, clustered=clustered), rows, masks, costs,
         np.zeros(1, dtype=np.int64) if stop is None else stop,
     )
-    count, floor, finished = (0, below, True) if not possible else search
+    if not possible:
+        return rows[:0], masks[:0], costs[:0], below, True
     return rows[:count], masks[:count], costs[:count], floor, finished
 
 
-@numba.njit(cache=True, nogil=True)
-def _depth_first(m, below, node_limit, order, listed, start, bound, rest, rows, masks, cost, stop):
-    """Fill ``rows``, ``masks``, ``cost`` with the cheapest choices. Returns (found, floor, finished).
+@numba.njit(cache=True)
+def _fits(m, trees, here, block, node):
+    """Whether some rows below ``here``, and of ``block`` below ``node``, may fit the axes together."""
+    for a in range(m.axis_size.shape[0]):
+        used = trees.axis_use[node, a]
+        for other in range(here.shape[0]):
+            if other != block:
+                used *= trees.axis_use[here[other], a]
+        if used > m.axis_size[a]:
+            return False
+    return True
 
-    ``order`` (blocks,): the block of each level; ``listed`` from ``start[level]``: its rows, by rising ``bound``;
-    ``rest`` (blocks + 1, terms): smallest product of the factors from a level on.
-    """
-    blocks, terms, axes = order.shape[0], m.factors.shape[1], m.axis_use.shape[1]
-    most, count = cost.shape[0], 0
-    partial = np.empty((blocks + 1, terms))
-    for t in range(terms):
-        partial[0, t] = m.coefficient[t]
-    used = np.ones((blocks + 1, axes), dtype=np.int64)
-    value = np.empty(terms)
-    scratch, by_mask = new_scratch(m), np.empty(MASKS)
-    following = np.empty(blocks, dtype=np.int64)
-    for level in range(blocks):
-        following[level] = start[level]
-    chosen = np.empty(blocks, dtype=np.int64)
-    limit = below
-    nodes = 0
-    level = 0
-    while level >= 0:
-        if following[level] == start[level + 1]:
-            following[level] = start[level]
-            level -= 1
+
+@numba.njit(cache=True)
+def _keep(m, trees, here, by_mask, limit, count, rows, masks, cost):
+    """Put the one choice below ``here`` into the heap of the cheapest, with each set of double-buffered operands that
+    costs less than ``limit``. Returns (found, limit)."""
+    most, blocks = cost.shape[0], here.shape[0]
+    for mask in range(MASKS):
+        if not by_mask[mask] < limit:
             continue
-        row = listed[following[level]]
-        following[level] += 1
-        if not bound[row] < limit:
-            # Sorted by bound: so are all that follow.
-            following[level] = start[level + 1]
+        if count < most:
+            # Sift up.
+            place = count
+            count += 1
+            while place > 0 and cost[(place - 1) // 2] < by_mask[mask]:
+                parent = (place - 1) // 2
+                cost[place], masks[place] = cost[parent], masks[parent]
+                for b in range(blocks):
+                    rows[place, b] = rows[parent, b]
+                place = parent
+        else:
+            place = 0
+        cost[place] = by_mask[mask]
+        masks[place] = mask
+        for b in range(blocks):
+            rows[place, b] = trees.row[here[b]] - m.block_start[b]
+        if place == 0:
+            _sift(cost, place, count, rows, masks)
+        if count == most:
+            limit = min(limit, cost[0])
+    return count, limit
+
+
+@numba.njit(cache=True, nogil=True)
+def _branch(m, below, node_limit, trees, rows, masks, cost, stop):
+    """Fill ``rows``, ``masks``, ``cost`` with the cheapest choices. Returns (found, floor, finished)."""
+    blocks, terms = trees.root.shape[0], m.factors.shape[1]
+    # Each step down goes down in one tree, and leaves one node behind.
+    stack = np.empty((trees.row.shape[0] + 2, blocks), dtype=np.int64)
+    bound = np.empty(stack.shape[0])
+    here = np.empty(blocks, dtype=np.int64)
+    others, value = np.empty(terms), np.empty(terms)
+    halves = np.empty(2)
+    scratch, by_mask = new_scratch(m), np.empty(MASKS)
+    limit = below
+    count, nodes, last = 0, 0, blocks - 1
+    stack[0] = trees.root
+    bound[0] = -np.inf
+    depth = 1
+    while depth > 0:
+        depth -= 1
+        if not bound[depth] < limit:
             continue
         nodes += 1
-        if nodes > node_limit or (nodes & 1023 == 0 and stop[0] != 0):
-            return count, 0.0, False
-        fits = True
-        for a in range(axes):
-            used[level + 1, a] = used[level, a] * m.axis_use[row, a]
-            if used[level + 1, a] > m.axis_size[a]:
-                fits = False
-        if not fits:
-            continue
-        for t in range(terms):
-            partial[level + 1, t] = partial[level, t] * m.factors[row, t]
-            value[t] = partial[level + 1, t] * rest[level + 1, t]
-        lowest, _ = choice_cost(m, value, scratch, by_mask)
-        if not lowest < limit:
-            continue
-        chosen[order[level]] = row
-        if level < blocks - 1:
-            level += 1
-            continue
-        for mask in range(MASKS):
-            if not by_mask[mask] < limit:
+        if nodes > node_limit or (nodes & 255 == 0 and stop[0] != 0):
+            floor = limit
+            for place in range(depth + 1):
+                floor = min(floor, bound[place])
+            return count, floor, False
+        for b in range(blocks):
+            here[b] = stack[depth, b]
+        cut, lower, higher = -1, -np.inf, -np.inf
+        lower_first = True
+        possible = True
+        for b in range(blocks):
+            if trees.first[here[b]] < 0:
                 continue
-            if count < most:
-                # Sift up.
-                place = count
-                count += 1
-                while place > 0 and cost[(place - 1) // 2] < by_mask[mask]:
-                    parent = (place - 1) // 2
-                    cost[place], masks[place] = cost[parent], masks[parent]
-                    for b in range(blocks):
-                        rows[place, b] = rows[parent, b]
-                    place = parent
-            else:
-                place = 0
-            cost[place] = by_mask[mask]
-            masks[place] = mask
-            for b in range(blocks):
-                rows[place, b] = chosen[b] - m.block_start[b]
-            if place == 0:
-                _sift(cost, 0, count, rows, masks)
-            if count == most:
-                limit = min(limit, cost[0])
+            for t in range(terms):
+                others[t] = m.coefficient[t]
+                for other in range(blocks):
+                    if other != b:
+                        others[t] *= trees.least[here[other], t]
+            while trees.first[here[b]] >= 0:
+                for half in range(2):
+                    node = trees.first[here[b]] + half
+                    halves[half] = np.inf
+                    if _fits(m, trees, here, b, node):
+                        for t in range(terms):
+                            value[t] = max(m.floor[t], others[t] * trees.least[node, t])
+                        halves[half], _ = choice_cost(m, value, scratch, by_mask)
+                if halves[0] < limit and halves[1] < limit:
+                    break
+                if not (halves[0] < limit or halves[1] < limit):
+                    possible = False
+                    break
+                here[b] = trees.first[here[b]] + (0 if halves[0] < limit else 1)
+            if not possible:
+                break
+            if trees.first[here[b]] < 0:
+                continue
+            low, high = min(halves[0], halves[1]), max(halves[0], halves[1])
+            if low > lower or (low == lower and high > higher):
+                cut, lower, higher, lower_first = b, low, high, halves[0] <= halves[1]
+        if not possible:
+            continue
+        if cut >= 0:
+            for half in range(2):
+                for b in range(blocks):
+                    stack[depth, b] = here[b]
+                # The cheaper half last: it comes off the stack first.
+                stack[depth, cut] = trees.first[here[cut]] + (1 - half if lower_first else half)
+                bound[depth] = higher if half == 0 else lower
+                depth += 1
+        elif _fits(m, trees, here, last, here[last]):
+            for t in range(terms):
+                value[t] = m.coefficient[t]
+                for b in range(blocks):
+                    value[t] *= trees.least[here[b], t]
+            choice_cost(m, value, scratch, by_mask)
+            count, limit = _keep(m, trees, here, by_mask, limit, count, rows, masks, cost)
     return count, limit, True
+
+
+__all__ = ["RowTrees", "enumerate_choices", "least_cost", "surviving_rows"]

@@ -189,7 +189,7 @@ def test_ctrl_c_gives_the_best_mapping_with_its_bound(monkeypatch: pytest.Monkey
         assert 0 < found.lower_bound <= best.cost <= found.cost
         assert found.gap == pytest.approx(1 - found.lower_bound / found.cost)
         assert simulate(LAYER, W8A8, machine, found.mapping) == found.result
-    monkeypatch.setattr(search, "_start", interrupted)
+    monkeypatch.setattr(search, "start", interrupted)
     with pytest.raises(KeyboardInterrupt) as nothing:
         map_layer(LAYER, W8A8, machine, "edp", budget=BUDGET)
     assert type(nothing.value) is KeyboardInterrupt

@@ -54,7 +54,7 @@ def test_the_reported_gap_is_no_larger_than_asked_for() -> None:
 def test_enumeration_finds_what_descents_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     accelerator = open_accelerator("bit_fusion")
     best = map_layer(PRODUCT, W8A8, accelerator)
-    monkeypatch.setattr("mapper.search.descend", lambda *_, **__: [])
+    monkeypatch.setattr("mapper.starts.descend", lambda *_, **__: [])
     found = map_layer(PRODUCT, W8A8, accelerator)
     assert best.status == found.status == "optimal" and found.cost == best.cost
 
