@@ -203,7 +203,8 @@ def _run(
     settings = ComparisonSettings(
         network=job.network.name, accelerator=job.accelerator.name, metric=fp32.metric, examples=fp32.count,
         fp32=fp32.value, menu=tuple(each.label for each in plain.menu), objective=job.objective, points=points,
-        seeds=seeds, families=tuple(keys), skipped=skipped,
+        seeds=seeds, families=tuple(keys), skipped=skipped, cpu_seconds_per_layer=job.budget.cpu_seconds,
+        target_gap=job.budget.target_gap,
         versions={"bitmosaic": __version__, "onnxruntime": version("onnxruntime"), "ortools": version("ortools")},
     )
     write_file(job.folder / COMPARISON_FILE, (json.dumps(settings.model_dump(mode="json"), indent=2) + "\n").encode())

@@ -158,7 +158,8 @@ class NetworkPoints:
             total_cycles=result.total_cycles, latency_ms=result.latency_ms, energy_pj=result.total_energy_pj,
             accuracy=accuracy,
             layers=tuple(
-                layer_row(layer, assignment[layer.layer].label, solutions[layer.layer]) for layer in result.layers
+                layer_row(layer, assignment[layer.layer].label, solutions[layer.layer], self.accelerator.dram.name)
+                for layer in result.layers
             ),
             vector=vector_rows(result), confidence=result.confidence, not_modelled=result.not_modelled,
         )
