@@ -79,6 +79,7 @@ function drawAll() {
   drawHypervolume();
   drawParallel();
   drawChoice();
+  document.body.dataset.drawn = Number(document.body.dataset.drawn ?? 0) + 1;
 }
 
 function drawHeading() {
@@ -109,4 +110,3 @@ drawHeading();
 readState();
 watch();
 drawAll();
-document.body.dataset.ready = "1";
