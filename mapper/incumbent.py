@@ -19,7 +19,7 @@ from simulator.accelerator import Accelerator
 from simulator.engine import simulate
 from simulator.errors import MappingError
 from simulator.fast import simulate_fast
-from simulator.kernels import tiling_cycles
+from simulator.kernels import full_unless_plain, tiling_cycles
 from simulator.kernels.transfers import WalkInput
 from simulator.layer import DIMS, OPERANDS, Dim, Layer
 from simulator.mapping import Mapping
@@ -120,7 +120,8 @@ class Incumbent:
         inner = _places(buffer_order(model.variant))
         for which, (order,) in enumerate(outer_orders(model.variant)):
             cycles = heard(
-                tiling_cycles, template, geometry, _places(order), inner, *tilings, doubled, MOST_EVENTS
+                tiling_cycles, template, geometry, _places(order), inner, *tilings, doubled, MOST_EVENTS,
+                full_unless_plain(template),
             )
             simulated &= cycles >= 0
             with_leakage = energy + leakage * cycles

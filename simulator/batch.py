@@ -221,7 +221,7 @@ def _count(
     if most_passes is None:
         found = kernels.bound_batch(machine, mappings)
     else:
-        found = kernels.walk_batch(template, machine, mappings, most_passes)
+        found = kernels.walk_batch(template, machine, mappings, most_passes, kernels.full_unless_plain(template))
     energies = np.empty(len(found))
     for begin in range(0, len(found), _BLOCK):
         block = slice(begin, begin + _BLOCK)

@@ -4,7 +4,8 @@
 
 Takes a sample of mutants (a comparison flipped, a constant one off, an operator swapped, min for max, a statement
 dropped) of ``simulator/kernels/*.py``, the same for the same seed, and runs the tests that cover the file on a copy of
-the project, without compilation and until the first failure. A mutant that no test notices has survived: each is
+the project, without compilation and until the first failure: first with few examples of each property, then, where
+nothing fails, with as many as the check of every change takes. A mutant that no test notices has survived: each is
 printed with its line. Exit status 1 if any survived, 2 if the tests fail without any mutation.
 
 Some mutants change nothing that can be seen (a bound one too low that is never reached); a survivor is a question to
@@ -50,6 +51,9 @@ SUITES: dict[str, tuple[str, ...]] = {
     "value_steps": ("tests/properties/test_bit_sparse.py",),
 }
 """Tests of a kernel file; those of the search for all others."""
+
+MORE_EXAMPLES = 10
+"""How many times those of ``few`` the examples of ``quick`` are, which are as many as those of ``ci``."""
 
 _COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
@@ -161,10 +165,13 @@ def mutants(path: Path) -> list[Mutant]:
     return found
 
 
-def run_tests(folder: Path, file: str, seconds: float) -> str:
-    """Run a file's tests in a copy of the project: ``passed``, ``failed``, or ``endless`` after so many seconds."""
+def run_tests(folder: Path, file: str, seconds: float, profile: str = "few") -> str:
+    """Run a file's tests in a copy of the project: ``passed``, ``failed``, or ``endless`` after so many seconds.
+
+    ``profile``: of Hypothesis (``tests/conftest.py``).
+    """
     environment = os.environ | {
-        "NUMBA_DISABLE_JIT": "1", "HYPOTHESIS_PROFILE": "few", "PYTHONPATH": str(folder),
+        "NUMBA_DISABLE_JIT": "1", "HYPOTHESIS_PROFILE": profile, "PYTHONPATH": str(folder),
         "BITMOSAIC_CACHE_DIR": str(folder / "cache"), "PYTHONDONTWRITEBYTECODE": "1",
     }
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
@@ -229,6 +236,8 @@ def main() -> int:
             original = place.read_text(encoding="utf-8")
             place.write_text(mutant.source(), encoding="utf-8")
             outcome = run_tests(folder, mutant.file, patience[mutant.file])
+            if outcome == "passed":
+                outcome = run_tests(folder, mutant.file, MORE_EXAMPLES * patience[mutant.file], "quick")
             place.write_text(original, encoding="utf-8")
             counts[outcome] += 1
             verdict = "survived" if outcome == "passed" else f"killed ({outcome})"

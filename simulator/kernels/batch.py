@@ -13,7 +13,8 @@ import numpy as np
 
 from simulator.kernels.extents import nested_starts, touched_counts
 from simulator.kernels.loop_nest import INPUT, OUTPUT, WEIGHT
-from simulator.kernels.tile_walk import walk
+from simulator.kernels.plain_walk import plain_walk
+from simulator.kernels.tile_walk import full_walk
 from simulator.kernels.tiling_input import tiling_input
 from simulator.kernels.transfers import COMPUTE, EVENTS, FILL_DRAIN, TOTAL
 
@@ -397,12 +398,13 @@ def _new_scratch(b):
 
 
 @numba.njit(cache=True, error_model="numpy")
-def _walk(w, geometry, m, i, scratch, found):
+def _walk(w, geometry, m, i, scratch, found, full):
     """Walk one mapping, event by event: what ``_count`` bounded, exactly. ``scratch`` is as it left it."""
-    counts, _ = walk(tiling_input(
+    one = tiling_input(
         w, geometry, m.dram_order[i], m.buffer_order[i], m.buffer_tile[i], m.register_tile[i],
         scratch[UNROLL].copy(), m.double_buffer[i],
-    ))
+    )
+    counts, _ = plain_walk(one) if full is None else full_walk(one)
     found[i, CYCLES] = counts[TOTAL]
     found[i, COMPUTE_CYCLES] = counts[COMPUTE]
     found[i, FILL_DRAIN_CYCLES] = counts[FILL_DRAIN]
@@ -424,11 +426,12 @@ def bound_batch(b, m):
 
 
 @numba.njit(cache=True, error_model="numpy")
-def walk_batch(w, b, m, most_passes):
+def walk_batch(w, b, m, most_passes, full):
     """As ``bound_batch``, with the cycles of the walk from event to event.
 
     ``w``: ``WalkInput`` of any mapping with the same bypass. Mappings of more than ``most_passes`` passes keep their
     counts and have -1 cycles. Ports of buffers and rows of the DRAM are in the walk, and not in the bound here.
+    ``full``: as ``tiling_cycles`` takes it.
     """
     found = np.full((m.buffer_tile.shape[0], COLUMNS), -1, dtype=np.int64)
     memo = np.full((_SLOTS, 10), -1, dtype=np.int64)
@@ -439,5 +442,5 @@ def walk_batch(w, b, m, most_passes):
         if found[i, PASSES] > most_passes:
             found[i, CYCLES] = found[i, FILL_DRAIN_CYCLES] = -1
         elif found[i, PASSES] > 0:
-            _walk(w, geometry, m, i, scratch, found)
+            _walk(w, geometry, m, i, scratch, found, full)
     return found

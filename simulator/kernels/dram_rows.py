@@ -12,6 +12,7 @@ import numba
 import numpy as np
 
 from simulator.kernels.channels import bits_before, channel_of
+from simulator.kernels.numbers import named_numbers
 
 RowInput = namedtuple(
     "RowInput",
@@ -25,7 +26,8 @@ RowInput = namedtuple(
         "geometry",  # (2, 3) stride, dilation, padding of rows and columns
     ],
 )
-PARAMETERS, WEIGHTS, INPUTS, OUTPUTS, SUMS, REGIONS = 0, 1, 2, 3, 4, 5
+PARAMETERS, WEIGHTS, INPUTS, OUTPUTS, SUMS, REGIONS = named_numbers(0, 6)
+INPUT_ROWS, INPUT_COLUMNS = named_numbers(0, 2)
 # The layer's dimensions that weights, inputs and outputs are stored by; of inputs rows and columns follow from P, Q.
 STORED_BY = np.array([[0, 2, 3, 6, 7], [0, 1, 3, 4, 5], [0, 1, 2, 4, 5]])
 
@@ -47,7 +49,7 @@ def _visit(rows, open_rows, region, first_bit, last_bit):
 @numba.njit(cache=True)
 def parameter_row_cycles(rows, open_rows, bits):
     """Wait for the rows of the parameters."""
-    return _visit(rows, open_rows, PARAMETERS, 0, bits - 1)
+    return _visit(rows, open_rows, PARAMETERS, np.int64(0), bits - 1)
 
 
 @numba.njit(cache=True)
@@ -85,8 +87,8 @@ def tile_row_cycles(rows, split, open_rows, operand, region, begin, length, bits
     shape = rows.shape[operand]
     stored_by = STORED_BY[operand]
     if operand == 1:
-        lines = _runs(_touched_marks(rows, 0, begin[4], length[4], begin[6], length[6]))
-        columns = _runs(_touched_marks(rows, 1, begin[5], length[5], begin[7], length[7]))
+        lines = _runs(_touched_marks(rows, INPUT_ROWS, begin[4], length[4], begin[6], length[6]))
+        columns = _runs(_touched_marks(rows, INPUT_COLUMNS, begin[5], length[5], begin[7], length[7]))
     else:
         lines, columns = np.empty((1, 2), dtype=np.int64), np.empty((1, 2), dtype=np.int64)
         for which, place in ((lines, 3), (columns, 4)):

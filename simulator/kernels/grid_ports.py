@@ -6,8 +6,9 @@ import numba
 
 from simulator.kernels.channels import stretch_bits
 from simulator.kernels.loop_nest import INPUT, OUTPUT, WEIGHT, C, P, R, S, tile_number
+from simulator.kernels.numbers import named_numbers
 
-READ, WRITE = 0, 1
+READ, WRITE = named_numbers(0, 2)
 
 
 @numba.njit(cache=True)

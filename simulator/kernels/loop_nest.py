@@ -9,10 +9,11 @@ from __future__ import annotations
 import numba
 
 from simulator.kernels.channels import stretch_bits
+from simulator.kernels.numbers import named_numbers
 
 # Dimensions in the order of simulator.layer.DIMS, operands in that of simulator.layer.OPERANDS.
 G, N, K, C, P, Q, R, S = range(8)
-WEIGHT, INPUT, OUTPUT = range(3)
+WEIGHT, INPUT, OUTPUT = named_numbers(0, 3)
 
 
 @numba.njit(cache=True)

@@ -12,6 +12,7 @@ import numba
 import numpy as np
 
 from simulator.kernels.loop_nest import INPUT, OUTPUT, WEIGHT, C, P, Q, R, S
+from simulator.kernels.numbers import named_numbers
 from simulator.kernels.transfers import (
     BUSY,
     CAUSES,
@@ -34,10 +35,12 @@ from simulator.kernels.transfers import (
     SUM_WRITE,
     TOTAL,
     WEIGHT_READ,
+    WalkInput,
 )
 
 # Beyond that many loops the table would be larger than walks are long.
 MOST_LOOPS = 16
+(_BUFFER,) = named_numbers(1, 2)  # the level of the buffer's loops
 
 # Columns of the table. ``_TAIL``: from the end of a pass on the grid to its results; ``_INPUTS``: elements of the
 # input's tile in each row and column that it touches. A row without ``_OCCUPIED`` is not filled.
@@ -46,13 +49,17 @@ _SUM_BITS, _SUM_CYCLES, _WRITE_BITS, _WRITE_CYCLES, _IS_FINISHED = 6, 7, 8, 9, 1
 _COLUMNS = 11
 
 
-@numba.njit(cache=True, error_model="numpy")
-def is_plain(w):
-    """Whether ``plain_walk`` gives the results of the walk."""
+def is_plain(w: WalkInput) -> bool:
+    """Whether ``plain_walk`` gives the results of the walk; if so, it does for every tiling with the same bypass."""
     return (
         w.tile.shape[0] == 2 and w.loop_dim.shape[0] <= MOST_LOOPS and w.place_level.shape[1] == 1
         and not w.grid_ports and not w.has_rows and w.pass_compute.size == 0 and w.split.narrow_channels == 0
     )
+
+
+def full_unless_plain(w: WalkInput) -> bool | None:
+    """What batches of tilings take as ``full``: None where ``w`` is plain, else True."""
+    return None if is_plain(w) else True
 
 
 @numba.njit(cache=True, error_model="numpy")
@@ -116,15 +123,17 @@ def _loop_of(w, d, level):
 
 
 @numba.njit(cache=True, error_model="numpy")
-def _output_loops(w, of_sums):
-    """Bits of the loops that move on to another output tile, or (``of_sums``) to further terms of the same."""
-    bits = 0
+def _output_loops(w):
+    """Bits of the loops that move on to further terms of the same output tile, and of those to another one."""
+    sum_loops = tile_loops = 0
     for loop in range(w.loop_dim.shape[0]):
         d = w.loop_dim[loop]
-        wanted = d in (C, R, S) if of_sums else w.relevant[OUTPUT, d]
-        if wanted and w.loop_level[loop] < w.place_level[OUTPUT, 0]:
-            bits |= 1 << loop
-    return bits
+        if w.loop_level[loop] < w.place_level[OUTPUT, 0]:
+            if d in (C, R, S):
+                sum_loops |= 1 << loop
+            if w.relevant[OUTPUT, d]:
+                tile_loops |= 1 << loop
+    return sum_loops, tile_loops
 
 
 @numba.njit(cache=True, error_model="numpy")
@@ -141,15 +150,15 @@ def plain_walk(w):
         tile = w.tile[1, d]
         if w.loop_level[loop] == 0:
             whole[loop] = -(-w.extent[d] // tile)
-            inside[loop] = _loop_of(w, d, 1)
+            inside[loop] = _loop_of(w, d, _BUFFER)
         else:
             around = min(tile, w.extent[d])
             whole[loop] = -(-around // w.grid_tile[d])
             cut[loop] = -(-(w.extent[d] - (w.extent[d] - 1) // tile * tile) // w.grid_tile[d])
         trips[loop] = whole[loop]
-    last = 0
+    last = np.int64(0)
     moved_on = 0  # loops beyond their first trip
-    sum_loops, tile_loops = _output_loops(w, True), _output_loops(w, False)
+    sum_loops, tile_loops = _output_loops(w)
     _fill(w, last, table)
 
     # Where the input's tile lies: its numbers along P, R and Q, S, of loops at its level or outside.
@@ -191,7 +200,7 @@ def plain_walk(w):
     known_bits = known_cycles = np.int64(0)
     sums = False
     loop = -1  # every run begins with the first event
-    previous = changed = 0
+    previous, changed = last, 0
     while True:
         row = table[last]
         # Loads of weights and inputs whose runs begin with this event.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import numba
 import numpy as np
+import numpy.typing as npt
 
 from simulator.kernels.channels import narrow_steps
 from simulator.kernels.grid_ports import port_cycles
@@ -30,7 +31,9 @@ from simulator.kernels.transfers import (
     STALL_WEIGHT,
     STALL_WRITE,
     TOTAL,
+    Log,
     State,
+    WalkInput,
     load,
     load_parameters,
     load_sums,
@@ -259,21 +262,20 @@ def _note_outputs(w, st, index, length, start):
         st.empty[last] = False
 
 
-@numba.njit(cache=True)
-def walk(w, log=None):
-    """Walk all events of a layer.
+def walk(w: WalkInput, log: Log | None = None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Walk all events of a layer, the short way where there is one.
 
     Returns an int64 array of ``RESULT_SIZE`` counts (see the constants) and the stalls, int64 (causes, memories).
-    ``log``: a ``Log`` that receives the timeline, or None.
+    ``log``: a ``Log`` that receives the timeline, or None. Not compiled itself: whose machines are all plain does not
+    wait for the full walk's compilation, which takes several times that of the short one.
     """
-    if log is None and is_plain(w):
-        return plain_walk(w)
-    return full_walk(w, log)
+    counts, stalls = plain_walk(w) if log is None and is_plain(w) else full_walk(w, log)
+    return counts, stalls
 
 
 @numba.njit(cache=True)
 def full_walk(w, log=None):
-    """Walk all events of a layer on any machine; ``walk`` takes the short way where there is one."""
+    """Walk all events of a layer on any machine; takes and returns what ``walk`` does."""
     levels = w.tile.shape[0] - 1
     places = w.place_level.shape[1]
     index = np.zeros((levels + 1, 8), dtype=np.int64)
@@ -299,13 +301,13 @@ def full_walk(w, log=None):
         sums=np.zeros(places, dtype=np.bool_), empty=np.ones(places, dtype=np.bool_),
     )
     st.held_bits[OUTPUT] = -1
+    grid_free = np.int64(0)
     parameters_done = load_parameters(w, st, log)
     set_extents(w, index, begin, length)
     for operand in (WEIGHT, INPUT):
         for place in range(w.place_count[operand]):
-            load(w, st, log, operand, place, 0, 0, index, begin, length)
+            load(w, st, log, operand, place, grid_free, result[EVENTS], index, begin, length)
 
-    grid_free = np.int64(0)
     complete = np.int64(0)
     last_write = np.int64(0)
     while True:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from simulator.kernels.tile_walk import walk
+from simulator.kernels.plain_walk import plain_walk
+from simulator.kernels.tile_walk import full_walk
 from simulator.kernels.tiling_input import bypassing, tiling_input
 from simulator.kernels.transfers import TOTAL
 
@@ -26,11 +27,14 @@ def _nominal_events(w, bypass, buffer_tile, register_tile, unroll):
 
 
 @numba.njit(cache=True)
-def tiling_cycles(w, geometry, dram_order, buffer_order, buffer_tile, register_tile, unroll, doubled, most_events):
+def tiling_cycles(
+    w, geometry, dram_order, buffer_order, buffer_tile, register_tile, unroll, doubled, most_events, full
+):
     """Cycles of each tiling; -1 where it has more than ``most_events`` events and was not walked.
 
     ``buffer_tile``, ``register_tile``, ``unroll`` (tilings, 8); ``doubled`` (tilings, 3); all else as ``tiling_input``
-    takes it, for machines with one level of buffers.
+    takes it, for machines with one level of buffers. ``full``: None where ``w`` is plain (``is_plain``), else not;
+    Numba compiles the two apart, and only the one that is asked for.
     """
     count = buffer_tile.shape[0]
     cycles = np.full(count, -1, dtype=np.int64)
@@ -40,5 +44,5 @@ def tiling_cycles(w, geometry, dram_order, buffer_order, buffer_tile, register_t
             one = tiling_input(
                 w, geometry, dram_order, buffer_order, buffer_tile[i], register_tile[i], unroll[i], doubled[i]
             )
-            cycles[i] = walk(one)[0][TOTAL]
+            cycles[i] = (plain_walk(one) if full is None else full_walk(one))[0][TOTAL]
     return cycles

@@ -24,8 +24,7 @@ def _touched(w, geometry, axis, tiles):
 @numba.njit(cache=True)
 def _tables(w, geometry, tiles, level, start, width):
     """Both directions' table of input extents, one behind the other; notes where they begin and their width."""
-    rows = _touched(w, geometry, 0, tiles)
-    columns = _touched(w, geometry, 1, tiles)
+    rows, columns = [_touched(w, geometry, axis, tiles) for axis in range(2)]
     start[0, level], width[0, level] = 0, rows.shape[1]
     start[1, level], width[1, level] = rows.size, columns.shape[1]
     return np.concatenate((rows.ravel(), columns.ravel()))

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections import namedtuple
 
 import numba
+import numpy as np
 
 from simulator.kernels.dram_rows import OUTPUTS, SUMS, WEIGHTS, parameter_row_cycles, tile_row_cycles
 from simulator.kernels.grid_ports import READ, WRITE, port_of
 from simulator.kernels.loop_nest import OUTPUT, C, R, S, tile_bits, tile_elements
+from simulator.kernels.numbers import named_numbers
 
 # L: levels of buffers; L + 1 stands for the registers. P: places, the most that an operand has.
 WalkInput = namedtuple(
@@ -63,13 +65,13 @@ WalkInput = namedtuple(
 # Places in the result.
 TOTAL, COMPUTE, FILL_DRAIN, STALL0 = 0, 1, 2, 3
 BUSY, EVENTS = 9, 10
-WEIGHT_READ, INPUT_READ, SUM_READ, FINAL_WRITE, SUM_WRITE, PARAMETER_READ = 11, 12, 13, 14, 15, 16
+WEIGHT_READ, INPUT_READ, SUM_READ, FINAL_WRITE, SUM_WRITE, PARAMETER_READ = named_numbers(11, 17)
 ROW_WAIT = 17
 RESULT_SIZE = 18
 # A timeline also has how long tiles stay on chip: HELD0 + operand.
 HELD0 = 18
-STALL_PARAMETERS, STALL_WEIGHT, STALL_INPUT, STALL_SUM, STALL_SLOT, STALL_WRITE, CAUSES = range(7)
-DRAM = 0  # the memory, and its port
+STALL_PARAMETERS, STALL_WEIGHT, STALL_INPUT, STALL_SUM, STALL_SLOT, STALL_WRITE, CAUSES = named_numbers(0, 7)
+(DRAM,) = named_numbers(0, 1)  # the memory, and its port
 
 Log = namedtuple(
     "Log",
@@ -271,7 +273,7 @@ def load_parameters(w, st, log):
     """Bring scales and biases. Returns when they are there."""
     if w.parameter_bits == 0:
         return 0
-    start = _refresh(w, st, 0)
+    start = _refresh(w, st, np.int64(0))
     moved = -(-w.parameter_bits // w.burst) * w.burst
     cycles = -(-moved // w.bandwidth)
     if w.has_rows:

@@ -45,7 +45,7 @@ def test_kernels_give_the_same_results_as_plain_python(name: str) -> None:
 
 
 def test_the_switch_leaves_plain_functions() -> None:
-    code = "from simulator import kernels; print(type(kernels.walk).__name__)"
+    code = "from simulator import kernels; print(type(kernels.plain_walk).__name__)"
     for switch, expected in (("1", "function"), ("0", "CPUDispatcher")):
         environment = os.environ | {"NUMBA_DISABLE_JIT": switch}
         result = subprocess.run(
