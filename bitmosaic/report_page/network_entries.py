@@ -53,7 +53,7 @@ def origin_text(record: PointRecord) -> str:
     """How a point came to be, in words."""
     origin, value = record.origin, record.origin_value
     if record.uniform is not None:
-        return f"uniform {record.uniform}"
+        return "baseline"
     if origin in ("latency", "energy"):
         return f"proposed for {origin}"
     if value is None:

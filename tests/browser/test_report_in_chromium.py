@@ -350,6 +350,7 @@ def test_five_thousand_points_stay_fluid(browser: Any, opened: Open) -> None:
         "return before.every((numbers, trace) => numbers === document.getElementById('front').data[trace].x)"
     )
     assert browser.execute_script("return document.querySelectorAll('*').length") < nodes + 300
+    print(f"{MANY} points, {nodes} nodes, clicks of {', '.join(f'{each:.0f}' for each in elapsed)} ms")
     assert min(elapsed) < MOST_CLICK_MS
     _find(browser, "#behind").click()
     assert len(browser.find_elements("css selector", "#points tbody tr")) == 50

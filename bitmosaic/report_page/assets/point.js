@@ -42,7 +42,9 @@ function drawChosen() {
 // How B differs from A; of percentages in points.
 function difference(measure, one, other) {
   if (one === null || other === null) return make("td", {}, "—");
-  const change = other - one;
+  const apart = other - one;
+  // What differs in the last digits alone is the same.
+  const change = Math.abs(apart) > 1e-9 * Math.max(Math.abs(one), Math.abs(other)) ? apart : 0;
   const isShare = measure.unit === "%";
   if (!isShare && !one) return make("td", {}, change ? "—" : "=");
   const text = change === 0 ? "=" : `${change > 0 ? "+" : "−"}${numberText(Number(Math.abs(isShare ? change : (100 * change) / one).toPrecision(3)))} ${isShare ? "points" : "%"}`;
