@@ -1,6 +1,7 @@
 """Mutation check: break one place of a kernel at a time, and see whether the tests notice.
 
-    python tools/mutate.py [--count N] [--seconds S] [--seed SEED] [--files tile_walk,…] [--list]
+    python tools/mutate.py [--count N] [--seconds S] [--seed SEED] [--files tile_walk,…]
+                           [--lines tile_walk:301,…] [--list]
 
 Takes a sample of mutants (a comparison flipped, a constant one off, an operator swapped, min for max, a statement
 dropped) of ``simulator/kernels/*.py``, the same for the same seed, and runs the tests that cover the file on a copy of
@@ -151,6 +152,11 @@ def _numbered(tree: ast.AST) -> list[ast.AST]:
     return found
 
 
+def kernel_files() -> list[Path]:
+    """The files of ``KERNELS`` in which anything is compiled."""
+    return [path for path in sorted((ROOT / KERNELS).glob("*.py")) if "@numba" in path.read_text(encoding="utf-8")]
+
+
 def mutants(path: Path) -> list[Mutant]:
     """Every mutant of the functions of a kernel file."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -201,14 +207,18 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3600.0, help="stop after so many seconds (3600)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--files", default="", help="kernel files without .py, by commas; all")
+    parser.add_argument("--lines", default="", help="only mutants of these lines, as FILE:LINE without .py, by commas")
     parser.add_argument("--list", action="store_true", help="print the sample and run nothing")
     options = parser.parse_args()
     chosen = set(options.files.split(",")) if options.files else None
-    files = [path for path in sorted((ROOT / KERNELS).glob("*.py")) if path.name != "__init__.py"]
+    files = kernel_files()
     unknown = (chosen or set()) - {path.stem for path in files}
     if unknown:
         parser.error(f"--files={','.join(sorted(unknown))}: no such kernel (allowed: {[path.stem for path in files]})")
     every = [mutant for path in files if chosen is None or path.stem in chosen for mutant in mutants(path)]
+    if options.lines:
+        lines = set(options.lines.split(","))
+        every = [mutant for mutant in every if f"{mutant.path.stem}:{mutant.line}" in lines]
     sample = random.Random(options.seed).sample(every, min(options.count, len(every)))
     print(f"{len(sample)} of {len(every)} mutants, seed {options.seed}")
     if options.list:

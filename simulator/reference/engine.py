@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 
 import numpy as np
 
 from simulator.accelerator import Accelerator, MulticastPassing, RegisterFile
-from simulator.interconnect import hops
 from simulator.layer import OPERANDS, Layer, Operand
 from simulator.mapping import Mapping
 from simulator.precision import LayerPrecision
+from simulator.reference.cycles_spent import CyclesSpent, result_of
 from simulator.reference.dram_rows import OpenRows
 from simulator.reference.geometry import Element
 from simulator.reference.grid import Grid
+from simulator.reference.in_flight import Arrival, Flight, Pass, Transfer
 from simulator.reference.memories import IntArray, Memories
 from simulator.reference.multicast import MulticastGrid
 from simulator.reference.ports import Port, Ports, Use
 from simulator.reference.program import Event, Place, Program, Request, Run
 from simulator.reference.systolic import SystolicGrid
-from simulator.result import STALL_CAUSES, LayerResult, Stall, StallCause
+from simulator.result import LayerResult, StallCause
 from simulator.scales import GroupScales, check_scales
 
 
@@ -55,45 +55,11 @@ def simulate_reference(
     assert len(machine.memories.finished) == outputs.size
     for element, value in machine.memories.finished.items():
         outputs[element] = value
-    return machine.result(), outputs
-
-
-@dataclass
-class _Transfer:
-    """A transfer under way: cycles that it waits for rows of the DRAM, bits left at each port."""
-
-    request: Request
-    wait_cycles: int
-    bits_left: dict[Port, int]
-    uses: dict[Port, Use]
-
-
-@dataclass
-class _Flight:
-    """A load whose transfer has ended and that its latency still holds back."""
-
-    request: Request
-    cycles_left: int
-
-
-@dataclass
-class _Pass:
-    """A pass that has started: for how long it still holds each port, and what to call a wait for the longest."""
-
-    event: Event
-    port_cycles_left: dict[Port, int]
-    cause: StallCause
-    memory: str
-    stretch: int = 0
-
-
-@dataclass(frozen=True)
-class _Arrival:
-    """When something that a pass waits for was there, and what to call the wait."""
-
-    at: int | None
-    cause: StallCause
-    memory: str
+    result = result_of(
+        layer, precision, accelerator, machine.memories, machine.grid, machine.spent, machine.now,
+        len(machine.program.events),
+    )
+    return result, outputs
 
 
 _WAITS_FOR: dict[Operand, StallCause] = {"weight": "weight", "input": "input", "output": "partial_sum"}
@@ -131,18 +97,17 @@ class _Machine:
         # Transfers that have not started, in program order.
         self._waiting: list[tuple[Request, dict[Port, Use]]] = []
         self._empty: list[Run] = []
-        self._transfers: list[_Transfer] = []
-        self._flights: list[_Flight] = []
+        self._transfers: list[Transfer] = []
+        self._flights: list[Flight] = []
         self._refresh_cycles_left = 0
         # The grid.
         self._next_event = 0
-        self._running: _Pass | None = None
+        self._running: Pass | None = None
         self._stretches: dict[int, int] = {}
         self._waited = 0
         self._pass_ports: dict[int, dict[Port, dict[Place, int]]] = {}
         # What the cycles were spent on.
-        self.compute = self.fill_drain = self.dram_busy = self.dram_row_cycles = 0
-        self.stalls: Counter[tuple[StallCause, str]] = Counter()
+        self.spent = CyclesSpent()
         self._line_up()
 
     def _new_grid(self) -> Grid:
@@ -235,7 +200,7 @@ class _Machine:
         self.ports.seize(request, uses)
         wait = self.rows.wait_cycles(request) if self.ports.channel in uses else 0
         left = {port: use.bits for port, use in uses.items()}
-        self._transfers.append(_Transfer(request, wait, left, uses))
+        self._transfers.append(Transfer(request, wait, left, uses))
         if not uses:
             self._end_transfer(self._transfers[-1])
 
@@ -324,7 +289,7 @@ class _Machine:
         if self._waited:
             # The causes stand in the order in which they count; max takes the first of equals.
             last = max(arrivals, key=lambda arrival: arrival.at or 0)
-            self.stalls[last.cause, last.memory] += self._waited
+            self.spent.stalls[last.cause, last.memory] += self._waited
             self._waited = 0
         for operand in OPERANDS:
             run = self.program.run(operand, event.index)
@@ -337,29 +302,29 @@ class _Machine:
         self._next_event += 1
         return True
 
-    def _new_pass(self, event: Event, uses: dict[Port, dict[Place, int]]) -> _Pass:
+    def _new_pass(self, event: Event, uses: dict[Port, dict[Place, int]]) -> Pass:
         held = {port: sum(shares.values()) for port, shares in uses.items()}
         # Ports and operands stand in their order; max takes the first of equals.
         if not held:
-            return _Pass(event, {}, "weight", "")
+            return Pass(event, {}, "weight", "")
         longest = max(sorted(held, key=self.ports.rank), key=lambda port: held[port])
         place = max(uses[longest], key=lambda place: uses[longest][place])
-        return _Pass(event, held, _WAITS_FOR[place.operand], place.memory.name)
+        return Pass(event, held, _WAITS_FOR[place.operand], place.memory.name)
 
-    def _arrivals(self, event: Event, uses: dict[Port, dict[Place, int]]) -> list[_Arrival]:
+    def _arrivals(self, event: Event, uses: dict[Port, dict[Place, int]]) -> list[Arrival]:
         """What an event waits for, and when each came; None for what has not."""
-        arrivals = [_Arrival(self._parameters_at, "parameters", self.accelerator.dram.name)]
+        arrivals = [Arrival(self._parameters_at, "parameters", self.accelerator.dram.name)]
         for operand in OPERANDS:
             run = self.program.run(operand, event.index)
             cause = "output_slot" if operand == "output" and run.fresh else _WAITS_FOR[operand]
             if operand != "output" or run.first_event == event.index:
-                arrivals.append(_Arrival(self._there_at(run), cause, self._blame_of(run)))
+                arrivals.append(Arrival(self._there_at(run), cause, self._blame_of(run)))
         for operand in OPERANDS:
             for port, shares in uses.items():
                 if self.program.run(operand, event.index).place in shares:
                     place = self.program.run(operand, event.index).place
                     at = None if self.ports.is_busy(port) else self.ports.idle_since[port]
-                    arrivals.append(_Arrival(at, _WAITS_FOR[operand], place.memory.name))
+                    arrivals.append(Arrival(at, _WAITS_FOR[operand], place.memory.name))
         return arrivals
 
     # ------------------------------------------------------------------ one cycle
@@ -371,27 +336,27 @@ class _Machine:
         activity = self.grid.cycle()
         if is_stretched:
             assert self._running is not None
-            self.stalls[self._running.cause, self._running.memory] += 1
+            self.spent.stalls[self._running.cause, self._running.memory] += 1
             self._running.stretch += 1
         elif activity == "compute":
-            self.compute += 1
+            self.spent.compute += 1
         elif activity == "fill_drain":
-            self.fill_drain += 1
+            self.spent.fill_drain += 1
         elif self._next_event < len(self.program.events):
             self._waited += 1
         elif not last_completed:
-            self.fill_drain += 1
+            self.spent.fill_drain += 1
         else:
-            self.stalls["write_back", self.accelerator.dram.name] += 1
+            self.spent.stalls["write_back", self.accelerator.dram.name] += 1
 
     def _transfer_cycle(self) -> None:
         for flight in self._flights:
             flight.cycles_left -= 1
         for transfer in self._transfers:
-            self.dram_busy += self.ports.channel in transfer.uses
+            self.spent.dram_busy += self.ports.channel in transfer.uses
             if transfer.wait_cycles:
                 transfer.wait_cycles -= 1
-                self.dram_row_cycles += 1
+                self.spent.dram_row_cycles += 1
             else:
                 for port, use in transfer.uses.items():
                     transfer.bits_left[port] -= use.width
@@ -434,13 +399,13 @@ class _Machine:
                 self.memories.release(run)
         self._running = None
 
-    def _end_transfer(self, transfer: _Transfer) -> None:
+    def _end_transfer(self, transfer: Transfer) -> None:
         """Let go of the ports; what was read still has its latency before it."""
         self._transfers.remove(transfer)
         for port in transfer.uses:
             self.ports.leave(port, self.now)
         request, run = transfer.request, transfer.request.run
-        self._flights.append(_Flight(request, self._latency(request)))
+        self._flights.append(Flight(request, self._latency(request)))
         if request.kind == "write_back":
             return
         self.memories.load(request)
@@ -480,80 +445,3 @@ class _Machine:
             self._parameters_at = self.now
         else:
             self._loaded_at[run.place, run.number] = self.now
-
-    # ------------------------------------------------------------------ result
-
-    def _other_energy(self) -> dict[str, float]:
-        """Wires, conversions, scales and leakage, as far as the machine describes them."""
-        energy = {}
-        wires, stage = self.accelerator.grid.interconnect, self.accelerator.output_stage
-        if wires is not None:
-            distance = hops(self.accelerator.grid)
-            moved = sum(bits * distance[operand] for operand, bits in self.memories.grid_bits.items())
-            energy["interconnect"] = moved * wires.energy_pj_per_bit_hop
-        if stage is not None:
-            conversion = stage.conversion_energy_pj(self.precision)
-            if conversion is not None:
-                energy["conversion"] = self.memories.converted * conversion
-            if stage.scale_energy_pj is not None:
-                energy["scaling"] = self.memories.scaled * stage.scale_energy_pj
-        powers = [part.copies * part.leakage_mw for part in self.accelerator.parts if part.leakage_mw is not None]
-        if powers:
-            # mW times µs are nJ.
-            energy["leakage"] = sum(powers) * (self.now / self.accelerator.clock_mhz) * 1e3
-        return energy
-
-    def result(self) -> LayerResult:
-        """Put together what was counted."""
-        traffic = self.memories.traffic()
-        energy = {memory.name: 0.0 for memory in self.accelerator.memories}
-        for memory in self.accelerator.memories:
-            for row in traffic:
-                if row.memory == memory.name:
-                    energy[memory.name] += row.read_bits * memory.read_energy_pj_per_bit
-                    energy[memory.name] += row.write_bits * memory.write_energy_pj_per_bit
-        element = self.accelerator.processing_element
-        active = self.grid.active_pe_cycles
-        energy["processing_elements"] = (
-            (active - self.grid.narrow_pe_cycles) * element.energy_pj_per_cycle_at(self.precision.wide)
-            + self.grid.narrow_pe_cycles * element.energy_pj_per_cycle_at(self.precision.narrow)
-        )
-        expansion = element.expansion_energy_pj(self.precision)
-        if expansion is not None:
-            energy["weight_expansion"] = self.memories.expanded_weights * expansion
-        energy |= self._other_energy()
-        possible = self.now * self.accelerator.grid.pe_count * element.lanes(self.precision)
-        utilization = self.layer.macs * (self.compute / self.grid.steps_taken) / possible
-        if self.precision.split is not None:
-            narrow = self.memories.narrow_products
-            parts = zip(self.precision.parts, (self.layer.macs - narrow, narrow), strict=True)
-            needed = sum(count * element.cycles_per_step(part) / element.lanes(part) for part, count in parts)
-            utilization = needed / (self.now * self.accelerator.grid.pe_count)
-        return LayerResult(
-            engine="reference",
-            layer=self.layer.name,
-            total_cycles=self.now,
-            compute_cycles=self.compute,
-            fill_drain_cycles=self.fill_drain,
-            stall_cycles={
-                cause: sum(cycles for key, cycles in self.stalls.items() if key[0] == cause) for cause in STALL_CAUSES
-            },
-            stalls=self._stall_rows(),
-            traffic=traffic,
-            energy_pj=energy,
-            macs=self.layer.macs,
-            active_pe_cycles=active,
-            pe_utilization=utilization,
-            dram_busy_cycles=self.dram_busy,
-            dram_row_cycles=self.dram_row_cycles,
-            tile_count=len(self.program.events),
-            mean_step_cycles=self.compute / self.grid.steps_taken,
-        )
-
-    def _stall_rows(self) -> tuple[Stall, ...]:
-        return tuple(
-            Stall(cause=cause, memory=memory.name, cycles=self.stalls[cause, memory.name])
-            for cause in STALL_CAUSES
-            for memory in self.accelerator.memories
-            if self.stalls[cause, memory.name]
-        )
