@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         load_mapping,
     )
     from bitmosaic.progress import NotebookProgress, PlainProgress, Progress
+    from bitmosaic.report_page.page import write_report
     from bitmosaic.sweeps.api import sweep
     from bitmosaic.sweeps.report import load_sweep, sweep_table
     from bitmosaic.sweeps.runner import merge_sweeps
@@ -144,6 +145,7 @@ _HOME = {
     "bitmosaic.views.text_tables": ("energy_table", "layers_table", "mappings_table", "points_table"),
     "bitmosaic.views.subject_frames": ("memories_frame", "operations_frame", "rates_frame", "solutions_frame"),
     "bitmosaic.explorations.baseline_cost": ("UniformRun", "mixed_run", "uniform_cost", "uniform_run"),
+    "bitmosaic.report_page.page": ("write_report",),
     "bitmosaic.sweeps.api": ("sweep",),
     "bitmosaic.sweeps.report": ("load_sweep", "sweep_table"),
     "bitmosaic.sweeps.runner": ("merge_sweeps",),
@@ -207,7 +209,7 @@ __all__ = [
     "points_frame", "points_table", "precision_frame", "rates_frame", "roofline_frame", "save_figure", "simulate",
     "simulate_batch", "simulate_network", "solutions_frame", "sources_frame", "statistical_values", "summary_frame",
     "sweep", "sweep_table", "tiles_frame", "uniform_cost", "uniform_run", "validate_file", "write_comparison",
-    "write_outputs", "write_plots", "write_trace",
+    "write_outputs", "write_plots", "write_report", "write_trace",
 ]
 
 

@@ -1,5 +1,5 @@
 """The command line: ``bitmosaic explore``, ``map``, ``simulate``, ``validate``, ``hardware``, ``networks``, ``redraw``;
-``compare``, ``convert``, ``export`` and ``sweep`` have files of their own.
+``compare``, ``convert``, ``export``, ``report`` and ``sweep`` have files of their own.
 
 Whatever a user gets wrong is one message on standard error and exit code 2, never a traceback; Ctrl-C is exit code
 130. Commands import what they need when they run, so that help is instant.
@@ -34,6 +34,7 @@ from bitmosaic.commands.parts import (
     shown_progress,
     words,
 )
+from bitmosaic.commands.report import report
 from bitmosaic.commands.sweep import sweep
 from simulator.errors import BitmosaicError
 
@@ -391,5 +392,5 @@ def _show(exploration: Exploration, point: Point | None) -> None:
     click.echo(f"Records, tables and plots: {exploration.folder}")
 
 
-for command in (compare, convert, export, sweep):
+for command in (compare, convert, export, report, sweep):
     main.add_command(command)

@@ -89,7 +89,8 @@ class UniformRun(Shown):
             assignment={name: each.label for name, each in assignment.items()}, total_cycles=result.total_cycles,
             latency_ms=result.latency_ms, energy_pj=result.total_energy_pj, accuracy=None,
             layers=tuple(
-                layer_row(row, assignment[row.layer].label, self.solutions[row.layer]) for row in result.layers
+                layer_row(row, assignment[row.layer].label, self.solutions[row.layer], self.accelerator.dram.name)
+                for row in result.layers
             ),
             vector=vector_rows(result), confidence=result.confidence, not_modelled=result.not_modelled,
         )

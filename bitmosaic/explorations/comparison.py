@@ -238,6 +238,7 @@ def _run(
         fp32=fp32.value, menu=tuple(each.label for each in plain.menu), objective=job.objective, points=points,
         seeds=seeds, families=tuple(keys), skipped=skipped, subject=job.subject,
         ratings={plan.method: _ratings(plan) for plan in rating if plan.method is not None},
+        cpu_seconds_per_layer=job.budget.cpu_seconds, target_gap=job.budget.target_gap,
         versions={"bitmosaic": __version__, "onnxruntime": version("onnxruntime"), "ortools": version("ortools")},
     )
     write_file(job.folder / COMPARISON_FILE, (json.dumps(settings.model_dump(mode="json"), indent=2) + "\n").encode())

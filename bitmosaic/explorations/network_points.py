@@ -185,7 +185,7 @@ class NetworkPoints:
             layers=tuple(
                 closed_form_row(layer, assignment[layer.layer].label, self.mappings.objective)
                 if layer.layer in floating
-                else layer_row(layer, assignment[layer.layer].label, solutions[layer.layer])
+                else layer_row(layer, assignment[layer.layer].label, solutions[layer.layer], self.accelerator.dram.name)
                 for layer in result.layers
             ),
             vector=vector_rows(result), confidence=result.confidence, not_modelled=result.not_modelled,

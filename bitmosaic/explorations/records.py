@@ -111,6 +111,7 @@ class LayerRow(Frozen):
         value_source: where the values are from on which the time depends, else None.
         mean_step_cycles: cycles of a step of the grid, in the mean.
         tile, offers: on a machine of several tiles where the layer ran, and what each tile would have charged.
+        dram_bits: read from and written to the DRAM (None in records of earlier versions).
     """
 
     layer: str
@@ -131,6 +132,7 @@ class LayerRow(Frozen):
     mean_step_cycles: float | None = None
     tile: str | None = None
     offers: tuple[TileOffer, ...] = ()
+    dram_bits: int | None = None
 
     @property
     def total_stall_cycles(self) -> int:
@@ -232,7 +234,8 @@ class ComparisonSettings(Frozen):
     """What a comparison was asked for; ``families``: keys of the records of all that is compared, in order.
 
     ``skipped``: method → why the machine or the network does not take it. ``ratings``: of the methods that rate layers;
-    ``subject`` as in ``HarmRecord``.
+    ``subject`` as in ``HarmRecord``. ``cpu_seconds_per_layer`` and ``target_gap`` are the budget of a search (None in
+    files of earlier versions).
     """
 
     network: str
@@ -248,6 +251,8 @@ class ComparisonSettings(Frozen):
     skipped: dict[str, str] = Field(default_factory=dict)
     subject: str = ""
     ratings: dict[str, Ratings] = Field(default_factory=dict)
+    cpu_seconds_per_layer: float | None = None
+    target_gap: float | None = None
     versions: dict[str, str]
 
 
@@ -285,8 +290,8 @@ class Settings(Frozen):
     versions: dict[str, str]
 
 
-def layer_row(result: LayerResult, precision: str, solution: MappingSolution) -> LayerRow:
-    """Put what the tables need of a layer's simulation and of its search into one row."""
+def layer_row(result: LayerResult, precision: str, solution: MappingSolution, dram: str) -> LayerRow:
+    """Put what the tables need of a layer's simulation and of its search into one row; ``dram``: name of the DRAM."""
     return LayerRow(
         layer=result.layer,
         precision=precision,
@@ -306,6 +311,7 @@ def layer_row(result: LayerResult, precision: str, solution: MappingSolution) ->
         mean_step_cycles=result.mean_step_cycles,
         tile=result.tile,
         offers=solution.offers,
+        dram_bits=sum(result.moved_bits(dram)),
     )
 
 

@@ -73,7 +73,7 @@ def roofline_frame(solutions: Iterable[MappingSolution], accelerator: Accelerato
     for solution in solutions:
         result = solution.result
         moved = sum(result.moved_bits(accelerator.dram.name)) / 8
-        peak = _peak(accelerator, solution.precision) * accelerator.grid.pe_count
+        peak = peak_products_per_cycle(accelerator, solution.precision) * accelerator.grid.pe_count
         fed = bandwidth * result.macs / moved
         rows.append({
             "layer": solution.layer.name, "precision": solution.precision.label, "macs": result.macs,
@@ -85,7 +85,7 @@ def roofline_frame(solutions: Iterable[MappingSolution], accelerator: Accelerato
     return pd.DataFrame(rows, columns=_ROOFLINE_COLUMNS)
 
 
-def _peak(accelerator: Accelerator, precision: LayerPrecision) -> float:
+def peak_products_per_cycle(accelerator: Accelerator, precision: LayerPrecision) -> float:
     """Products that one processing element can finish in a cycle, at best: of split channels in the narrow part."""
     element = accelerator.processing_element
     return max(element.lanes(part) / element.fewest_cycles_per_step(part) for part in precision.parts)
