@@ -22,7 +22,8 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "api.md"
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "The main job": (
-        "explore", "Exploration", "Point", "ExplorationInterrupted", "load_exploration", "write_outputs", "compare",
+        "explore", "Exploration", "Point", "ExplorationInterrupted", "load_exploration", "write_outputs", "write_report",
+        "compare",
         "Comparison", "ComparisonInterrupted", "load_comparison", "write_comparison", "default_menu",
     ),
     "Machines": (
