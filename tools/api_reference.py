@@ -22,9 +22,9 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "api.md"
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "The main job": (
-        "explore", "Exploration", "Point", "ExplorationInterrupted", "load_exploration", "write_outputs", "write_report",
-        "compare",
-        "Comparison", "ComparisonInterrupted", "load_comparison", "write_comparison", "default_menu",
+        "explore", "Exploration", "Point", "ExplorationInterrupted", "load_exploration", "write_outputs",
+        "write_report", "compare", "Comparison", "ComparisonInterrupted", "load_comparison", "write_comparison",
+        "default_menu",
     ),
     "Machines": (
         "open_accelerator", "open_machine", "list_presets", "validate_file", "dump_accelerator", "Accelerator",
