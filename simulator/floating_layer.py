@@ -53,7 +53,7 @@ class FloatingLayerCost(Frozen):
     @property
     def total_energy_pj(self) -> float:
         """Energy of all components."""
-        return sum(self.energy_pj.values())
+        return math.fsum(self.energy_pj.values())
 
 
 def floating_layer_cost(

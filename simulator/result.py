@@ -6,6 +6,7 @@ every stall, and the cycles are integers.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -102,7 +103,7 @@ class LayerResult(Shown, Frozen):
     @property
     def total_energy_pj(self) -> float:
         """Energy of all components."""
-        return sum(self.energy_pj.values())
+        return math.fsum(self.energy_pj.values())  # whatever order the components are kept in
 
     @property
     def energy_delay_product(self) -> float:
@@ -137,7 +138,7 @@ class VectorResult(Shown, Frozen):
     @property
     def total_energy_pj(self) -> float:
         """Energy of all components."""
-        return sum(self.energy_pj.values())
+        return math.fsum(self.energy_pj.values())  # whatever order the components are kept in
 
 
 class NetworkResult(Shown, Frozen):
@@ -164,7 +165,7 @@ class NetworkResult(Shown, Frozen):
     @property
     def total_energy_pj(self) -> float:
         """Energy of one inference."""
-        return sum(operation.total_energy_pj for operation in self.operations)
+        return math.fsum(operation.total_energy_pj for operation in self.operations)
 
     @property
     def latency_ms(self) -> float:

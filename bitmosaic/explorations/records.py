@@ -5,6 +5,7 @@ Each record is complete in itself: tables and plots are drawn from these alone.
 
 from __future__ import annotations
 
+import math
 from typing import Literal, get_args
 
 from pydantic import Field
@@ -142,7 +143,7 @@ class LayerRow(Frozen):
     @property
     def total_energy_pj(self) -> float:
         """Energy of all components."""
-        return sum(self.energy_pj.values())
+        return math.fsum(self.energy_pj.values())
 
 
 class VectorRow(Frozen):
@@ -159,7 +160,7 @@ class VectorRow(Frozen):
     @property
     def total_energy_pj(self) -> float:
         """Energy of all components."""
-        return sum(self.energy_pj.values())
+        return math.fsum(self.energy_pj.values())
 
 
 class PointRecord(Record):

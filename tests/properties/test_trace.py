@@ -80,7 +80,7 @@ class Watched(_Machine):
     """The reference engine, noting for every cycle what the grid does, what moves, and how much is held."""
 
     def _count_cycle(self) -> None:
-        before = (self.compute, self.fill_drain)
+        before = (self.spent.compute, self.spent.fill_drain)
         held: Counter[tuple[str, str]] = Counter()
         for place, slots in self.memories._slots.items():
             for slot in slots.values():
@@ -93,7 +93,8 @@ class Watched(_Machine):
             operand = request.run.operand if request.run else "parameters"
             moving[outer, operand, self.memories.request_bits(request)] += 1
         super()._count_cycle()
-        doing = "compute" if self.compute > before[0] else "fill and drain" if self.fill_drain > before[1] else "wait"
+        spent = self.spent
+        doing = "compute" if spent.compute > before[0] else "fill and drain" if spent.fill_drain > before[1] else "wait"
         self.cycles = [*getattr(self, "cycles", ()), (doing, moving, held)]
 
 

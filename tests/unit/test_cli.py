@@ -29,7 +29,8 @@ from hw_configs import list_presets
 from workloads import list_networks
 
 COMMANDS = (
-    "compare", "convert", "explore", "export", "hardware", "map", "networks", "redraw", "simulate", "sweep", "validate",
+    "compare", "convert", "explore", "export", "hardware", "map", "networks", "redraw", "report", "simulate", "sweep",
+    "validate",
 )
 ENVIRONMENT = dict(os.environ)  # with the user's cache: compiled kernels are in it
 QUICK = ("--seconds-per-layer", "0.1", "--gap", "0.5", "--workers", "1")

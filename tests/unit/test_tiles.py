@@ -209,7 +209,7 @@ def test_mixed_precision_costs_the_single_tiles_and_idle_leakage_exactly(
         energy = {**expected.energy_pj, "idle_leakage": expected.total_cycles * idle}
         assert row == expected.model_copy(update={"tile": row.tile, "energy_pj": energy})
     assert result.total_cycles == sum(row.total_cycles for row in result.operations)
-    assert result.total_energy_pj == sum(sum(row.energy_pj.values()) for row in result.operations)
+    assert result.total_energy_pj == math.fsum(row.total_energy_pj for row in result.operations)
     assert set(result.confidence) >= {"idle_leakage", "leakage", "dram", "buffer"}
 
 
