@@ -106,7 +106,12 @@ def test_a_signal_gives_the_best_mapping_with_its_bound_and_gap(tmp_path: Path) 
     # A real process gets a real signal, soon after its search has found a first mapping.
     code = f"""
 import os, signal, threading
+import bitmosaic
 from mapper.incumbent import Incumbent
+os.environ["BITMOSAIC_CACHE_DIR"] = {str(tmp_path / "cache")!r}  # compiled kernels stay where they are
+# The signal is for the search, not for the compiler.
+bitmosaic.map_layer(bitmosaic.parse_layer("conv:K=4,C=4,P=5,Q=5,R=3,S=3,padding=1"),
+                    bitmosaic.LayerPrecision.parse("w8a8"), bitmosaic.open_accelerator("eyeriss_like"), "edp")
 consider, timers = Incumbent.consider_many, []
 def and_then_a_signal(self, *choices, **more):
     simulated = consider(self, *choices, **more)
@@ -115,7 +120,6 @@ def and_then_a_signal(self, *choices, **more):
         timers[0].start()
     return simulated
 Incumbent.consider_many = and_then_a_signal
-os.environ["BITMOSAIC_CACHE_DIR"] = {str(tmp_path / "cache")!r}  # compiled kernels stay where they are
 from bitmosaic.cli import main
 main(["map", "conv:K=96,C=80,P=56,Q=56,R=5,S=5,padding=2", "--hardware", "eyeriss_like", "--objective", "edp",
       "--seconds", "100", "--out", {str(tmp_path)!r}])
