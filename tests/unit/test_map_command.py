@@ -108,6 +108,7 @@ def test_a_signal_gives_the_best_mapping_with_its_bound_and_gap(tmp_path: Path) 
 import os, signal, threading
 import bitmosaic
 from mapper.incumbent import Incumbent
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin deaf to it
 os.environ["BITMOSAIC_CACHE_DIR"] = {str(tmp_path / "cache")!r}  # compiled kernels stay where they are
 # The signal is for the search, not for the compiler.
 bitmosaic.map_layer(bitmosaic.parse_layer("conv:K=4,C=4,P=5,Q=5,R=3,S=3,padding=1"),
