@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from bitmosaic.explorations.records import LayerRow
 from mapper.network import reading_layers, written_for
-from mapper.solution import Objective
+from mapper.solution import Objective, objective_cost
 from simulator.accelerator import Accelerator
 from simulator.floating_layer import floating_layer_cost
 from simulator.layer import Layer
@@ -93,10 +93,7 @@ def closed_form(
 
 def closed_form_row(result: LayerResult, precision: str, objective: Objective) -> LayerRow:
     """The row of a layer that nothing maps: its bound is its cost, which is a low estimate itself."""
-    costs = {
-        "latency": float(result.total_cycles), "energy": result.total_energy_pj, "edp": result.energy_delay_product,
-    }
-    cost = costs[objective]
+    cost = objective_cost(result, objective)
     return LayerRow(
         layer=result.layer, precision=precision, mapping=f"floating-point unit, {CLOSED_FORM}", macs=result.macs,
         total_cycles=result.total_cycles, compute_cycles=result.compute_cycles,
