@@ -162,11 +162,22 @@ def _share(text: str | None) -> tuple[int, int] | None:
 
 
 def _say(status: SweepStatus, folder: Path) -> None:
+    from bitmosaic.sweeps.space import NOT_BUILT
+
     words = [f"{count} {name.replace('_', ' ')}" for name, count in sorted(status.counts.items())]
     words += [f"{status.left} left"] if status.left else []
     click.echo(f"{folder}: {status.task_count} tasks on {status.point_count} hardware points: {', '.join(words)}")
+    drawn = status.drawn
+    if drawn is not None:
+        again = f", {drawn.repeated} of them again" if drawn.repeated else ""
+        click.echo(f"{drawn.drawn} of {drawn.planned} points are drawn{again}")
     for name, count in status.left_out.items():
-        click.echo(f"{count} points are beyond the limit of {name} and left out")
+        if name == NOT_BUILT:
+            click.echo(f"{count} points cannot be built of the values drawn")
+        else:
+            click.echo(f"{count} points are beyond the limit of {name} and left out")
+    if drawn is not None and drawn.costless:
+        click.echo(f"{drawn.costless} points have a task without a result: the search learns nothing of them")
     if status.others:
         click.echo(f"{status.others} records are of tasks that this sweep has not")
     if status.failed:

@@ -14,7 +14,8 @@ from bitmosaic.explorations.identity import canonical_json
 from bitmosaic.report_page.machines import Machines
 from bitmosaic.report_page.model import Fact, Measure, Report, ReportPoint, Shared, Trust
 from bitmosaic.sweeps.results import SWEEP_FILE, SweepRecord, read_results
-from bitmosaic.sweeps.tasks import Expansion, SweepTask, expand
+from bitmosaic.sweeps.runner import open_expansion
+from bitmosaic.sweeps.tasks import Expansion, SweepTask
 from simulator.errors import BitmosaicError
 
 MEASURES = (
@@ -39,7 +40,7 @@ def read_sweep(folder: Path) -> Report:
     notes = []
     expansion: Expansion | None = None
     try:
-        expansion = expand(folder / SWEEP_FILE)
+        expansion = open_expansion(folder)
     except BitmosaicError as error:
         notes.append(f"Hardware and commands are not shown: {error.problems[0]}.")
     tasks = {task.key: task for task in expansion.tasks} if expansion else {}
@@ -52,6 +53,10 @@ def read_sweep(folder: Path) -> Report:
         notes.append(f"Tasks without a result stand in the table alone, with the reason: {words}.")
     if expansion and (left := len(expansion.tasks) - (len(records) - unknown)):
         notes.append(f"The sweep is not finished: {left} tasks have no record yet.")
+    sampling = expansion.description.sampling if expansion else None
+    if sampling is not None:
+        notes.append(f"Points are not all combinations: {sampling.sampler} drew them, to minimise "
+                     f"{', '.join(sampling.minimise)}; {sampling.points} were to be drawn.")
     fields = _varied(records)
     shorts = {path: short_field(path) for path in fields}
     numeric = [path for path in fields if all(_is_number(record.fields.get(path, 0)) for record in records)]

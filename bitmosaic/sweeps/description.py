@@ -9,9 +9,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from hw_configs.loader import SCHEMA_VERSION, VERSION_FIELD
 from hw_configs.model_reader import Schema, model_of
@@ -54,6 +54,40 @@ class Limits(Frozen):
     leakage_mw: float | None = Field(default=None, gt=0)
 
 
+MinimisedCost = Literal["latency_ms", "energy_pj", "area_mm2"]
+
+
+class Sampling(Frozen):
+    """Points are drawn from the grids in place of every combination, by a sampler that learns from their costs.
+
+    Attributes:
+        points: how many are drawn, those counted that are beyond limits, cannot be built, or come again.
+        seed: of the sampler; the same sweep with the same seed draws the same points.
+        sampler: ``tpe``, tree-structured Parzen estimators (Ozaki et al., JAIR 73, 2022); ``nsga2`` (Deb et al., IEEE
+            Trans. Evol. Comput. 6(2), 2002); ``random``.
+        generation: points drawn before any of them is costed; ``nsga2`` has as many parents.
+        minimise: costs to be small; of a point, the geometric mean over networks, precisions and objectives.
+    """
+
+    points: int = Field(ge=1)
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    sampler: Literal["tpe", "nsga2", "random"] = "tpe"
+    generation: int = Field(default=8, ge=2)
+    minimise: tuple[MinimisedCost, ...] = Field(default=("latency_ms", "energy_pj", "area_mm2"), min_length=1)
+
+    @field_validator("minimise", mode="before")
+    @classmethod
+    def _known_costs(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            return value
+        names = tuple(value)
+        if any(isinstance(name, str) and name.startswith("accuracy") for name in names):
+            raise ValueError("a sweep measures no accuracy yet: latency_ms, energy_pj and area_mm2 can be minimised")
+        if len(set(map(str, names))) < len(names):
+            raise ValueError("names a cost twice")
+        return names
+
+
 class SweepDescription(Frozen):
     """Hardware × networks × precisions × objectives: each combination is a task.
 
@@ -68,6 +102,7 @@ class SweepDescription(Frozen):
             the 45 nm SRAM fit, where a point does not give them.
         cpu_seconds_per_layer, target_gap: when the search for one mapping may stop.
         task_seconds: wall time after which a task is given up; None: never.
+        sampling: points are drawn from the grids; None: every combination is a point.
     """
 
     hardware: tuple[HardwareEntry, ...] = Field(min_length=1)
@@ -80,6 +115,7 @@ class SweepDescription(Frozen):
     cpu_seconds_per_layer: float = Field(default=10.0, gt=0)
     target_gap: float = Field(default=0.01, ge=0, le=1)
     task_seconds: float | None = Field(default=3600.0, gt=0)
+    sampling: Sampling | None = None
 
     @property
     def budget(self) -> SearchBudget:
@@ -136,7 +172,10 @@ def read_sweep(source: SweepDescription | Mapping[str, Any] | str | Path) -> Swe
 
 def dump_sweep(description: SweepDescription) -> str:
     """Write a sweep as YAML that reads back to an equal one."""
-    return yaml_text({VERSION_FIELD: SCHEMA_VERSION, **description.model_dump(mode="json")})
+    content = description.model_dump(mode="json")
+    if description.sampling is None:
+        del content["sampling"]  # so that the file of a grid is the one that earlier releases wrote
+    return yaml_text({VERSION_FIELD: SCHEMA_VERSION, **content})
 
 
 def raise_problems(document: Document, problems: list[Problem]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -77,16 +77,16 @@ def expand_points(description: SweepDescription, document: Document) -> Points:
         place: Place = ("hardware", index)
         count = math.prod(len(values) for values in entry.grid.values())
         if count > MOST_POINTS:
-            problems.append(_at(document, (*place, "grid"), f"has {count:,} points; {MOST_POINTS:,} are the most"))
+            problems.append(at_place(document, (*place, "grid"), f"has {count:,} points; {MOST_POINTS:,} are the most"))
             continue
         for found in _points_of(entry, place, document, description.scale_buffers, opened):
             if isinstance(found, Problem):
                 problems.append(found)
                 continue
-            broken, unknown = _beyond(found, description.limits)
+            broken, unknown = beyond(found, description.limits)
             left_out.update(broken[:1])
             problems += [
-                _at(document, ("limits", name), f"is not modelled for every part of {found.hardware}: no limit")
+                at_place(document, ("limits", name), f"is not modelled for every part of {found.hardware}: no limit")
                 for name in unknown
             ]
             if not broken and not unknown:
@@ -94,26 +94,59 @@ def expand_points(description: SweepDescription, document: Document) -> Points:
     return Points(tuple(points), dict(left_out), tuple(dict.fromkeys(problems)))
 
 
-def _at(document: Document, place: Place, rule: str) -> Problem:
+def at_place(document: Document, place: Place, rule: str) -> Problem:
+    """A problem at a place of the sweep file."""
     return Problem(rule, where=document.where(place), path=path_text(place))
 
 
-def _points_of(
+@dataclass(frozen=True)
+class OpenedEntry:
+    """An entry of ``hardware`` with its base opened and its fields found.
+
+    Attributes:
+        name: what results call its machines.
+        override: fields that every point has anew → value.
+        grid: fields that points differ in → values.
+        lines, file: where fields stand, for messages.
+    """
+
+    name: str
+    machine: Machine
+    override: dict[Field, Any]
+    grid: dict[Field, tuple[Any, ...]]
+    scale_buffers: bool
+    lines: dict[str, int]
+    file: str
+
+    def point(self, values: Mapping[Field, Any]) -> HardwarePoint | list[Problem]:
+        """The point of these values of the grid's fields, or what is wrong with it."""
+        fields = self.override | dict(values)
+        built, problems = (self.machine, []) if not fields else with_fields(
+            self.machine, fields, scale_buffers=self.scale_buffers, name=self.file, lines=self.lines
+        )
+        if built is None:
+            return problems
+        return HardwarePoint(self.name, {field.path: value for field, value in fields.items()}, built)
+
+
+def open_entry(
     entry: HardwareEntry, place: Place, document: Document, scale_buffers: bool, opened: Callable[[str], Machine]
-) -> Iterator[HardwarePoint | Problem]:
+) -> tuple[OpenedEntry | None, list[Problem]]:
+    """Open an entry's base and find its fields; those that are none are left out, and are problems."""
     try:
         machine = opened(entry.base)
     except BitmosaicError as error:
-        for problem in error.problems:
-            yield problem if problem.where else replace(
+        return None, [
+            problem if problem.where else replace(
                 problem, where=document.where((*place, "base")), path=path_text((*place, "base"))
             )
-        return
+            for problem in error.problems
+        ]
     plain = plain_description(machine)
     named: dict[str, dict[Field, Any]] = {"override": {}, "grid": {}}
     lines = {"": document.line(place)}
     seen: dict[str, str] = {}
-    wrong = False
+    problems: list[Problem] = []
     for section, texts in (("override", entry.override), ("grid", entry.grid)):
         for text, value in texts.items():
             at = (*place, section, text)
@@ -124,26 +157,34 @@ def _points_of(
             if isinstance(found, Field) and section == "grid" and not value:
                 found = Problem("must have at least 1 value", path=text)
             if isinstance(found, Problem):
-                wrong = True
-                yield replace(found, where=document.where(at), path=f"{path_text((*place, section))}: {text}")
+                where = document.where(at)
+                problems.append(replace(found, where=where, path=f"{path_text((*place, section))}: {text}"))
                 continue
             seen[found.path] = f"{section}: {text}"
             named[section][found] = value
             lines[found.path] = document.line(at)
-    for values in itertools.product(*named["grid"].values()):
-        fields = named["override"] | dict(zip(named["grid"], values, strict=True))
-        built, problems = (machine, []) if not fields else with_fields(
-            machine, fields, scale_buffers=scale_buffers, name=document.name, lines=lines
-        )
-        if built is None:
-            yield from problems
+    name = entry.name or machine.name
+    return OpenedEntry(
+        name, machine, named["override"], named["grid"], scale_buffers, lines, document.name
+    ), problems
+
+
+def _points_of(
+    entry: HardwareEntry, place: Place, document: Document, scale_buffers: bool, opened: Callable[[str], Machine]
+) -> Iterator[HardwarePoint | Problem]:
+    found, wrong = open_entry(entry, place, document, scale_buffers, opened)
+    yield from wrong
+    if found is None:
+        return
+    for values in itertools.product(*found.grid.values()):
+        point = found.point(dict(zip(found.grid, values, strict=True)))
+        if isinstance(point, list):
+            yield from point
         elif not wrong:
-            yield HardwarePoint(
-                entry.name or machine.name, {field.path: value for field, value in fields.items()}, built
-            )
+            yield point
 
 
-def _beyond(point: HardwarePoint, limits: Limits) -> tuple[list[str], list[str]]:
+def beyond(point: HardwarePoint, limits: Limits) -> tuple[list[str], list[str]]:
     """Limits that a point breaks, and limits of what is not modelled."""
     broken, unknown = [], []
     for name in Limits.model_fields:

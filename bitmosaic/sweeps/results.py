@@ -92,7 +92,12 @@ def read_results(folder: Path) -> RecordFile[SweepRecord]:
     if not path.is_file():
         rule = f"is no results folder of a sweep: it has no {RESULTS_FILE}"
         raise ConfigurationError(Problem(rule, where=str(folder)))
-    return RecordFile(path, SweepRecord, last_counts=True)
+    return read_records(folder)
+
+
+def read_records(folder: Path) -> RecordFile[SweepRecord]:
+    """The records of a folder; none where there is no results file yet. Raises ``ConfigurationError`` as above."""
+    return RecordFile(folder / RESULTS_FILE, SweepRecord, last_counts=True)
 
 
 class ResultsWriter:
@@ -105,28 +110,45 @@ class ResultsWriter:
     """
 
     def __init__(self, folder: Path, tasks: Sequence[SweepTask], retry_failed: bool) -> None:
-        self._records = RecordFile(folder / RESULTS_FILE, SweepRecord, last_counts=True)
+        self._records = read_records(folder)
         self._early = RecordFile(folder / EARLY_FILE, SweepRecord, last_counts=True)
         self.torn_files = tuple(file.path for file in (self._records, self._early) if file.is_torn)
+        self._retry_failed = retry_failed
         self._order: list[str] = []
         self._ended: dict[str, SweepRecord] = {}
+        self._next = 0
+        self.todo = self._without_record(tasks)
+        """Tasks without a record, and failed ones that are to be done again."""
+        keys = {task.key for task in tasks}
+        for record in self._early:
+            if record.key not in keys and record.key not in self._records:
+                self._records.append(record)  # of tasks that the sweep had before it was changed
+        self._advance()
+
+    def _without_record(self, tasks: Sequence[SweepTask]) -> tuple[SweepTask, ...]:
         todo = []
         for task in tasks:
             known, early = self._records.get(task.key), self._early.get(task.key)
             if early is not None and early != known:
                 self._order.append(task.key)
                 self._ended[task.key] = early
-            elif known is None or (retry_failed and known.is_failed):
+            elif known is None or (self._retry_failed and known.is_failed):
                 self._order.append(task.key)
                 todo.append(task)
-        self.todo = tuple(todo)
-        """Tasks without a record, and failed ones that are to be done again."""
-        keys = {task.key for task in tasks}
-        for record in self._early:
-            if record.key not in keys and record.key not in self._records:
-                self._records.append(record)  # of tasks that the sweep had before it was changed
-        self._next = 0
+        return tuple(todo)
+
+    def extend(self, tasks: Sequence[SweepTask]) -> None:
+        """Go on with tasks that come behind the others, all of which have ended; ``todo`` is of them alone."""
+        if self._next < len(self._order):
+            raise ValueError("tasks before these have not ended")
+        # The file is gone by now, and with it a torn line that would have been cut off.
+        self._early = RecordFile(self._early.path, SweepRecord, last_counts=True)
+        self.todo = self._without_record(tasks)
         self._advance()
+
+    def get(self, key: str) -> SweepRecord | None:
+        """The record of a task, where it has its place in the results."""
+        return self._records.get(key)
 
     def add(self, record: SweepRecord) -> None:
         """Keep a record at once; it moves to its place when all before it are there."""

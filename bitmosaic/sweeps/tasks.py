@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -12,7 +12,8 @@ from bitmosaic.explorations.baseline_cost import pattern_fits, precisions_by_lay
 from bitmosaic.explorations.identity import Json, accelerator_identity, content_key, network_identity, network_shapes
 from bitmosaic.explorations.menu import for_layer
 from bitmosaic.sweeps.description import SweepDescription, SweepSource, raise_problems, read_sweep
-from bitmosaic.sweeps.points import HardwarePoint, expand_points, has_values
+from bitmosaic.sweeps.points import HardwarePoint, Points, expand_points, has_values
+from bitmosaic.sweeps.space import Space, open_space
 from hw_configs.yaml_reader import Document, Place, path_text
 from mapper.cache import MODEL_VERSION
 from mapper.solution import Objective, SearchBudget
@@ -50,17 +51,26 @@ class SweepTask:
         return f"{machine} · {network_name(self.network)} · {self.precision} · {self.objective}"
 
 
+Policies = dict[tuple[str, str], dict[str, LayerPrecision]]
+
+
 @dataclass(frozen=True)
 class Expansion:
     """All tasks of a sweep in their order: hardware, network, precision, objective, the last changing fastest.
 
-    ``left_out``: limit → the number of points that it left out.
+    Attributes:
+        left_out: limit → the number of points that it left out.
+        policies: (network, policy) → layer → precision.
+        space: what points are drawn from where the sweep samples, else None. Its tasks are then those of the points
+            drawn so far (``sampling.drawn_so_far``), none at first.
     """
 
     description: SweepDescription
     tasks: tuple[SweepTask, ...]
     point_count: int
     left_out: dict[str, int]
+    policies: Policies
+    space: Space | None = None
 
 
 def network_name(network: str) -> str:
@@ -108,9 +118,14 @@ def expand(source: SweepDescription | Mapping[str, Any] | str | Path) -> Expansi
         raise_problems(read.document, problems)
     assert read.readable is not None
     policies = _policies(read, problems)
-    points = expand_points(read.readable, read.document)
+    space = None
+    if read.document.data.get("sampling") is not None:  # right or wrong: its grids may be too large to enumerate
+        space, found = open_space(read.readable, read.document)
+        points = Points((), {}, found)
+    else:
+        points = expand_points(read.readable, read.document)
     problems += points.problems
-    if not points.points and not problems:
+    if not points.points and not problems and space is None:
         names = ", ".join(points.left_out)
         problems.append(_problem(read.document, ("limits",), f"leave no hardware point: all are beyond {names}"))
     raise_problems(read.document, problems)
@@ -118,24 +133,28 @@ def expand(source: SweepDescription | Mapping[str, Any] | str | Path) -> Expansi
     assert description is not None
     tasks: dict[str, SweepTask] = {}
     for point in points.points:
-        with_weights = has_values(point.machine)
-        machine = content_key("machine", accelerator_identity(point.machine))
-        for (network, name), asked in policies.items():
-            content = fingerprint(network, with_weights)
-            formats: Json = {layer: precision.model_dump(mode="json") for layer, precision in asked.items()}
-            assignment = content_key("assignment", formats)
-            for objective in description.objectives:
-                key = content_key("sweep_task", {
-                    "model": MODEL_VERSION, "machine": machine, "network": content, "assignment": assignment,
-                    "objective": objective, "budget": description.budget.model_dump(mode="json"),
-                })
-                tasks.setdefault(
-                    key, SweepTask(key, point, network, content, name, asked, objective, description.budget)
-                )
-    return Expansion(description, tuple(tasks.values()), len(points.points), points.left_out)
+        for task in tasks_of(point, policies, description):
+            tasks.setdefault(task.key, task)
+    return Expansion(description, tuple(tasks.values()), len(points.points), points.left_out, policies, space)
 
 
-def _policies(read: SweepSource, problems: list[Problem]) -> dict[tuple[str, str], dict[str, LayerPrecision]]:
+def tasks_of(point: HardwarePoint, policies: Policies, description: SweepDescription) -> Iterator[SweepTask]:
+    """The tasks of a point: network, precision, objective, the last changing fastest."""
+    with_weights = has_values(point.machine)
+    machine = content_key("machine", accelerator_identity(point.machine))
+    for (network, name), asked in policies.items():
+        content = fingerprint(network, with_weights)
+        formats: Json = {layer: precision.model_dump(mode="json") for layer, precision in asked.items()}
+        assignment = content_key("assignment", formats)
+        for objective in description.objectives:
+            key = content_key("sweep_task", {
+                "model": MODEL_VERSION, "machine": machine, "network": content, "assignment": assignment,
+                "objective": objective, "budget": description.budget.model_dump(mode="json"),
+            })
+            yield SweepTask(key, point, network, content, name, asked, objective, description.budget)
+
+
+def _policies(read: SweepSource, problems: list[Problem]) -> Policies:
     """(network, policy) → layer → precision; mistakes are added to ``problems``."""
     description, document = read.readable, read.document
     assert description is not None
