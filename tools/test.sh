@@ -12,8 +12,13 @@ if ! command -v chromedriver > /dev/null && [ "$(id -u)" = 0 ] && command -v apt
 fi
 # rapidocr's own dependencies (opencv and more) are not needed: only its trained network is.
 pip install --quiet --disable-pip-version-check --no-deps rapidocr
+# Kernels are compiled once, here, and not by each process of the tests.
+python tools/compile_kernels.py walks & walks=$!
+python tools/compile_kernels.py search & search=$!
 ruff check .
 mypy
 lint-imports
+wait "$walks"
+wait "$search"
 # Notebooks run too, top to bottom; no cell may take ten minutes.
 python -m pytest -n "${TEST_WORKERS:-2}" --dist worksteal -q --nbmake --nbmake-timeout=600 tests notebooks

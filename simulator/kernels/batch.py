@@ -11,6 +11,7 @@ from collections import namedtuple
 import numba
 import numpy as np
 
+from simulator.kernels.compiled import inner
 from simulator.kernels.extents import nested_starts, touched_counts
 from simulator.kernels.loop_nest import INPUT, OUTPUT, WEIGHT
 from simulator.kernels.plain_walk import plain_walk
@@ -63,7 +64,7 @@ COLUMNS = 14
 _SLOTS = 1 << 12
 # Inlined by LLVM, since calls would copy the tuples of arrays: a third of the time. Dimensions that index arrays are
 # unsigned in the hot loops, because Numba asks of others whether they count from the end.
-_inlined = numba.njit(cache=True, error_model="numpy", forceinline=True)
+_inlined = inner(error_model="numpy", forceinline=True)
 _DIRECTIONS = ((4, 6), (5, 7))  # positions and taps: P, R and Q, S
 
 # Rows of the scratch array: one number a dimension, or from ``TILE`` on one an operand.
@@ -76,7 +77,7 @@ def _ceil(value, divisor):
     return (value + divisor - 1) // divisor
 
 
-@numba.njit(cache=True, error_model="numpy")
+@inner(error_model="numpy")
 def _pairs(b, axis, outer_first, outer_second, inner_first, inner_second, levels):
     """Distinct rows or columns of each pair of tiles."""
     first, second = _DIRECTIONS[axis]
@@ -114,14 +115,14 @@ def _touched(b, m, i, memo, axis, scratch):
     return memo[slot, 5], memo[slot, 6], memo[slot, 7], memo[slot, 8], memo[slot, 9]
 
 
-@numba.njit(cache=True, error_model="numpy")
+@inner(error_model="numpy")
 def _gcd(a, b):
     while b:
         a, b = b, a % b
     return a
 
 
-@numba.njit(cache=True, error_model="numpy")
+@inner(error_model="numpy")
 def _window_registers(b, m, i, scratch):
     """Registers for the rows times columns of the input that one PE works on (``Plan.register_elements``)."""
     count = np.int64(1)
@@ -383,7 +384,7 @@ def _bound(b, m, i, scratch, found, first_weights, first_inputs, last_write, las
     return max(grid, channel, final)
 
 
-@numba.njit(cache=True, error_model="numpy")
+@inner(error_model="numpy")
 def _new_scratch(b):
     """Scratch array with all that no mapping changes."""
     scratch = np.ones((_SCRATCH_ROWS, 8), dtype=np.int64)
@@ -397,14 +398,14 @@ def _new_scratch(b):
     return scratch
 
 
-@numba.njit(cache=True, error_model="numpy")
+@inner(error_model="numpy")
 def _walk(w, geometry, m, i, scratch, found, full):
     """Walk one mapping, event by event: what ``_count`` bounded, exactly. ``scratch`` is as it left it."""
     one = tiling_input(
         w, geometry, m.dram_order[i], m.buffer_order[i], m.buffer_tile[i], m.register_tile[i],
         scratch[UNROLL].copy(), m.double_buffer[i],
     )
-    counts, _ = plain_walk(one) if full is None else full_walk(one)
+    counts, _ = plain_walk(one) if full is None else full_walk(one, None)
     found[i, CYCLES] = counts[TOTAL]
     found[i, COMPUTE_CYCLES] = counts[COMPUTE]
     found[i, FILL_DRAIN_CYCLES] = counts[FILL_DRAIN]

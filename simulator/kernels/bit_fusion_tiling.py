@@ -12,6 +12,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from simulator.kernels.compiled import inner
+
 OUTPUT_BITS = 32
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -44,12 +46,12 @@ class TilingInput(NamedTuple):
     energy: Floats
 
 
-@numba.njit(cache=True)
+@inner()
 def _ceil(amount, unit):
     return -(-amount // unit)
 
 
-@numba.njit(cache=True)
+@inner()
 def _tile_bits(given, tile, bits):
     b, ow, oh, ic, oc = tile[0], tile[1], tile[2], tile[3], tile[4]
     taps = given.kernel * given.kernel
@@ -62,7 +64,7 @@ def _tile_bits(given, tile, bits):
     bits[2] = oh * ow * _ceil(oc, given.columns) * given.columns * b * OUTPUT_BITS
 
 
-@numba.njit(cache=True)
+@inner()
 def _costs(given, compute, moved, first, last, products, results):
     """Cycles and picojoules of what is moved over the whole nest."""
     dram = moved[0] + moved[1] + 2 * moved[2]

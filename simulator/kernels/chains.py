@@ -20,6 +20,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from simulator.kernels.compiled import inner
+
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
@@ -96,7 +98,7 @@ def completions(given):
     return found
 
 
-@numba.njit(cache=True)
+@inner()
 def _weigh(given, vector, total):
     """Write the forms of a label's sums."""
     total[:] = 0.0
@@ -106,7 +108,7 @@ def _weigh(given, vector, total):
                 total[form] += given.weight[form, component] * vector[component]
 
 
-@numba.njit(cache=True)
+@inner()
 def _enter(ahead, limit, labels, head, following, count, vector, total, run, before, step, point, state):
     """Add a label unless a limit or another label forbids it; returns the number of labels, −1 where there is no room.
 
@@ -157,7 +159,7 @@ def _enter(ahead, limit, labels, head, following, count, vector, total, run, bef
     return count + 1
 
 
-@numba.njit(cache=True)
+@inner()
 def _add_windows(given, step, point, run, vector):
     """Add what the transfers of a step take beyond their window, and begin the operand's next windows."""
     operand = given.keeps[step]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 
-import numba
+from simulator.kernels.compiled import inner
 
 SplitInput = namedtuple(
     "SplitInput",
@@ -19,7 +19,7 @@ SplitInput = namedtuple(
 )
 
 
-@numba.njit(cache=True)
+@inner()
 def channel_of(split, place):
     """First channel of a place."""
     if place <= split.narrow_places:
@@ -27,14 +27,14 @@ def channel_of(split, place):
     return split.narrow_channels + place - split.narrow_places
 
 
-@numba.njit(cache=True)
+@inner()
 def bits_before(narrow_channels, narrow_bits, bits, channel):
     """Bits of an element a channel over all channels before one. ``bits``: of an element of a wide channel."""
     narrow = min(channel, narrow_channels)
     return narrow * narrow_bits + (channel - narrow) * bits
 
 
-@numba.njit(cache=True)
+@inner()
 def stretch_bits(split, operand, bits, first, count):
     """Bits of an element a channel over ``count`` places."""
     narrow_bits = split.narrow_bits[operand]
@@ -42,7 +42,7 @@ def stretch_bits(split, operand, bits, first, count):
     return bits_before(split.narrow_channels, narrow_bits, bits, channel_of(split, first + count)) - begin
 
 
-@numba.njit(cache=True)
+@inner()
 def narrow_steps(split, first, count, unroll):
     """Steps along C that cover narrow places alone, of a stretch of ``count`` places that begins with a step."""
     if first + count <= split.narrow_places:

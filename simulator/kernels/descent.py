@@ -6,6 +6,7 @@ import numba
 import numpy as np
 
 from simulator.kernels.choice_cost import MASKS, choice_cost, new_scratch
+from simulator.kernels.compiled import inner
 
 
 @numba.njit(cache=True)
@@ -54,7 +55,7 @@ def descend(m, start):
     return row, best, best_mask
 
 
-@numba.njit(cache=True)
+@inner()
 def _fits_axes(m, row):
     """Whether the unrolling of one choice fits the grid."""
     for a in range(m.axis_use.shape[1]):
@@ -66,7 +67,7 @@ def _fits_axes(m, row):
     return True
 
 
-@numba.njit(cache=True)
+@inner()
 def _cost_at(m, row, value, scratch, by_mask):
     """Cost of one choice."""
     for t in range(value.shape[0]):

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections import namedtuple
 
-import numba
 import numpy as np
 
 from simulator.kernels.channels import bits_before, channel_of
+from simulator.kernels.compiled import inner
 from simulator.kernels.numbers import named_numbers
 
 RowInput = namedtuple(
@@ -32,7 +32,7 @@ INPUT_ROWS, INPUT_COLUMNS = named_numbers(0, 2)
 STORED_BY = np.array([[0, 2, 3, 6, 7], [0, 1, 3, 4, 5], [0, 1, 2, 4, 5]])
 
 
-@numba.njit(cache=True)
+@inner()
 def _visit(rows, open_rows, region, first_bit, last_bit):
     """Cycles that the rows of a stretch of bits make the channel wait."""
     cycles = 0
@@ -46,13 +46,13 @@ def _visit(rows, open_rows, region, first_bit, last_bit):
     return cycles
 
 
-@numba.njit(cache=True)
+@inner()
 def parameter_row_cycles(rows, open_rows, bits):
     """Wait for the rows of the parameters."""
     return _visit(rows, open_rows, PARAMETERS, np.int64(0), bits - 1)
 
 
-@numba.njit(cache=True)
+@inner()
 def _runs(marks):
     """Begin and end of each stretch of marked places, int64 (stretches, 2)."""
     found = np.empty((marks.shape[0], 2), dtype=np.int64)
@@ -66,7 +66,7 @@ def _runs(marks):
     return found[:count]
 
 
-@numba.njit(cache=True)
+@inner()
 def _touched_marks(rows, axis, position, positions, tap, taps):
     """Which stored rows or columns of the input a tile touches."""
     size = rows.shape[1, 3 + axis]
@@ -80,7 +80,7 @@ def _touched_marks(rows, axis, position, positions, tap, taps):
     return marks
 
 
-@numba.njit(cache=True)
+@inner()
 def tile_row_cycles(rows, split, open_rows, operand, region, begin, length, bits):
     """Wait for the rows of a tile: ``begin``, ``length`` (8,) in the nest's dimensions, ``bits`` of an element (of a
     wide channel, where the layer is split)."""

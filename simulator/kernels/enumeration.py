@@ -12,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.kernels.choice_cost import MASKS, CostInput, choice_cost, new_scratch
+from simulator.kernels.compiled import inner
 from simulator.kernels.dominance import non_dominated
 from simulator.kernels.row_trees import RowTrees, row_trees
 
 Ints = npt.NDArray[np.int64]
 
 
-@numba.njit(cache=True)
+@inner()
 def _smallest_factors(m, alive, smallest):
     """Set, for each block, the smallest factor of each term among the rows that are alive (inf without any)."""
     for b in range(smallest.shape[0]):
@@ -67,7 +68,7 @@ def surviving_rows(m, below, alive, bound, smallest):
     return True
 
 
-@numba.njit(cache=True)
+@inner()
 def _sift(cost, place, count, rows, masks):
     """Restore the order of the heap (dearest on top) below ``place``."""
     while True:
@@ -129,7 +130,7 @@ def enumerate_choices(
     return rows[:count], masks[:count], costs[:count], floor, finished
 
 
-@numba.njit(cache=True)
+@inner()
 def _fits(m, trees, here, block, node):
     """Whether some rows below ``here``, and of ``block`` below ``node``, may fit the axes together."""
     for a in range(m.axis_size.shape[0]):
@@ -142,7 +143,7 @@ def _fits(m, trees, here, block, node):
     return True
 
 
-@numba.njit(cache=True)
+@inner()
 def _keep(m, trees, here, by_mask, limit, count, rows, masks, cost):
     """Put the one choice below ``here`` into the heap of the cheapest, with each set of double-buffered operands that
     costs less than ``limit``. Returns (found, limit)."""

@@ -11,6 +11,8 @@ from collections import namedtuple
 import numba
 import numpy as np
 
+from simulator.kernels.compiled import inner
+
 BLOCK = 256  # output elements that are added up side by side: their sums stay in the nearest cache
 _ROWS = 16
 
@@ -113,7 +115,7 @@ def wide_products(weights, rows, outputs):
             outputs[k, m] = total
 
 
-@numba.njit(cache=True)
+@inner()
 def _rounded(value, target):
     """Round a float64 to the nearest value of ``target``, ties to even; None: the value has its format already."""
     if target is None:
@@ -132,7 +134,7 @@ def _rounded(value, target):
     return nearest if abs(nearest) <= target.largest else np.copysign(np.inf, value)
 
 
-@numba.njit(cache=True)
+@inner()
 def _kept(value, target, flushes):
     """A product or a sum as the machine keeps it: rounded, and zero where it is subnormal and that is flushed."""
     value = _rounded(value, target)
@@ -141,7 +143,7 @@ def _kept(value, target, flushes):
     return value
 
 
-@numba.njit(cache=True)
+@inner()
 def _add_lanes(lane, live, lanes, chain, width, target, flushes):
     """Add the first ``live`` of ``lanes`` rows of ``lane`` up into the first one; the others count as +0."""
     if chain:

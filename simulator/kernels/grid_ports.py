@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import numba
-
 from simulator.kernels.channels import stretch_bits
+from simulator.kernels.compiled import inner
 from simulator.kernels.loop_nest import INPUT, OUTPUT, WEIGHT, C, P, R, S, tile_number
 from simulator.kernels.numbers import named_numbers
 
 READ, WRITE = named_numbers(0, 2)
 
 
-@numba.njit(cache=True)
+@inner()
 def port_of(w, way, operand, place, run):
     """Port of the bank in which a run of an operand lies; -1 where it is not limited."""
     base = w.port[way, operand, place]
@@ -21,7 +20,7 @@ def port_of(w, way, operand, place, run):
     return base + (w.slot[operand, place] + parity) % w.banks[operand, place]
 
 
-@numba.njit(cache=True)
+@inner()
 def _register_tiles(w, index, level, d):
     """First, and one beyond the last, of the register tiles that a pass covers along a dimension."""
     if w.trips[level, d] > 1:
@@ -31,7 +30,7 @@ def _register_tiles(w, index, level, d):
     return first, first + w.register_tiles[d]
 
 
-@numba.njit(cache=True)
+@inner()
 def _fetched_elements(w, operand, index, length):
     """Elements of an operand in the register tiles of a pass, each tile once."""
     levels = w.tile.shape[0] - 1
@@ -51,7 +50,7 @@ def _fetched_elements(w, operand, index, length):
     return count
 
 
-@numba.njit(cache=True)
+@inner()
 def port_cycles(w, run, index, begin, length, hold):
     """Set how many cycles each operand holds each port in the present pass: ``hold`` (ports, 3)."""
     levels = w.tile.shape[0] - 1

@@ -6,9 +6,8 @@ of the grid covers. Loop level l cuts tile l into tiles l + 1.
 
 from __future__ import annotations
 
-import numba
-
 from simulator.kernels.channels import stretch_bits
+from simulator.kernels.compiled import inner
 from simulator.kernels.numbers import named_numbers
 
 # Dimensions in the order of simulator.layer.DIMS, operands in that of simulator.layer.OPERANDS.
@@ -16,7 +15,7 @@ G, N, K, C, P, Q, R, S = range(8)
 WEIGHT, INPUT, OUTPUT = named_numbers(0, 3)
 
 
-@numba.njit(cache=True)
+@inner()
 def set_extents(w, index, begin, length):
     """Set where the present tiles begin and how far they extend, ``begin`` and ``length`` (L + 2, 8), from the trip
     numbers ``index`` (L + 1, 8)."""
@@ -37,7 +36,7 @@ def set_extents(w, index, begin, length):
         length[levels + 1, d] = left
 
 
-@numba.njit(cache=True)
+@inner()
 def advance(w, index, length):
     """Step the odometer of event loops. Returns the place of the loop that went on, -1 where there is no next event.
 
@@ -55,7 +54,7 @@ def advance(w, index, length):
     return -1
 
 
-@numba.njit(cache=True)
+@inner()
 def tile_number(w, index, level, d):
     """Number of the present tile of a level among all tiles along a dimension, as ``extents.nested_starts`` counts."""
     number = index[0, d]
@@ -64,13 +63,13 @@ def tile_number(w, index, level, d):
     return number
 
 
-@numba.njit(cache=True)
+@inner()
 def touched(w, axis, level, position, tap):
     """Distinct input rows (axis 0) or columns (axis 1) of a pair of tiles of a level, by their numbers."""
     return w.touched[w.touched_start[axis, level] + position * w.touched_width[axis, level] + tap]
 
 
-@numba.njit(cache=True)
+@inner()
 def tile_elements(w, operand, level, index, length):
     """Distinct stored elements of an operand's present tile at a level."""
     count = 1
@@ -85,7 +84,7 @@ def tile_elements(w, operand, level, index, length):
     return count
 
 
-@numba.njit(cache=True)
+@inner()
 def tile_bits(w, operand, level, index, begin, length):
     """Stored bits of the present tile of weights or inputs at a level, in the formats of its channels."""
     elements = tile_elements(w, operand, level, index, length)
@@ -94,7 +93,7 @@ def tile_bits(w, operand, level, index, begin, length):
     return elements // length[level, C] * channels
 
 
-@numba.njit(cache=True)
+@inner()
 def same_tile(w, operand, level, index, other):
     """Whether two sets of trip numbers stand for the same tile of an operand at a level."""
     for d in range(8):

@@ -13,6 +13,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from simulator.kernels.compiled import inner
+
 # Two floats closer than this are equal: sums of the same terms in another order differ in their last digits.
 TOLERANCE = 1e-12
 
@@ -150,7 +152,7 @@ def upper(given, order, count, cost, choice):
     return True
 
 
-@numba.njit(cache=True)
+@inner()
 def _is_beaten(front, size, energy, latency):
     """Whether a point of the front is no worse in energy and in latency (front: sorted by latency)."""
     for place in range(size):

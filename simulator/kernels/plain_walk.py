@@ -11,6 +11,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from simulator.kernels.compiled import inner
 from simulator.kernels.loop_nest import INPUT, OUTPUT, WEIGHT, C, P, Q, R, S
 from simulator.kernels.numbers import named_numbers
 from simulator.kernels.transfers import (
@@ -62,14 +63,14 @@ def full_unless_plain(w: WalkInput) -> bool | None:
     return None if is_plain(w) else True
 
 
-@numba.njit(cache=True, error_model="numpy")
+@inner(error_model="numpy")
 def _cycles(bits, burst, bandwidth):
     """Cycles of the DRAM channel."""
     moved = (bits + burst - 1) // burst * burst
     return (moved + bandwidth - 1) // bandwidth
 
 
-@numba.njit(cache=True, error_model="numpy")
+@inner(error_model="numpy")
 def _fill(w, last, table):
     """Fill the row of a set of loops at their last trips: ``last``, a bit a loop."""
     tile, covered = w.extent.copy(), w.extent.copy()  # extents of the buffer tile and of the pass
@@ -113,7 +114,7 @@ def _fill(w, last, table):
     row[_IS_FINISHED] = is_finished
 
 
-@numba.njit(cache=True, error_model="numpy")
+@inner(error_model="numpy")
 def _loop_of(w, d, level):
     """The event loop over a dimension at a level, -1 if there is none."""
     for loop in range(w.loop_dim.shape[0]):
@@ -122,7 +123,7 @@ def _loop_of(w, d, level):
     return -1
 
 
-@numba.njit(cache=True, error_model="numpy")
+@inner(error_model="numpy")
 def _output_loops(w):
     """Bits of the loops that move on to further terms of the same output tile, and of those to another one."""
     sum_loops = tile_loops = 0

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.kernels.channels import narrow_steps
+from simulator.kernels.compiled import inner
 from simulator.kernels.grid_ports import port_cycles
 from simulator.kernels.loop_nest import INPUT, OUTPUT, WEIGHT, C, R, S, advance, same_tile, set_extents, tile_elements
 from simulator.kernels.plain_walk import is_plain, plain_walk
@@ -43,7 +44,7 @@ from simulator.kernels.transfers import (
 )
 
 
-@numba.njit(cache=True)
+@inner()
 def _note_pass(log, load, folds, steps, period, start, occupied, event):
     """Add the folds of a pass. ``steps``: compute cycles of one; ``period``: from one fold to the next."""
     if period == steps:  # no gap between folds: one stretch of compute
@@ -57,14 +58,14 @@ def _note_pass(log, load, folds, steps, period, start, occupied, event):
     note(log, FILL_DRAIN, at, start + occupied - at, 0, event, -1)
 
 
-@numba.njit(cache=True)
+@inner()
 def _paced(w, t):
     """Cycles for which a fold with ``t`` cycles of steps holds the grid, and those to the start of the next one."""
     paced = max(t, w.drain_cycles) if w.overlap else t + w.tail_cycles
     return paced, max(paced, w.load_cycles) if w.preload else w.load_cycles + paced
 
 
-@numba.njit(cache=True)
+@inner()
 def _occupation(w, begin, length):
     """Cycles that one pass holds the grid. ``begin``, ``length``: the part of the nest that it covers.
 
@@ -98,13 +99,13 @@ def _occupation(w, begin, length):
     return occupied, folds, compute, t, period, narrow_folds > 0, paced - t if w.overlap else 0
 
 
-@numba.njit(cache=True)
+@inner()
 def _stall(st, cause, memory, cycles):
     st.result[STALL0 + cause] += cycles
     st.stalls[cause, memory] += cycles
 
 
-@numba.njit(cache=True)
+@inner()
 def _start_pass(w, st, log, grid_free, parameters_done, hold, event):
     """When a pass may start; what the grid waits for until then is counted as a stall."""
     start, cause, memory = grid_free, -1, -1
@@ -130,7 +131,7 @@ def _start_pass(w, st, log, grid_free, parameters_done, hold, event):
     return start
 
 
-@numba.njit(cache=True)
+@inner()
 def _stretch(w, st, log, start, occupied, hold, event):
     """Cycles that a pass waits for its ports beyond its own; holds the ports as long as the pass needs them."""
     longest, who = 0, 0
@@ -155,7 +156,7 @@ def _stretch(w, st, log, start, occupied, hold, event):
     return longest - occupied
 
 
-@numba.njit(cache=True)
+@inner()
 def _released(st, operand, place, last, grid_free):
     """When the present run gives up its slot: what the grid reads with the pass, what a smaller buffer copies with
     its last copy, what is nothing but padding as soon as it has the slot."""
@@ -164,7 +165,7 @@ def _released(st, operand, place, last, grid_free):
     return st.moved[operand, place + 1] if st.held_bits[operand, place] > 0 else st.loaded[operand, place]
 
 
-@numba.njit(cache=True)
+@inner()
 def _next_operands(w, st, log, loop, grid_free, event, index, begin, length):
     """Queue the loads of weights and inputs whose runs begin with the next event."""
     for operand in (WEIGHT, INPUT):
@@ -184,7 +185,7 @@ def _next_operands(w, st, log, loop, grid_free, event, index, begin, length):
             load(w, st, log, operand, place, earliest, event + 1, index, begin, length)
 
 
-@numba.njit(cache=True)
+@inner()
 def _has_sums(w, place, index):
     """Whether an output run begins with partial sums: somewhere a reduced dimension is not at its beginning."""
     for level in range(w.place_level[OUTPUT, place]):
@@ -194,7 +195,7 @@ def _has_sums(w, place, index):
     return False
 
 
-@numba.njit(cache=True)
+@inner()
 def _next_outputs(
     w, st, log, loop, complete, event, index, begin, length, next_index, next_begin, next_length, ahead, ready
 ):
@@ -249,7 +250,7 @@ def _next_outputs(
     return written
 
 
-@numba.njit(cache=True)
+@inner()
 def _note_outputs(w, st, index, length, start):
     """Remember for the log how much the present output runs hold; the grid writes to its own from its start on."""
     last = w.place_count[OUTPUT] - 1
@@ -274,7 +275,7 @@ def walk(w: WalkInput, log: Log | None = None) -> tuple[npt.NDArray[np.int64], n
 
 
 @numba.njit(cache=True)
-def full_walk(w, log=None):
+def full_walk(w, log):
     """Walk all events of a layer on any machine; takes and returns what ``walk`` does."""
     levels = w.tile.shape[0] - 1
     places = w.place_level.shape[1]

@@ -9,13 +9,14 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from simulator.kernels.compiled import inner
 from simulator.kernels.plain_walk import plain_walk
 from simulator.kernels.tile_walk import full_walk
 from simulator.kernels.tiling_input import bypassing, tiling_input
 from simulator.kernels.transfers import TOTAL
 
 
-@numba.njit(cache=True)
+@inner()
 def _nominal_events(w, bypass, buffer_tile, register_tile, unroll):
     """Events of a tiling if all its tiles were whole ones; a float, because they may be many."""
     events = 1.0
@@ -44,5 +45,5 @@ def tiling_cycles(
             one = tiling_input(
                 w, geometry, dram_order, buffer_order, buffer_tile[i], register_tile[i], unroll[i], doubled[i]
             )
-            cycles[i] = (plain_walk(one) if full is None else full_walk(one))[0][TOTAL]
+            cycles[i] = (plain_walk(one) if full is None else full_walk(one, None))[0][TOTAL]
     return cycles

@@ -5,14 +5,14 @@ Whoever walks thousands of mappings of a layer takes from one of them what they 
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from simulator.kernels.compiled import inner
 from simulator.kernels.extents import nested_starts, touched_counts
 from simulator.kernels.transfers import WalkInput
 
 
-@numba.njit(cache=True)
+@inner()
 def _touched(w, geometry, axis, tiles):
     """Distinct rows (axis 0) or columns (axis 1) of pairs of nested tiles; ``tiles`` (levels, 8)."""
     stride, dilation, padding, size = geometry[axis]
@@ -21,7 +21,7 @@ def _touched(w, geometry, axis, tiles):
     return touched_counts(position, tap, stride, dilation, padding, size)
 
 
-@numba.njit(cache=True)
+@inner()
 def _tables(w, geometry, tiles, level, start, width):
     """Both directions' table of input extents, one behind the other; notes where they begin and their width."""
     rows, columns = [_touched(w, geometry, axis, tiles) for axis in range(2)]
@@ -30,7 +30,7 @@ def _tables(w, geometry, tiles, level, start, width):
     return np.concatenate((rows.ravel(), columns.ravel()))
 
 
-@numba.njit(cache=True)
+@inner()
 def _prefix(w, geometry, tiles, start, width):
     """Sums of the register tiles' rows and columns over rectangles of tiles (``simulator.walk_input``)."""
     found = [np.zeros(0, dtype=np.int64)]
@@ -47,7 +47,7 @@ def _prefix(w, geometry, tiles, start, width):
     return np.concatenate((found[1], found[2]))
 
 
-@numba.njit(cache=True)
+@inner()
 def bypassing(w):
     """The operand that bypasses its buffer, -1 if none does."""
     for operand in range(3):
@@ -56,7 +56,7 @@ def bypassing(w):
     return -1
 
 
-@numba.njit(cache=True)
+@inner()
 def tiling_input(w, geometry, dram_order, buffer_order, buffer_tile, register_tile, unroll, doubled):
     """Lay a tiling out: a ``WalkInput``.
 

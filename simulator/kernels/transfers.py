@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections import namedtuple
 
-import numba
 import numpy as np
 
+from simulator.kernels.compiled import inner
 from simulator.kernels.dram_rows import OUTPUTS, SUMS, WEIGHTS, parameter_row_cycles, tile_row_cycles
 from simulator.kernels.grid_ports import READ, WRITE, port_of
 from simulator.kernels.loop_nest import OUTPUT, C, R, S, tile_bits, tile_elements
@@ -104,7 +104,7 @@ State = namedtuple(
 )
 
 
-@numba.njit(cache=True)
+@inner()
 def note(log, kind, start, cycles, bits, event, memory):
     """Add a row to the log; what takes no time is no row."""
     if cycles > 0:
@@ -119,7 +119,7 @@ def note(log, kind, start, cycles, bits, event, memory):
         log.count[0] = row + 1
 
 
-@numba.njit(cache=True)
+@inner()
 def _refresh(w, st, earliest):
     """Let all refreshes pass that are due before the channel could take a request. Returns when it can."""
     if w.has_rows and w.rows.refresh_interval_cycles > 0:
@@ -130,7 +130,7 @@ def _refresh(w, st, earliest):
     return max(earliest, st.free[DRAM])
 
 
-@numba.njit(cache=True)
+@inner()
 def _transfer(
     w, st, log, kind, operand, place, bits, own_bits, earliest, run, parent_run, event, begin, length, region
 ):
@@ -180,7 +180,7 @@ def _transfer(
     return start, end
 
 
-@numba.njit(cache=True)
+@inner()
 def outer(w, operand, place):
     """Memory, and latency of reads, of the next outer place."""
     if place == 0:
@@ -188,7 +188,7 @@ def outer(w, operand, place):
     return w.place_memory[operand, place - 1], w.place_latency[operand, place - 1]
 
 
-@numba.njit(cache=True)
+@inner()
 def load(w, st, log, operand, place, earliest, event, index, begin, length):
     """Bring the weights or inputs of a new run into their place."""
     level = w.place_level[operand, place]
@@ -216,7 +216,7 @@ def load(w, st, log, operand, place, earliest, event, index, begin, length):
         st.held_since[operand, place] = start
 
 
-@numba.njit(cache=True)
+@inner()
 def load_sums(w, st, log, place, earliest, event, loop, index, begin, length):
     """Bring the partial sums of a new output run into their place. ``loop``: the loop that went on to it."""
     level = w.place_level[OUTPUT, place]
@@ -238,7 +238,7 @@ def load_sums(w, st, log, place, earliest, event, loop, index, begin, length):
         st.next_since[place] = start
 
 
-@numba.njit(cache=True)
+@inner()
 def write_back(w, st, log, place, earliest, event, index, begin, length):
     """Move an output run that ended out of its place. Returns when that is done."""
     level = w.place_level[OUTPUT, place]
@@ -268,7 +268,7 @@ def write_back(w, st, log, place, earliest, event, index, begin, length):
     return end
 
 
-@numba.njit(cache=True)
+@inner()
 def load_parameters(w, st, log):
     """Bring scales and biases. Returns when they are there."""
     if w.parameter_bits == 0:

@@ -16,6 +16,7 @@ from collections import namedtuple
 import numba
 import numpy as np
 
+from simulator.kernels.compiled import inner
 from simulator.kernels.loop_nest import C, G, K, N, P, Q, R, S, advance, set_extents, tile_number
 
 ZERO_BITS, ZERO_COLUMNS, LEADING_BITS, SHIFTED = range(4)
@@ -53,7 +54,7 @@ Chunks = namedtuple(
 )
 
 
-@numba.njit(cache=True)
+@inner()
 def _bit_count(value):
     """Set bits of a number below 2^40."""
     count = 0
@@ -63,7 +64,7 @@ def _bit_count(value):
     return count
 
 
-@numba.njit(cache=True)
+@inner()
 def _bit_length(value):
     length = 0
     while value:
@@ -72,7 +73,7 @@ def _bit_length(value):
     return length
 
 
-@numba.njit(cache=True)
+@inner()
 def _group_count(how, codes, begin, end):
     """Count of one group: ``codes[begin:end]`` are those of its lanes that have a product."""
     negative = False
@@ -119,7 +120,7 @@ def _group_count(how, codes, begin, end):
     return turns
 
 
-@numba.njit(cache=True)
+@inner()
 def _raise_to(how, codes, products, counts, place, one_place):
     """Raise the counts of a PE's groups to what ``codes[:products]`` ask for; ``place`` is that of its first group."""
     begin = 0
@@ -132,7 +133,7 @@ def _raise_to(how, codes, products, counts, place, one_place):
         place += 1
 
 
-@numba.njit(cache=True)
+@inner()
 def _reduced_ranges(chunks, cc, rc, sc, pe):
     """Elements of C, R, S on the lanes of a PE, numbered along these: first, behind the last, in turn."""
     begin_end = np.empty(6, dtype=np.int64)
@@ -145,7 +146,7 @@ def _reduced_ranges(chunks, cc, rc, sc, pe):
     return begin_end
 
 
-@numba.njit(cache=True)
+@inner()
 def _empty_table(chunks, rows, groups_in_pe, one_place):
     """Table of no counts, and room for the codes on the lanes of a PE."""
     spread = chunks.spread
@@ -210,7 +211,7 @@ def input_counts(how, inputs, geometry, chunks, groups_in_pe, one_place):
     return table
 
 
-@numba.njit(cache=True)
+@inner()
 def _read_inputs(codes, image, geometry, p, q, reduced):
     """Set ``codes`` to what the lanes of a PE read of an image (C, rows, columns); padding is 0. Returns how many."""
     c0, c1, r0, r1, s0, s1 = reduced
@@ -260,7 +261,7 @@ def pass_times(w, chunks, costs):
     return times[0], times[1], times[2], active
 
 
-@numba.njit(cache=True)
+@inner()
 def _pass(w, chunks, costs, first, length):
     """Times of one pass, as in ``pass_times``. ``first``, ``length``: first chunk and extent along each dimension."""
     steps = np.zeros(8, dtype=np.int64)
@@ -331,13 +332,13 @@ def _pass(w, chunks, costs, first, length):
     return total, held, paced - t if w.overlap else 0, active
 
 
-@numba.njit(cache=True)
+@inner()
 def _at_work(chunks, d, chunk):
     """PEs along a dimension that have an element in a chunk."""
     return -(-(chunks.first[d, chunk + 1] - chunks.first[d, chunk]) // chunks.lanes[d])
 
 
-@numba.njit(cache=True)
+@inner()
 def _step_time(chunks, costs, first, at):
     """Cycles of the step at the chunks ``first + at``."""
     n, weight_table, input_table = chunks.count, costs.weight_counts, costs.input_counts

@@ -32,7 +32,7 @@ def test_the_short_walk_gives_what_the_full_one_gives(dataflow: Dataflow) -> Non
         case = plain(drawn)
         laid_out = walk_input(Plan(case.layer, case.precision, case.accelerator, case.mapping))
         assert is_plain(laid_out)
-        for found, expected in zip(plain_walk(laid_out), full_walk(laid_out), strict=True):
+        for found, expected in zip(plain_walk(laid_out), full_walk(laid_out, None), strict=True):
             np.testing.assert_array_equal(found, expected)
 
     check()
