@@ -7,7 +7,7 @@ Takes a sample of mutants (a comparison flipped, a constant one off, an operator
 dropped) of ``simulator/kernels/*.py``, the same for the same seed, and runs the tests that cover the file on a copy of
 the project, without compilation and until the first failure: first with few examples of each property, then, where
 nothing fails, with as many as the check of every change takes. A mutant that no test notices has survived: each is
-printed with its line. Exit status 1 if any survived, 2 if the tests fail without any mutation.
+printed with its line and column. Exit status 1 if any survived, 2 if the tests fail without any mutation.
 
 Some mutants change nothing that can be seen (a bound one too low that is never reached); a survivor is a question to
 the tests, not always a gap in them.
@@ -31,13 +31,21 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 KERNELS = Path("simulator/kernels")
 COPIED = ("simulator", "mapper", "workloads", "hw_configs", "bitmosaic", "tests", "setup.cfg")
-WALK = ("tests/properties/test_engines_agree.py", "tests/properties/test_trace.py")
-SEARCH = ("tests/properties/test_mapper_optimal.py", "-k", "not cp_sat and not latency-enumeration")
+WALK = (
+    "tests/unit/test_memory_system.py", "tests/properties/test_engines_agree.py", "tests/properties/test_trace.py",
+    "tests/properties/test_bit_sparse.py", "-k", "not bit_sparse and not mapper or timeline",
+)
+CHOICES = ("tests/properties/test_branch_and_bound.py",)
 SUITES: dict[str, tuple[str, ...]] = {
     "batch": ("tests/properties/test_batch.py", "tests/unit/test_batch.py"),
     "bit_fusion_tiling": ("tests/unit/test_bit_fusion_search.py",),
+    "channels": ("tests/properties/test_channel_split.py", "-k", "equals_reference or below_fast"),
     "chains": ("tests/unit/test_zigzag_search.py", "-k", "nothing_costs_less"),
+    "choice_cost": CHOICES,
+    "descent": CHOICES,
+    "dominance": CHOICES,
     "dram_rows": WALK,
+    "enumeration": CHOICES,
     "extents": WALK,
     "functional": (
         "tests/properties/test_functional.py", "tests/unit/test_functional.py", "-k", "not every_width"
@@ -46,12 +54,14 @@ SUITES: dict[str, tuple[str, ...]] = {
     "loop_nest": WALK,
     "nest_front": ("tests/unit/test_nest_search.py",),
     "plain_walk": ("tests/properties/test_plain_walk.py", *WALK),
+    "row_trees": CHOICES,
     "tile_walk": WALK,
+    "tiling_cycles": ("tests/properties/test_batch.py", "-k", "tilings"),
     "tiling_input": ("tests/properties/test_batch.py",),
     "transfers": WALK,
     "value_steps": ("tests/properties/test_bit_sparse.py",),
 }
-"""Tests of a kernel file; those of the search for all others."""
+"""Tests of each kernel file."""
 
 MORE_EXAMPLES = 10
 """How many times those of ``few`` the examples of ``quick`` are, which are as many as those of ``ci``."""
@@ -71,6 +81,7 @@ class Mutant:
 
     path: Path
     line: int
+    column: int
     change: str
     number: int
     apply: Callable[[ast.AST], ast.AST]
@@ -79,6 +90,9 @@ class Mutant:
     def file(self) -> str:
         """Name of the file."""
         return self.path.name
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}: {self.change}"
 
     def source(self) -> str:
         """The whole file, changed."""
@@ -166,8 +180,8 @@ def mutants(path: Path) -> list[Mutant]:
     for number, node in enumerate(_numbered(tree)):
         if id(node) not in inside:
             continue
-        line = getattr(node, "lineno", 0)
-        found += [Mutant(path, line, change, number, apply) for change, apply in changes(node)]
+        line, column = getattr(node, "lineno", 0), getattr(node, "col_offset", -1) + 1
+        found += [Mutant(path, line, column, change, number, apply) for change, apply in changes(node)]
     return found
 
 
@@ -183,7 +197,7 @@ def run_tests(folder: Path, file: str, seconds: float, profile: str = "few") -> 
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
     try:
         result = subprocess.run(
-            [*command, *SUITES.get(file.removesuffix(".py"), SEARCH)], cwd=folder, env=environment,
+            [*command, *SUITES[file.removesuffix(".py")]], cwd=folder, env=environment,
             capture_output=True, text=True, check=False, timeout=seconds,
         )
     except subprocess.TimeoutExpired:
@@ -223,7 +237,7 @@ def main() -> int:
     print(f"{len(sample)} of {len(every)} mutants, seed {options.seed}")
     if options.list:
         for mutant in sample:
-            print(f"{mutant.file}:{mutant.line}: {mutant.change}")
+            print(mutant)
         return 0
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
@@ -251,7 +265,7 @@ def main() -> int:
             place.write_text(original, encoding="utf-8")
             counts[outcome] += 1
             verdict = "survived" if outcome == "passed" else f"killed ({outcome})"
-            line = f"{mutant.file}:{mutant.line}: {mutant.change}: {verdict}"
+            line = f"{mutant}: {verdict}"
             print(line, flush=True)
             if outcome == "passed":
                 survivors.append((line, original.splitlines()[mutant.line - 1].strip()))

@@ -138,6 +138,18 @@ def _output_loops(w):
 
 
 @numba.njit(cache=True, error_model="numpy")
+def _write_back(ended, complete, channel, written):
+    """Write back the output run that ended, behind what the channel has to do. Returns when that is done.
+
+    ``ended``: row of the table. ``written`` (3,): adds to the bits of partial sums, those of finished outputs, and the
+    channel's cycles.
+    """
+    written[ended[_IS_FINISHED]] += ended[_WRITE_BITS]
+    written[2] += ended[_WRITE_CYCLES]
+    return max(complete, channel) + ended[_WRITE_CYCLES]
+
+
+@numba.njit(cache=True, error_model="numpy")
 def plain_walk(w):
     """Walk all events of a layer. Returns what ``tile_walk.walk`` returns; ``w`` must be plain (``is_plain``)."""
     loops = w.loop_dim.shape[0]
@@ -190,8 +202,9 @@ def plain_walk(w):
 
     channel = busy = events = compute = occupied = np.int64(0)
     stall_parameters = stall_weight = stall_input = stall_sum = stall_slot = np.int64(0)
-    weight_read = input_read = sum_read = sum_write = final_write = np.int64(0)
-    grid_free = complete = last_write = np.int64(0)
+    weight_read = input_read = sum_read = np.int64(0)
+    written = np.zeros(3, dtype=np.int64)
+    grid_free = complete = np.int64(0)
     parameters = np.int64(0)
     if w.parameter_bits > 0:
         channel = busy = np.int64(_cycles(w.parameter_bits, burst, bandwidth))
@@ -240,14 +253,7 @@ def plain_walk(w):
                 output_loaded = channel + latency
                 busy += row[_SUM_CYCLES]
                 sum_read += row[_SUM_BITS]
-            ended = table[previous]
-            channel = max(complete, channel) + ended[_WRITE_CYCLES]
-            busy += ended[_WRITE_CYCLES]
-            if ended[_IS_FINISHED]:
-                final_write += ended[_WRITE_BITS]
-            else:
-                sum_write += ended[_WRITE_BITS]
-            output_freed = last_write = channel
+            channel = output_freed = _write_back(table[previous], complete, channel, written)
             if not begins_with_sums:
                 output_loaded = before if double_output else channel
             elif not ahead:
@@ -315,23 +321,17 @@ def plain_walk(w):
         if table[last, _OCCUPIED] == 0:
             _fill(w, last, table)
 
-    ended = table[previous]
-    last_write = max(complete, channel) + ended[_WRITE_CYCLES]
-    busy += ended[_WRITE_CYCLES]
-    if ended[_IS_FINISHED]:
-        final_write += ended[_WRITE_BITS]
-    else:
-        sum_write += ended[_WRITE_BITS]
+    last_write = _write_back(table[previous], complete, channel, written)
     result = np.zeros(RESULT_SIZE, dtype=np.int64)
     result[TOTAL] = max(complete, last_write)
-    result[COMPUTE], result[EVENTS], result[BUSY] = compute, events, busy
+    result[COMPUTE], result[EVENTS], result[BUSY] = compute, events, busy + written[2]
     result[FILL_DRAIN] = occupied - compute + complete - grid_free
     result[STALL0 + STALL_PARAMETERS] = stall_parameters
     result[STALL0 + STALL_WEIGHT], result[STALL0 + STALL_INPUT] = stall_weight, stall_input
     result[STALL0 + STALL_SUM], result[STALL0 + STALL_SLOT] = stall_sum, stall_slot
     result[STALL0 + STALL_WRITE] = result[TOTAL] - complete
     result[WEIGHT_READ], result[INPUT_READ], result[PARAMETER_READ] = weight_read, input_read, w.parameter_bits
-    result[SUM_READ], result[SUM_WRITE], result[FINAL_WRITE] = sum_read, sum_write, final_write
+    result[SUM_READ], result[SUM_WRITE], result[FINAL_WRITE] = sum_read, written[0], written[1]
     stalls = np.zeros((CAUSES, w.memory_count), dtype=np.int64)
     # Whatever is waited for comes from the DRAM, or goes there.
     stalls[:, DRAM] = result[STALL0 : STALL0 + CAUSES]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -9,9 +10,13 @@ import pytest
 from hypothesis import given
 
 from simulator.kernels import full_walk, is_plain, plain_walk
+from simulator.kernels.transfers import INPUT_READ
+from simulator.layer import Dim, Layer
 from simulator.plan import Plan
+from simulator.precision import LayerPrecision
 from simulator.walk_input import walk_input
 from tests.properties.strategies import DATAFLOWS, Case, Dataflow, cases, share_of_examples
+from tests.properties.test_batch import small_machine, tiled
 
 
 def plain(case: Case) -> Case:
@@ -51,3 +56,21 @@ def test_only_plain_machines_take_the_short_walk(case: Case) -> None:
         assert not (limited and laid_out.port.max() >= 0)
     else:
         assert limited or case.accelerator.dram.rows is not None
+
+
+def test_inputs_that_bypass_are_found_where_they_lie() -> None:
+    """Rows, columns and both kinds of taps, each cut by loops of both levels, none of them evenly."""
+    layer = Layer(name="layer", dims={"P": 7, "Q": 8, "R": 5, "S": 3}, stride=(2, 1), padding_begin=(3, 2),
+                  input_size=(14, 7))
+    machine, read = small_machine(), set()
+    pairs: tuple[tuple[Dim, Dim], ...] = (("P", "R"), ("Q", "S"), ("P", "Q"), ("R", "S"))
+    for cut, order in itertools.product(pairs, ("PQRS", "SRQP")):
+        tile = {dim: {"P": 3, "Q": 5, "R": 3, "S": 2}[dim] if dim in cut else layer.extent(dim) for dim in "PQRS"}
+        register = {dim: extent if dim not in cut else 1 + (dim in "PQ") for dim, extent in tile.items()}
+        mapping = tiled(tile, register, {}, order, ("input",))
+        laid_out = walk_input(Plan(layer, LayerPrecision(), machine, mapping))
+        assert is_plain(laid_out) and laid_out.loop_level.tolist() == [0, 0, 1, 1]
+        for found, expected in zip(plain_walk(laid_out), full_walk(laid_out), strict=True):
+            np.testing.assert_array_equal(found, expected)
+        read.add(int(plain_walk(laid_out)[0][INPUT_READ]))
+    assert len(read) == len(pairs)

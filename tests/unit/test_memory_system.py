@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
@@ -28,6 +30,7 @@ from simulator.layer import Layer
 from simulator.mapping import Mapping, MappingLevel
 from simulator.precision import LayerPrecision
 from simulator.processing_elements import FixedElement
+from simulator.reference import simulate_reference
 from simulator.result import LayerResult, Stall
 
 # 8 weights by 4 inputs by nothing reduced: P = 4 rows, K = 8 columns, one product each; 8-bit operands, 32-bit sums.
@@ -173,6 +176,34 @@ class TestPorts:
             return run(machine(shared, buffer("rest", ("input", "output"))), chosen).total_cycles
 
         assert cycles(2) < cycles(1)
+
+    def test_partial_sums_return_to_the_bank_of_their_tile(self) -> None:
+        """Sums leave two levels of double buffers and come back, to the half where the tile before does not lie."""
+        rng, precision, returned = random.Random(2), LayerPrecision(scale_bits=0), 0
+        for _ in range(12):
+            dims = {"P": 2, "K": rng.choice((3, 4)), "C": 4}
+            outer = {"P": rng.choice((1, 2)), "K": rng.choice((1, 2)), "C": 2}
+            inner = {"P": 1, "K": rng.choice((1, outer["K"])), "C": rng.choice((1, 2))}
+            order, *orders = (rng.choice(("CKP", "KCP", "CPK", "PCK")) for _ in range(3))
+            sums = []
+            for number in (1, 2):
+                width = rng.choice((16, 32, 64))
+                sums.append(buffer(
+                    f"sums{number}", ("output",), level=number, banks=2, double_buffer=True,
+                    ports=rng.choice(("shared", "separate")), read_bandwidth_bits_per_cycle=width,
+                    write_bandwidth_bits_per_cycle=width,
+                ))
+            rest = [buffer(f"rest{number}", ("weight", "input"), level=number) for number in (1, 2)]
+            small = machine(*sums, *rest, dram={"bandwidth_bits_per_cycle": rng.choice((64, 256, 1024))})
+            chosen = mapping(*(level(inside, tile, double_buffer=("output",))
+                               for inside, tile in zip(orders, (outer, inner), strict=True)), dram=order)
+            layer = Layer(name="product", dims=dims)
+            zeros = (np.zeros((1, *(layer.extent(dim) for dim in each)), dtype=np.int64) for each in ("KCRS", "NCPQ"))
+            quick = simulate(layer, precision, small, chosen)
+            slow, _ = simulate_reference(layer, precision, small, chosen, *zeros)
+            assert (quick.total_cycles, quick.stalls) == (slow.total_cycles, slow.stalls)
+            returned += quick.moved_bits("dram", "output")[0] > 0
+        assert returned > 6
 
     def test_a_shared_port_needs_its_width(self) -> None:
         with pytest.raises(ValidationError, match="ports=shared"):
