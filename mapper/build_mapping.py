@@ -35,9 +35,11 @@ def outer_orders(variant: Variant) -> tuple[tuple[tuple[Dim, ...], ...], ...]:
 
     They differ outside the held loops, which the closed-form cost does not see and the simulator does.
     """
-    each = [[_order(held, second) for second in OPERANDS if second != held] for held in variant.held]
-    if variant.second_by_dram is not None:
-        each[0] = [_order(variant.held[0], variant.second_by_dram)]
+    seconds = variant.second or (None,) * variant.levels
+    each = [
+        [_order(held, second) for second in OPERANDS if second != held and only in (None, second)]
+        for held, only in zip(variant.held, seconds, strict=True)
+    ]
     return tuple(itertools.product(*each))
 
 
@@ -52,7 +54,10 @@ def doublings(model: CostModel, candidate: Candidate) -> tuple[Doubling, ...]:
     Partial sums that come ahead change the order of transfers, so outputs are held twice or not; weights and inputs
     wherever there is room: not in a set that fits in another one.
     """
-    by_level: list[list[tuple[Operand, ...]]] = [[()] for _ in range(model.variant.levels)]
+    by_level: list[list[tuple[Operand, ...]]] = [
+        [tuple(operand for at, operand in model.always_ahead if at == level)]
+        for level in range(1, model.variant.levels + 1)
+    ]
     for capacity in model.capacities:
         if capacity.ahead:
             sets = list(_held_twice(capacity, candidate))

@@ -111,11 +111,15 @@ class DimChoices:
             last = last - (-(-last // tile) - 1) * tile
         return last
 
-    def single_trip(self, level: int) -> npt.NDArray[np.bool_]:
-        """Rows in which the loop inside a level's tile (0: the layer) makes one trip."""
+    def trips(self, level: int) -> Ints:
+        """Nominal trips of the loop inside a level's tile (0: the layer) over the next smaller tiles."""
         outer = self.buffer_tiles[:, level - 1] if level else self.extent
         inner = self.buffer_tiles[:, level] if level < self.levels else self.grid_tile
-        return np.asarray(outer <= inner)
+        return np.asarray(-(-outer // inner))
+
+    def single_trip(self, level: int) -> npt.NDArray[np.bool_]:
+        """Rows in which the loop inside a level's tile (0: the layer) makes one trip."""
+        return np.asarray(self.trips(level) == 1)
 
     def take(self, rows: npt.NDArray[np.bool_] | Ints) -> DimChoices:
         """Keep some rows."""
@@ -289,13 +293,17 @@ def _plain_columns(choice: DimChoices) -> dict[str, Ints]:
     return columns
 
 
-def _prefilter(choice: DimChoices) -> DimChoices:
-    """Drop the rows of one dimension that are worse in everything that any cost or limit can ask."""
+def _prefilter(choice: DimChoices, *, single_trips: bool = False) -> DimChoices:
+    """Drop the rows of one dimension that are worse in everything that any cost or limit can ask.
+
+    ``single_trips``: for that, a loop of more than one trip is worse than one of a single trip.
+    """
     if len(choice.buffer_tile) < 2:
         return choice
     columns = _plain_columns(choice)
+    loops = [~choice.single_trip(level) for level in range(choice.levels + 1)] if single_trips else []
     # Halo sums fall when the trips or fetches do, so the columns below cover them.
-    values = np.column_stack([*columns.values(), choice.axis_factors])
+    values = np.column_stack([*columns.values(), choice.axis_factors, *loops])
     return choice.take(non_dominated(values))
 
 
@@ -408,17 +416,19 @@ def row_problem(layer: Layer, precision: LayerPrecision, accelerator: Accelerato
 
 
 def build_blocks(
-    problem: RowProblem, choices_of: ChoicesOf = dimension_choices, *, dominance: bool = True
+    problem: RowProblem, choices_of: ChoicesOf = dimension_choices, *, dominance: bool = True,
+    single_trips: bool = False,
 ) -> tuple[Block, ...]:
     """Candidate rows of every block, in the order of ``BLOCKS``.
 
-    ``choices_of`` gives the ways to cut a dimension; ``dominance``: leave out those that others dominate.
+    ``choices_of`` gives the ways to cut a dimension; ``dominance``: leave out those that others dominate, with
+    ``single_trips`` only those that do so with no more loops.
     """
     layer, axes = problem.layer, problem.axes
     choices: dict[Dim, DimChoices] = {}
     for dim, register_tiles in zip(DIMS, problem.register_tiles, strict=True):
         every = choices_of(dim, layer.extent(dim), axes, register_tiles, problem.levels)
-        choices[dim] = _prefilter(every) if dominance else every
+        choices[dim] = _prefilter(every, single_trips=single_trips) if dominance else every
     blocks = []
     for dims in BLOCKS:
         if len(dims) == 2:

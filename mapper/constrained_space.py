@@ -1,10 +1,12 @@
 """The space of a search within a user's constraints, and why it is empty where it is.
 
 Constraints on numbers choose among the rows of each dimension, before rows that others dominate are dropped; numbers
-that the user names become candidates. Constraints on what bypasses choose among the variants. An order of loops,
-or what they hold, is kept by a variant's own order where, of two loops that stand the other way round, one has a
+that the user names become candidates. Constraints on what bypasses choose among the variants. An order of a level's
+loops, or what they hold, is kept by a variant's own order where, of two loops that stand the other way round, one has a
 single trip: for each smallest set of dimensions that does this for all, those rows make a variant of their own.
 Required double buffering makes the tile count twice, and its waits those of a double-buffered one.
+
+Levels are numbered as in ``Plan``: 0 is DRAM, then those of the buffers, outermost first.
 """
 
 from __future__ import annotations
@@ -18,15 +20,16 @@ import numpy as np
 import numpy.typing as npt
 
 from mapper.build_mapping import buffer_order, outer_orders
-from mapper.candidates import Axes, DimChoices, OwnNumbers, axis_factors, dimension_choices
-from mapper.constraints import LOOP_LEVELS, LoopLevel, MappingConstraints, Range
+from mapper.candidates import Axes, DimChoices, OwnNumbers, axis_factors, dimension_choices, few_smallest_tiles
+from mapper.constraint_problems import impossible
+from mapper.constraints import TILE, TRIPS, ConstraintsByLevel, MappingConstraints, Range
 from mapper.cost_model import Capacity, CostModel, Exposed, Term
 from mapper.cost_terms import build_cost_models
-from mapper.descent import kernel_input, may_double
+from mapper.descent import kernel_input
 from mapper.infeasible import explain_infeasible
 from mapper.variants import Variant
-from simulator.accelerator import LANES, Accelerator, SystolicPassing
-from simulator.errors import ConfigurationError, InfeasibleError, Problem, closest
+from simulator.accelerator import LANES, Accelerator
+from simulator.errors import InfeasibleError, Problem
 from simulator.kernels import enumerate_choices
 from simulator.layer import OPERANDS, RELEVANT_DIMS, Dim, Layer, Operand
 from simulator.precision import LayerPrecision
@@ -43,17 +46,10 @@ def constrained_models(
     """Cost models of all mappings within the constraints, at least one; ``dominance``: without dominated rows.
 
     Raises ``InfeasibleError`` where a constraint asks for what layer or machine have not, or all together leave no
-    mapping that fits: it names them, the demand, the capacity, and what would make it fit; ``ConfigurationError`` for
-    constraints on a machine with several levels of buffers, of which they could not say which one they mean.
+    mapping that fits: it names them, the demand, the capacity, and what would make it fit.
     """
-    if constraints != MappingConstraints() and accelerator.buffer_levels > 1:
-        raise ConfigurationError([
-            Problem("constraints are for machines with one level of buffers; without them the mapper searches deeper "
-                    "ones too, and within limits of latency or energy", f"constraints on {layer.name}", path, value)
-            for path, value, _ in constraints.parts()
-        ])
     if constraints != MappingConstraints():
-        problems = list(_impossible(layer, precision, accelerator, constraints))
+        problems = list(impossible(layer, precision, accelerator, constraints))
         if problems:
             raise InfeasibleError(problems)
     models = _models(layer, precision, accelerator, constraints, dominance=dominance)
@@ -71,42 +67,48 @@ def _models(
     if constraints == MappingConstraints():
         return build_cost_models(layer, precision, accelerator, dominance=dominance)
     axis_names = (*(axis.name for axis in accelerator.grid.axes), LANES)
+    asked = constraints.by_level(accelerator.buffer_levels)
 
     def choices_of(dim: Dim, extent: int, axes: Axes, register_tiles: tuple[int, ...], levels: int) -> DimChoices:
-        assert levels == 1, "constrained_models refuses constraints on deeper machines"
-        return _choices(constraints, axis_names, dim, extent, axes, register_tiles)
+        return _choices(constraints, asked, axis_names, dim, extent, axes, register_tiles, levels)
 
     def wanted(variant: Variant) -> bool:
-        return all((variant.bypass == operand) == wish for operand, wish in constraints.bypass.items())
+        return all(_bypasses(variant, operand, level) == wish for _, level, operand, wish in asked.bypass)
 
-    models = build_cost_models(layer, precision, accelerator, choices_of, wanted, dominance=dominance)
-    for operand, wish in constraints.double_buffer.items():
-        models = [changed for model in models if (changed := _doubling(model, operand, wish)) is not None]
-    for level in LOOP_LEVELS:
-        order, held = constraints.order.get(level), constraints.stationary.get(level)
-        if order is None and held is None:
+    models = build_cost_models(
+        layer, precision, accelerator, choices_of, wanted, dominance=dominance,
+        single_trips=bool(asked.orders or asked.stationary),
+    )
+    if asked.double_buffer:
+        models = [changed for model in models if (changed := _doubling(model, asked)) is not None]
+    innermost = accelerator.buffer_levels
+    for level in range(innermost + 1):
+        orders = [order for _, at, order in asked.orders if at == level]
+        held = [operand for _, at, operand in asked.stationary if at == level]
+        if not orders and not held:
             continue
-        kept: list[CostModel] = []
-        for model in models:
-            for one in _one_by_one(model) if level == "dram" else (model,):
-                has = outer_orders(one.variant)[0][0] if level == "dram" else buffer_order(one.variant)
-                kept += _with_single_trips(one, [*_out_of_order(has, order), *_not_held(has, held)], level)
-        models = kept
+        models = [kept for model in models for kept in _ordered(model, level, orders, held)]
     return models
+
+
+def _bypasses(variant: Variant, operand: Operand, level: int | None) -> bool:
+    """Whether an operand passes by the buffers of a level; None: of all levels."""
+    return variant.bypass == operand if level is None else level not in variant.places_of(operand)
 
 
 # ---- rows -------------------------------------------------------------------------------------------------------
 
 
 def _choices(
-    constraints: MappingConstraints, axis_names: tuple[str, ...], dim: Dim, extent: int, axes: Axes,
-    register_tiles: tuple[int, ...],
+    constraints: MappingConstraints, asked: ConstraintsByLevel, axis_names: tuple[str, ...], dim: Dim, extent: int,
+    axes: Axes, register_tiles: tuple[int, ...], levels: int,
 ) -> DimChoices:
     """Ways to cut a dimension that keep the constraints on its numbers."""
     on_axis = [constraints.spatial.get(name, {}).get(dim) for name in axis_names]
-    tile, register, trips = (each.get(dim) for each in (constraints.tile, constraints.register_tile, constraints.trips))
-    if tile is None and register is None and trips is None and not any(on_axis):
-        return dimension_choices(dim, extent, axes, register_tiles)
+    register = constraints.register_tile.get(dim)
+    numbers = [(kind, level, wish) for _, kind, level, about, wish in asked.numbers if about == dim]
+    if register is None and not numbers and not any(on_axis):
+        return dimension_choices(dim, extent, axes, register_tiles, levels)
     own_factors = []
     for wish, (size, allowed) in zip(on_axis, axes, strict=True):
         more: set[int] = set()
@@ -114,18 +116,29 @@ def _choices(
             more = {number for number in wish.named if number <= min(size, extent)}
             more |= {factor for number in more for factor in axis_factors(extent, number)}
         own_factors.append(tuple(more))
-    own_tiles = {number for number in (tile.named if tile else ()) if number <= extent}
-    own_tiles |= {-(-extent // number) for number in (trips.named if trips else ()) if number <= extent}
     if register is not None:
         register_tiles = tuple(sorted({*register_tiles, *(n for n in register.named if n <= extent)}))
-    found = dimension_choices(dim, extent, axes, register_tiles, own=OwnNumbers(tuple(own_factors), tuple(own_tiles)))
+    own_tiles = {number for kind, _, wish in numbers if kind == TILE for number in wish.named if number <= extent}
+    # Outermost loops first: what they cut is what the next ones cut again.
+    for _, level, wish in sorted((number for number in numbers if number[0] == TRIPS), key=lambda number: number[1]):
+        trips = [number for number in wish.named if number <= extent]
+        if level < levels:
+            outer = {extent} if level == 0 else {*few_smallest_tiles(extent), *own_tiles}
+            own_tiles |= {-(-tile // number) for number in trips for tile in outer}
+        else:
+            held = dimension_choices(dim, extent, axes, register_tiles, own=OwnNumbers(tuple(own_factors))).grid_tile
+            own_tiles |= {int(tile) * number for number in trips for tile in np.unique(held) if tile * number <= extent}
+    found = dimension_choices(
+        dim, extent, axes, register_tiles, levels, own=OwnNumbers(tuple(own_factors), tuple(sorted(own_tiles)))
+    )
     keep = np.ones(len(found.buffer_tile), dtype=np.bool_)
     for place, wish in enumerate(on_axis):
         if wish is not None:
             keep &= wish.holds(found.axis_factors[:, place])
-    for wish, values in ((tile, found.buffer_tile), (register, found.register_tile), (trips, found.tile_count(1))):
-        if wish is not None:
-            keep &= wish.holds(values)
+    if register is not None:
+        keep &= register.holds(found.register_tile)
+    for kind, level, wish in numbers:
+        keep &= wish.holds(found.buffer_tiles[:, level - 1] if kind == TILE else found.trips(level))
     return found.take(keep)
 
 
@@ -156,34 +169,55 @@ def _take(model: CostModel, keep: Masks) -> CostModel | None:
 # ---- orders -----------------------------------------------------------------------------------------------------
 
 
-def _one_by_one(model: CostModel) -> Iterator[CostModel]:
-    """A model for each order of the DRAM loops that its variant stands for."""
+def _ordered(
+    model: CostModel, level: int, orders: list[tuple[Dim, ...]], held: list[Operand]
+) -> Iterator[CostModel]:
+    """Models of those choices whose loops at a level stand in all of some orders, and hold all of some operands."""
+    single = {
+        choice.dim: choice.single_trip(level) for block in model.blocks for choice in block.choices
+    }
+    looping = {dim for dim, rows in single.items() if not rows.all()}
+    found = []
+    for one in _one_by_one(model, level) if level < model.variant.levels else (model,):
+        has = outer_orders(one.variant)[0][level] if level < model.variant.levels else buffer_order(one.variant)
+        pairs = [pair for order in orders for pair in _out_of_order(has, order)]
+        pairs += [pair for operand in held for pair in _not_held(has, operand)]
+        # Loops that never make more than one trip stand in any order.
+        found.append((one, [pair for pair in pairs if looping.issuperset(pair)]))
+    if not any(pairs for _, pairs in found):
+        yield model
+        return
+    for one, pairs in found:
+        yield from _with_single_trips(one, pairs, level)
+
+
+def _one_by_one(model: CostModel, level: int) -> Iterator[CostModel]:
+    """A model for each order of a level's loops that its variant stands for; not for the innermost buffer."""
+    variant = model.variant
+    second = list(variant.second or (None,) * variant.levels)
     for operand in OPERANDS:
-        if operand != model.variant.held[0] and model.variant.second_by_dram in (None, operand):
-            yield replace(model, variant=replace(model.variant, second_by_dram=operand))
+        if operand != variant.held[level]:
+            second[level] = operand
+            yield replace(model, variant=replace(variant, second=tuple(second)))
 
 
-def _out_of_order(has: tuple[Dim, ...], wanted: tuple[Dim, ...] | None) -> list[Pair]:
+def _out_of_order(has: tuple[Dim, ...], wanted: tuple[Dim, ...]) -> list[Pair]:
     """Loops that stand in the order ``has`` the other way round than they are wanted."""
-    if wanted is None:
-        return []
     pairs = itertools.combinations([dim for dim in has if dim in wanted], 2)
     return [(one, other) for one, other in pairs if wanted.index(one) > wanted.index(other)]
 
 
-def _not_held(has: tuple[Dim, ...], operand: Operand | None) -> list[Pair]:
+def _not_held(has: tuple[Dim, ...], operand: Operand) -> list[Pair]:
     """Loops irrelevant to an operand, each with a relevant one that stands inside it.
 
     Not the variants that say they hold it are asked, but the loops: where loops have a single trip, an order holds more
     than its variant says, and only another variant's closed form knows what that saves.
     """
-    if operand is None:
-        return []
     relevant = RELEVANT_DIMS[operand]
     return [(one, other) for one, other in itertools.combinations(has, 2) if one not in relevant and other in relevant]
 
 
-def _with_single_trips(model: CostModel, pairs: list[Pair], level: LoopLevel) -> Iterator[CostModel]:
+def _with_single_trips(model: CostModel, pairs: list[Pair], level: int) -> Iterator[CostModel]:
     """Models of the choices in which of each pair of loops at least one has a single trip."""
     for single in _smallest_covers(pairs):
         masks = []
@@ -191,7 +225,7 @@ def _with_single_trips(model: CostModel, pairs: list[Pair], level: LoopLevel) ->
             keep = np.ones(block.size, dtype=np.bool_)
             for choice in block.choices:
                 if choice.dim in single:
-                    keep &= choice.single_trip(0 if level == "dram" else choice.levels)
+                    keep &= choice.single_trip(level)
             masks.append(keep)
         found = _take(model, tuple(masks))
         if found is not None:
@@ -213,25 +247,38 @@ def _smallest_covers(pairs: list[Pair]) -> list[frozenset[Dim]]:
 # ---- double buffering -------------------------------------------------------------------------------------------
 
 
-def _doubling(model: CostModel, operand: Operand, wish: bool) -> CostModel | None:
-    """A model in which an operand is always, or never, double-buffered; None where it cannot be."""
-    if wish and not may_double(model)[OPERANDS.index(operand)]:
+def _doubling(model: CostModel, asked: ConstraintsByLevel) -> CostModel | None:
+    """A model in which operands are always, or never, held twice where that is asked; None where they cannot be."""
+    variant = model.variant
+    wishes: dict[tuple[int, Operand], bool] = {}
+    for _, level_or_all, operand, wish in asked.double_buffer:
+        places = variant.places_of(operand)
+        for level in places if level_or_all is None else (level_or_all,):
+            # What passes a level by is not held there, let alone twice.
+            if wishes.setdefault((level, operand), wish) != wish or (wish and level not in places):
+                return None
+    possible = {(each.level, operand) for each in model.capacities for operand in each.doubled | each.ahead}
+    twice = {place for place, wish in wishes.items() if wish}
+    if not twice <= possible:
         return None
+    alone = {operand for level, operand in twice if len(variant.places_of(operand)) == 1}
 
     def capacity(each: Capacity) -> Capacity:
         tiles = dict(each.tiles)
-        if wish and operand in each.doubled:
-            tile = tiles[operand]
-            tiles[operand] = replace(tile, coefficient=2 * tile.coefficient, floor=2 * tile.floor)
-        return replace(each, tiles=tiles, doubled=each.doubled - {operand})
+        settled = frozenset(operand for operand in each.doubled | each.ahead if (each.level, operand) in wishes)
+        for operand in settled:
+            if wishes[each.level, operand]:
+                tile = tiles[operand]
+                tiles[operand] = replace(tile, coefficient=2 * tile.coefficient, floor=2 * tile.floor)
+        return replace(each, tiles=tiles, doubled=each.doubled - settled, ahead=each.ahead - settled)
 
     def exposed(each: Exposed) -> Exposed:
-        always = wish and each.operand == operand
-        return replace(each, single=each.doubled, single_constant=0.0) if always else each
+        return replace(each, single=each.doubled, single_constant=0.0) if each.operand in alone else each
 
     return replace(
         model, capacities=tuple(map(capacity, model.capacities)), exposed=tuple(map(exposed, model.exposed)),
-        always_doubled=(*model.always_doubled, *([operand] if wish else [])),
+        always_doubled=tuple(operand for operand in OPERANDS if operand in alone),
+        always_ahead=tuple(sorted(place for place in twice if place[1] not in alone)),
     )
 
 
@@ -247,71 +294,6 @@ def _any_fits(models: list[CostModel]) -> bool:
     return False
 
 
-def _impossible(
-    layer: Layer, precision: LayerPrecision, accelerator: Accelerator, constraints: MappingConstraints
-) -> Iterator[Problem]:
-    """Constraints that ask, each by itself, for what layer or machine have not."""
-    where = f"constraints on {layer.name}"
-    grid = accelerator.grid
-    axes = {axis.name: (axis.size, axis.unroll) for axis in grid.axes}
-    axes[LANES] = (accelerator.processing_element.lanes(precision), grid.lane_unroll)
-    for name, wishes in constraints.spatial.items():
-        if name not in axes:
-            yield Problem("the grid has no such axis", where, f"spatial.{name}", allowed=tuple(axes),
-                          did_you_mean=closest(name, list(axes)))
-            continue
-        size, allowed = axes[name]
-        for dim, wish in wishes.items():
-            if wish.least > 1 and dim not in allowed:
-                yield Problem("may not lie along this axis", where, f"spatial.{name}.{dim}", str(wish.least), allowed)
-        together = math.prod(wish.least for wish in wishes.values())
-        if together > size:
-            parts = " · ".join(f"{dim} {wish.least}" for dim, wish in wishes.items())
-            yield Problem(f"needs {together} along the axis, which has {size}; factors of {size} together, or an axis "
-                          f"of {together}, would fit", where, f"spatial.{name}", parts)
-    factors = [(f"spatial.{name}.{dim}", dim, wish) for name, wishes in constraints.spatial.items()
-               for dim, wish in wishes.items()]
-    extents = (("tile", constraints.tile), ("register_tile", constraints.register_tile), ("trips", constraints.trips))
-    factors += [(f"{name}.{dim}", dim, wish) for name, wishes in extents for dim, wish in wishes.items()]
-    for path, dim, wish in factors:
-        if wish.least > layer.extent(dim):
-            yield Problem(f"the layer has {layer.extent(dim)} along {dim}", where, path, str(wish.least))
-    without = [operand for operand in OPERANDS if accelerator.registers_of(operand) is None]
-    for dim, wish in constraints.register_tile.items():
-        if wish.least > 1 and isinstance(grid.passing, SystolicPassing):
-            yield Problem("must be 1 in a systolic grid", where, f"register_tile.{dim}", str(wish.least))
-        elif wish.least > 1 and without:
-            yield Problem(f"no register file keeps the {without[0]}, so a lane works on one element", where,
-                          f"register_tile.{dim}", str(wish.least))
-    yield from _impossible_operands(accelerator, constraints, where)
-
-
-def _impossible_operands(
-    accelerator: Accelerator, constraints: MappingConstraints, where: str
-) -> Iterator[Problem]:
-    held = constraints.stationary.get("buffer")
-    kept = tuple(operand for operand in OPERANDS if accelerator.registers_of(operand) is not None)
-    if held is not None and held not in kept:
-        yield Problem("no register file keeps it, so the loops of the buffer cannot hold it", where,
-                      "stationary.buffer", held, kept)
-    for operand, wish in constraints.bypass.items():
-        buffers = accelerator.buffers_of(operand)
-        refusing = [buffer.name for buffer in buffers if operand not in buffer.may_bypass]
-        if wish and operand not in kept:
-            yield Problem("no register file keeps it, which a bypassing operand needs", where, f"bypass.{operand}",
-                          "true", ("false",))
-        elif wish and refusing:
-            yield Problem(f"may not bypass {refusing[0]}; may_bypass: [{operand}] in the machine would allow it", where,
-                          f"bypass.{operand}", "true", ("false",))
-    for operand, wish in constraints.double_buffer.items():
-        places = [*accelerator.buffers_of(operand)]
-        file = accelerator.registers_of(operand)
-        doubles = any(buffer.double_buffer for buffer in places)
-        if wish and not doubles and not (file is not None and file.double_buffer):
-            yield Problem(f"{places[0].name} does not double-buffer; double_buffer: true in the machine would allow it",
-                          where, f"double_buffer.{operand}", "true", ("false",))
-
-
 def _blame(
     layer: Layer, precision: LayerPrecision, accelerator: Accelerator, constraints: MappingConstraints,
     models: list[CostModel],
@@ -323,14 +305,19 @@ def _blame(
         return explain_infeasible(free, layer, precision)
     # Orders that the space does not have are no mistake of the user's; show which it has.
     orders = {
-        "order.dram": tuple(sorted({"".join(order) for model in free for order, in outer_orders(model.variant)})),
-        "order.buffer": tuple(sorted({"".join(buffer_order(model.variant)) for model in free})),
+        path: tuple(sorted({
+            "".join(order) for model in free for order in (
+                [outer[level] for outer in outer_orders(model.variant)] if level < accelerator.buffer_levels
+                else [buffer_order(model.variant)]
+            )
+        }))
+        for path, level, _ in constraints.by_level(accelerator.buffer_levels).orders
     }
     problems = [
         Problem("no mapping keeps this constraint and the others; without it there are some", where, path, said,
                 allowed=orders.get(path, ()))
         for path, said, rest in constraints.parts()
-        if not list(_impossible(layer, precision, accelerator, rest))
+        if not list(impossible(layer, precision, accelerator, rest))
         and _any_fits(_models(layer, precision, accelerator, rest))
     ]
     if not problems:

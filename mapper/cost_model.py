@@ -78,7 +78,8 @@ class CostModel:
 
     ``grid`` and ``channel`` are in cycles, ``energy`` in pJ. What leaks comes on top of ``energy``:
     ``leakage_pj_per_cycle`` times the latency. ``always_doubled``: operands that every mapping double-buffers
-    (``constrained_space``); the terms count their tiles twice already.
+    (``constrained_space``); the terms count their tiles twice already. ``always_ahead``: the same at single levels, of
+    operands that lie in several buffers.
     """
 
     variant: Variant
@@ -96,3 +97,4 @@ class CostModel:
     capacities: tuple[Capacity, ...]
     axis_sizes: tuple[int, ...]
     always_doubled: tuple[Operand, ...] = ()
+    always_ahead: tuple[tuple[int, Operand], ...] = ()

@@ -330,17 +330,19 @@ class _Builder:
 
 def build_cost_models(
     layer: Layer, precision: LayerPrecision, accelerator: Accelerator, choices_of: ChoicesOf = dimension_choices,
-    wanted: Callable[[Variant], bool] = lambda variant: True, *, dominance: bool = True,
+    wanted: Callable[[Variant], bool] = lambda variant: True, *, dominance: bool = True, single_trips: bool = False,
 ) -> list[CostModel]:
     """Lay out the cost of every mapping of a layer, one model a variant that is wanted and has any.
 
-    ``dominance``: of the ways to cut a dimension, leave out those that others dominate.
+    ``dominance``: of the ways to cut a dimension, leave out those that others dominate; with ``single_trips`` and
+    ``choices_of``, only those that do so with no more loops.
     """
     of_rows = row_problem(layer, precision, accelerator)
     if choices_of is dimension_choices:
         rows = _plain_rows(of_rows, dominance)
     else:
-        rows = _Rows(build_blocks(of_rows, choices_of, dominance=dominance), _axis_sizes(of_rows))
+        blocks = build_blocks(of_rows, choices_of, dominance=dominance, single_trips=single_trips)
+        rows = _Rows(blocks, _axis_sizes(of_rows))
     problem = _Problem(layer, precision, accelerator)
     found = []
     for variant in filter(wanted, variants(accelerator, precision)):

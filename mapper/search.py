@@ -100,9 +100,8 @@ def map_layer(
     """Map one layer on one tile, with a proof of how good the mapping is.
 
     ``cost`` and ``lower_bound`` are in cycles (latency), pJ (energy) or pJ·cycles (edp). Raises ``PrecisionError``
-    where the PE cannot run the precision, ``ConfigurationError`` for constraints on a machine with several levels of
-    buffers, and ``InfeasibleError`` where no mapping fits: it names the memory, the smallest demand, the capacity, and
-    what would make it fit.
+    where the PE cannot run the precision, and ``InfeasibleError`` where no mapping fits, or keeps the constraints: it
+    names the memory or the constraint, the smallest demand, the capacity, and what would make it fit.
 
     ``constraints`` narrow the space (``constraints.py``); the proof then holds within them. ``latency_limit_cycles`` is
     for the objectives energy and edp, ``energy_limit_pj`` (leakage included) for latency and edp, one of them at a

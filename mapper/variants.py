@@ -36,7 +36,8 @@ class Variant:
             the loops irrelevant to the stationary operand, which must be innermost, another one can be held; and those
             without which no partial sums come to some level.
         finished_to: outputs that are finished lie outside this level (0: only where ``held`` says so).
-        second_by_dram: of the orders of the DRAM loops, only the one that would hold this operand next; None: all.
+        second: of the orders of a level's loops (DRAM, and all levels of buffers but the innermost), only the one that
+            would hold this operand next; None: both.
     """
 
     held: tuple[Operand, ...]
@@ -45,7 +46,7 @@ class Variant:
     held_across: frozenset[int] = frozenset()
     single_trip: frozenset[tuple[int, Dim]] = frozenset()
     finished_to: int = 0
-    second_by_dram: Operand | None = None
+    second: tuple[Operand | None, ...] = ()
 
     @property
     def levels(self) -> int:

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from mapper.build_mapping import build_mapping
+from mapper.candidates import build_blocks, row_problem
 from mapper.constraints import MappingConstraints
 from mapper.cost_terms import build_cost_models
 from mapper.descent import Candidate, may_double
@@ -20,14 +21,18 @@ from mapper.front import map_front
 from mapper.pareto import pareto_front
 from mapper.search import map_layer
 from mapper.solution import OBJECTIVES, Objective, SearchBudget, objective_cost
+from mapper.variants import variants
 from simulator.engine import simulate
 from simulator.errors import InfeasibleError, MappingError
-from simulator.layer import DIMS, OPERANDS, RELEVANT_DIMS, Layer
+from simulator.layer import DIMS, OPERANDS, RELEVANT_DIMS, Dim, Layer, Operand
 from simulator.mapping import Mapping
+from simulator.plan import Plan
 from simulator.result import LayerResult
 from tests.properties.strategies import Case, cases
+from tests.properties.test_mapper_optimal import deep_cases, program_of, tiles_of
 
 MOST_MAPPINGS = 1000
+MOST_DEEP_CHOICES = 500  # of rows and variants, of which most are no mapping of their own
 BUDGET = SearchBudget(cpu_seconds=20, prover="enumeration")
 few_examples = settings(
     max_examples=max(4, settings().max_examples // 38),
@@ -37,11 +42,12 @@ few_examples = settings(
 
 def every_mapping(case: Case, *, all_rows: bool) -> Iterator[tuple[Mapping, LayerResult]]:
     """All mappings of the space that fit, with their simulated costs; ``all_rows``: dominated ones too."""
-    with pytest.MonkeyPatch.context() as patch:
-        if all_rows:
-            patch.setattr("mapper.candidates._prefilter", lambda choice: choice)
-        models = build_cost_models(case.layer, case.precision, case.accelerator)
-    assume(sum(math.prod(block.size for block in model.blocks) for model in models) * 8 <= MOST_MAPPINGS)
+    problem = row_problem(case.layer, case.precision, case.accelerator)
+    choices = math.prod(block.size for block in build_blocks(problem, dominance=not all_rows))
+    deep = case.accelerator.buffer_levels > 1
+    assume(not deep or choices * len(variants(case.accelerator, case.precision)) <= MOST_DEEP_CHOICES)
+    models = build_cost_models(case.layer, case.precision, case.accelerator, dominance=not all_rows)
+    assume(deep or sum(math.prod(block.size for block in model.blocks) for model in models) * 8 <= MOST_MAPPINGS)
     seen = set()
     for model in models:
         allowed = [operand for operand, may in zip(OPERANDS, may_double(model), strict=True) if may]
@@ -49,48 +55,79 @@ def every_mapping(case: Case, *, all_rows: bool) -> Iterator[tuple[Mapping, Laye
             for count in range(len(allowed) + 1):
                 for doubled in itertools.combinations(allowed, count):
                     for mapping in build_mapping(model, Candidate(rows, doubled, 0.0), case.accelerator):
-                        text = mapping.model_dump_json()
-                        if text in seen:
-                            continue
-                        seen.add(text)
                         try:
+                            # With several levels many variants give the same mapping, but for loops of one trip.
+                            program = repr((mapping.levels[-1], mapping.spatial, tiles_of(mapping),
+                                            model.variant.places, program_of(case, mapping)))
+                            if program in seen:
+                                continue
+                            seen.add(program)
                             yield mapping, simulate(case.layer, case.precision, case.accelerator, mapping)
                         except MappingError:
                             continue
 
 
-def trips(mapping: Mapping, layer: Layer, level: str) -> dict[str, int]:
-    """Nominal trips of the loops of a level, from the mapping's own numbers."""
-    tile, register = mapping.level("buffer").tile, mapping.level("register").tile
-    if level == "dram":
-        return {dim: -(-layer.extent(dim) // tile.get(dim, 1)) for dim in DIMS}
-    return {dim: -(-tile.get(dim, 1) // (register.get(dim, 1) * mapping.unrolled(dim))) for dim in DIMS}
+def trips(mapping: Mapping, layer: Layer, level: int) -> dict[Dim, int]:
+    """Nominal trips of the loops of a level (0: DRAM), from the mapping's own numbers."""
+    register = mapping.level("register").tile
+    tiles = [
+        {dim: layer.extent(dim) for dim in DIMS}, *(buffer.tile for buffer in mapping.buffer_levels),
+        {dim: register.get(dim, 1) * mapping.unrolled(dim) for dim in DIMS},
+    ]
+    return {dim: -(-tiles[level].get(dim, 1) // tiles[level + 1].get(dim, 1)) for dim in DIMS}
 
 
-def keeps(mapping: Mapping, layer: Layer, constraints: MappingConstraints) -> bool:
+def loops(mapping: Mapping, layer: Layer, level: int) -> list[Dim]:
+    """Loops of more than one trip of a level, outermost first."""
+    counts = trips(mapping, layer, level)
+    return [dim for dim in mapping.levels[level].order if counts[dim] > 1]
+
+
+def holds(mapping: Mapping, layer: Layer, level: int, operand: Operand) -> bool:
+    """Whether the loops of a level hold an operand."""
+    relevant = [dim in RELEVANT_DIMS[operand] for dim in loops(mapping, layer, level)]
+    return relevant == sorted(relevant, reverse=True)
+
+
+def keeps(mapping: Mapping, case: Case, constraints: MappingConstraints) -> bool:
     """Whether a mapping keeps constraints, read off the mapping alone."""
+    layer, innermost = case.layer, len(mapping.buffer_levels)
+    tiles = [level.tile for level in mapping.levels]
     numbers = [
         (wish, mapping.spatial.get(axis, {}).get(dim, 1))
         for axis, wishes in constraints.spatial.items() for dim, wish in wishes.items()
     ]
-    numbers += [(wish, mapping.level("buffer").tile.get(dim, 1)) for dim, wish in constraints.tile.items()]
-    numbers += [(wish, mapping.level("register").tile.get(dim, 1)) for dim, wish in constraints.register_tile.items()]
-    numbers += [(wish, trips(mapping, layer, "dram")[dim]) for dim, wish in constraints.trips.items()]
+    numbers += [(wish, tiles[-2].get(dim, 1)) for dim, wish in constraints.tile.items()]
+    numbers += [(wish, tiles[-1].get(dim, 1)) for dim, wish in constraints.register_tile.items()]
+    numbers += [(wish, trips(mapping, layer, 0)[dim]) for dim, wish in constraints.trips.items()]
+    places = {
+        operand: {place.level: place.double_buffer for place in plan.places(operand)}
+        for plan in [Plan(layer, case.precision, case.accelerator, mapping)] for operand in OPERANDS
+    }
+    orders = [({"dram": 0, "buffer": innermost}[name], order) for name, order in constraints.order.items()]
+    held = [({"dram": 0, "buffer": innermost}[name], operand) for name, operand in constraints.stationary.items()]
+    for name, own in constraints.levels.items():
+        level = {"dram": 0, "buffer": innermost, "buffer 1": 1, "buffer 2": 2}[name]
+        numbers += [(wish, tiles[level].get(dim, 1)) for dim, wish in own.tile.items()]
+        numbers += [(wish, trips(mapping, layer, level)[dim]) for dim, wish in own.trips.items()]
+        orders.append((level, own.order))
+        held += [(level, own.stationary)] if own.stationary else []
+        if not all((level not in places[operand]) == wish for operand, wish in own.bypass.items()):
+            return False
+        if not all(places[operand].get(level, False) == wish for operand, wish in own.double_buffer.items()):
+            return False
     for wish, number in numbers:
         low, high = wish.exactly or wish.at_least or 1, wish.exactly or wish.at_most or math.inf
         if not low <= number <= high:
             return False
-    for level, order in constraints.order.items():
-        loops = [dim for dim in mapping.level(level).order if trips(mapping, layer, level)[dim] > 1 and dim in order]
-        if loops != [dim for dim in order if dim in loops]:
+    for level, order in orders:
+        named = [dim for dim in loops(mapping, layer, level) if dim in order]
+        if named != [dim for dim in order if dim in named]:
             return False
-    for level, operand in constraints.stationary.items():
-        loops = [dim for dim in mapping.level(level).order if trips(mapping, layer, level)[dim] > 1]
-        relevant = [dim in RELEVANT_DIMS[operand] for dim in loops]
-        if relevant != sorted(relevant, reverse=True):
-            return False
-    return all((operand in mapping.bypass) == wish for operand, wish in constraints.bypass.items()) and all(
-        (operand in mapping.double_buffer) == wish for operand, wish in constraints.double_buffer.items()
+    if not all(holds(mapping, layer, level, operand) for level, operand in held):
+        return False
+    return all((min(places[operand]) > innermost) == wish for operand, wish in constraints.bypass.items()) and all(
+        set(places[operand].values()) == {wish} for operand, wish in constraints.double_buffer.items()
     )
 
 
@@ -107,34 +144,60 @@ def constraints_like(draw: st.DrawFn, mapping: Mapping, case: Case) -> MappingCo
             "both": {"at_least": max(1, value - draw(near)), "at_most": value + draw(near)},
         }[kind]
 
-    def some(values: dict[str, int]) -> dict[str, Any]:
+    def some(values: Any) -> dict[Dim, Any]:
         chosen = draw(st.lists(st.sampled_from(sorted(values)), unique=True, max_size=2)) if values else []
         return {dim: wish(values[dim]) for dim in chosen}
 
-    layer, at_dram = case.layer, trips(mapping, case.layer, "dram")
-    content: dict[str, Any] = {
-        "spatial": {axis: some(dict(factors)) for axis, factors in mapping.spatial.items()},
-        "tile": some(dict(mapping.level("buffer").tile)), "trips": some(dict(at_dram)),
-        "register_tile": some(dict(mapping.level("register").tile)),
-        "order": {}, "stationary": {}, "bypass": {}, "double_buffer": {},
-    }
-    for level in ("dram", "buffer"):
-        own = list(mapping.level(level).order)
-        loops = [dim for dim in own if trips(mapping, layer, level)[dim] > 1]
-        if draw(st.booleans()):
-            others = draw(st.permutations([dim for dim in own if dim not in loops]))
-            content["order"][level] = [*others[: len(others) // 2], *loops, *others[len(others) // 2 :]]
-        holds = [
+    layer, innermost = case.layer, len(mapping.buffer_levels)
+    plan = Plan(layer, case.precision, case.accelerator, mapping)
+
+    def order_like(level: int) -> list[Dim]:
+        own, running = mapping.levels[level].order, loops(mapping, layer, level)
+        others = draw(st.permutations([dim for dim in own if dim not in running]))
+        return [*others[: len(others) // 2], *running, *others[len(others) // 2 :]]
+
+    def held_like(level: int) -> list[Operand]:
+        return [
             operand for operand in OPERANDS
-            if (flags := [dim in RELEVANT_DIMS[operand] for dim in loops]) == sorted(flags, reverse=True)
-            and (level == "dram" or case.accelerator.registers_of(operand) is not None)
+            if holds(mapping, layer, level, operand)
+            and (level < innermost or case.accelerator.registers_of(operand) is not None)
         ]
-        if holds and draw(st.booleans()):
-            content["stationary"][level] = draw(st.sampled_from(holds))
-    for name, chosen in (("bypass", mapping.bypass), ("double_buffer", mapping.double_buffer)):
-        for operand in OPERANDS:
-            if draw(st.integers(0, 2)) == 0:
-                content[name][operand] = operand in chosen
+
+    content: dict[str, Any] = {
+        "spatial": {axis: some(factors) for axis, factors in mapping.spatial.items()},
+        "tile": some(mapping.level("buffer").tile), "trips": some(trips(mapping, layer, 0)),
+        "register_tile": some(mapping.level("register").tile),
+        "order": {}, "stationary": {}, "bypass": {}, "double_buffer": {}, "levels": {},
+    }
+    for name, level in (("dram", 0), ("buffer", innermost)):
+        if draw(st.booleans()):
+            content["order"][name] = order_like(level)
+        if (held := held_like(level)) and draw(st.booleans()):
+            content["stationary"][name] = draw(st.sampled_from(held))
+    for operand in OPERANDS:
+        places = plan.places(operand)
+        if draw(st.integers(0, 2)) == 0:
+            content["bypass"][operand] = places[0].level > innermost
+        if len({place.double_buffer for place in places}) == 1 and draw(st.integers(0, 2)) == 0:
+            content["double_buffer"][operand] = places[0].double_buffer
+    for level in draw(st.sets(st.integers(0, innermost), max_size=2)):
+        name = draw(st.sampled_from(("buffer", f"buffer {level}"))) if level == innermost else f"buffer {level}"
+        own: dict[str, Any] = {"trips": some(trips(mapping, layer, level))}
+        if draw(st.booleans()):
+            own["order"] = order_like(level)
+        if (held := held_like(level)) and draw(st.booleans()):
+            own["stationary"] = draw(st.sampled_from(held))
+        if level:
+            own["tile"] = some(mapping.levels[level].tile)
+            here = {
+                operand: {place.level: place.double_buffer for place in plan.places(operand)} for operand in OPERANDS
+                if any(case.accelerator.level_of(buffer) == level for buffer in case.accelerator.buffers_of(operand))
+            }
+            own["bypass"] = {operand: level not in at for operand, at in here.items() if draw(st.integers(0, 2)) == 0}
+            own["double_buffer"] = {
+                operand: at.get(level, False) for operand, at in here.items() if draw(st.integers(0, 2)) == 0
+            }
+        content["levels"]["dram" if level == 0 else name] = own
     return MappingConstraints.model_validate(content, strict=False)
 
 
@@ -143,19 +206,30 @@ def constraints_like(draw: st.DrawFn, mapping: Mapping, case: Case) -> MappingCo
 def test_a_constrained_search_finds_and_proves_the_optimum(
     case: Case, data: st.DataObject, objective: Objective
 ) -> None:
+    check_constrained(case, data, objective)
+
+
+@settings(few_examples, max_examples=max(2, settings().max_examples // 20))
+@given(deep_cases(), st.data(), st.sampled_from(OBJECTIVES))
+def test_with_two_levels_of_buffers_too(case: Case, data: st.DataObject, objective: Objective) -> None:
+    check_constrained(case, data, objective)
+
+
+def check_constrained(case: Case, data: st.DataObject, objective: Objective) -> None:
+    """A search within constraints that some mapping keeps: it keeps them, and no mapping that does is better."""
     found = list(every_mapping(case, all_rows=True))
     assume(found)
     model, _ = found[data.draw(st.integers(0, len(found) - 1))]
     constraints = data.draw(constraints_like(model, case))
     best = min(
-        (objective_cost(result, objective) for mapping, result in found if keeps(mapping, case.layer, constraints)),
+        (objective_cost(result, objective) for mapping, result in found if keeps(mapping, case, constraints)),
         default=math.inf,
     )
     assert math.isfinite(best), constraints.describe()
     solution = map_layer(
         case.layer, case.precision, case.accelerator, objective, budget=BUDGET, constraints=constraints
     )
-    assert keeps(solution.mapping, case.layer, constraints), constraints.describe()
+    assert keeps(solution.mapping, case, constraints), constraints.describe()
     # Numbers that the constraints name are tried beyond those of the unconstrained space.
     assert solution.status == "optimal" and solution.lower_bound <= best * (1 + 1e-9), constraints.describe()
     assert simulate(case.layer, case.precision, case.accelerator, solution.mapping) == solution.result

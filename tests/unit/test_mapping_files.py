@@ -101,7 +101,7 @@ def test_files_hold_what_was_written(case: Case) -> None:
 
 def test_the_documentations_files_are_what_it_says(tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "docs/mapper.md").read_text(encoding="utf-8")
-    mapping_yaml, constraints_yaml = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    mapping_yaml, constraints_yaml, levels_yaml = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     nest = re.findall(r"```\n(conv \(.*?)\n```", page, re.DOTALL)[0]
     path = tmp_path / "mapping.yaml"
     path.write_text(mapping_yaml, encoding="utf-8")
@@ -111,6 +111,12 @@ def test_the_documentations_files_are_what_it_says(tmp_path: Path) -> None:
     assert load_constraints(path).describe() == (
         "spatial.columns.K=13; spatial.rows.C=at most 8; tile.Q=5; tile.P=2 to 4; register_tile.K=2; trips.C=1; "
         "order.dram=K P; stationary.buffer=output; bypass.weight=false; double_buffer.input=true"
+    )
+    path.write_text(levels_yaml, encoding="utf-8")
+    assert load_constraints(path).describe() == (
+        "levels.dram.trips.C=1; levels.dram.stationary=weight; levels.buffer 1.tile.K=at least 16; "
+        "levels.buffer 1.order=P Q; levels.buffer 1.double_buffer.input=true; levels.buffer 2.tile.Q=5; "
+        "levels.buffer 2.trips.P=at most 4; levels.buffer 2.bypass.output=false"
     )
 
 

@@ -25,7 +25,7 @@ from simulator.accelerator import (
     VectorUnit,
 )
 from simulator.engine import simulate
-from simulator.errors import ConfigurationError, MappingError
+from simulator.errors import InfeasibleError, MappingError
 from simulator.layer import Layer
 from simulator.mapping import Mapping, MappingLevel
 from simulator.precision import LayerPrecision
@@ -137,14 +137,41 @@ class TestLevels:
         assert len(found.mapping.buffer_levels) == 2 and "outer buffer" in found.space
         assert found.lower_bound <= found.cost == run(two, found.mapping).total_cycles
 
-    def test_the_mapper_refuses_constraints_on_them(self) -> None:
+    def test_the_mapper_keeps_constraints_on_single_levels_of_them(self) -> None:
         two = machine(buffer("outer", ALL), buffer("inner", ALL))
-        wanted = MappingConstraints.model_validate({"tile": {"K": 4}}, strict=False)
-        message = r"constraints on product: tile\.K=4: constraints are for machines with one level of buffers"
-        with pytest.raises(ConfigurationError, match=message):
+        wanted = MappingConstraints.model_validate_json("""{
+            "tile": {"K": 2}, "levels": {"dram": {"trips": {"P": 2}, "stationary": "weight"},
+                                         "buffer 1": {"tile": {"K": {"at_least": 3}}, "trips": {"P": 2},
+                                                      "order": ["K", "P"], "double_buffer": {"input": false}}}
+        }""")
+        found = map_layer(LAYER, PRECISION, two, budget=SearchBudget(cpu_seconds=2), constraints=wanted)
+        outer, inner = found.mapping.buffer_levels
+        assert inner.tile["K"] == 2 and outer.tile["K"] >= 3 and "input" not in outer.double_buffer
+        assert -(-LAYER.extent("P") // outer.tile["P"]) == 2 and -(-outer.tile["P"] // inner.tile["P"]) == 2
+        assert outer.order.index("K") < outer.order.index("P")
+        assert "levels.buffer 1.order=K P" in found.space and "tile.K=2" in found.space
+        front = map_front(LAYER, PRECISION, two, budget=SearchBudget(cpu_seconds=1), constraints=wanted)
+        assert front.complete and found.status == "optimal" and front.space == found.space
+        assert min(point.latency_cycles for point in front.points) == found.cost
+
+    def test_constraints_on_levels_are_refused_by_name(self) -> None:
+        two = machine(buffer("outer", ALL), buffer("inner", ALL, double_buffer=False))
+        wanted = MappingConstraints.model_validate_json("""{
+            "double_buffer": {"weight": true}, "levels": {
+                "buffer 3": {"tile": {"K": 2}}, "buffer 1": {"tile": {"K": 2}, "bypass": {"output": true}},
+                "buffer": {"tile": {"K": {"at_least": 3}}, "trips": {"K": 99}, "stationary": "weight"}}
+        }""")
+        with pytest.raises(InfeasibleError) as caught:
             map_layer(LAYER, PRECISION, two, constraints=wanted)
-        with pytest.raises(ConfigurationError, match=message):
-            map_front(LAYER, PRECISION, two, constraints=wanted)
+        found = {problem.path: problem.rule for problem in caught.value.problems}
+        assert set(found) == {
+            "double_buffer.weight", "levels.buffer 3", "levels.buffer 1.tile.K", "levels.buffer 1.bypass.output",
+            "levels.buffer.trips.K", "levels.buffer.stationary",
+        }
+        assert found["levels.buffer 1.tile.K"] == "levels.buffer.tile.K wants 3 or more inside this tile"
+        assert found["double_buffer.weight"].startswith("inner does not double-buffer")
+        with pytest.raises(ValidationError, match=r"levels\.dram\.tile: is for levels of buffers"):
+            MappingConstraints.model_validate_json('{"levels": {"dram": {"tile": {"K": 2}}}}')
 
 
 class TestPorts:
