@@ -1,11 +1,13 @@
 """How long precision assignment takes to be proven: many layers with many formats, and a transformer's sub-graphs.
 
-    python -m benchmarks.assignment [--layers N] [--formats M] [--seeds K] [--plain] [--only knapsack|conversions|llama]
+    python -m benchmarks.assignment [--layers N] [--formats M] [--seeds K] [--plain]
+                                     [--only knapsack|conversions|chain|llama]
 
-Three kinds of problem, each with budgets on the harm at several shares of the way from the least to the most:
+Four kinds of problem, each with budgets on the harm at several shares of the way from the least to the most:
 
 - ``knapsack``: layers without conversions, CNN-like, costs and harms drawn but related as precisions relate them;
 - ``conversions``: the same with pairs of neighbours that convert, in chains that residual additions end;
+- ``chain``: the same, every layer converting to the next;
 - ``llama``: 32 blocks of LLaMA-3-8B (prompt of 2048 tokens), nine layers each, AMP's sub-graphs with two and three
   precisions; gain in the theoretical time of products on Bit Fusion; harms drawn.
 
@@ -39,11 +41,11 @@ FORMATS = tuple((weight, activation) for activation in (8, 16) for weight in (2,
 CHAIN = 3  # Layers of a block in which each writes for the next.
 
 
-def drawn(seed: int, layers: int, formats: int, *, conversions: bool) -> Problem:
+def drawn(seed: int, layers: int, formats: int, *, chain: int = 1) -> Problem:
     """Layers whose cycles grow with both widths and whose harm falls fourfold a bit, each by its own factor.
 
     Multiply-accumulates are log-normal, cycles the larger of products and weight traffic, in whole cycles; harms are
-    real numbers. With ``conversions``, a producer's cycles depend on the width that its consumer reads.
+    real numbers. In chains of ``chain`` layers a producer's cycles depend on the width that its consumer reads.
     """
     random = np.random.default_rng(seed)
     macs, sensitivity = random.lognormal(18, 1.5, layers), random.lognormal(0, 2, layers)
@@ -61,11 +63,9 @@ def drawn(seed: int, layers: int, formats: int, *, conversions: bool) -> Problem
         ]
         for i in range(layers)
     }
-    if not conversions:
-        return choices, ()
     between = []
     for number, (producer, consumer) in enumerate(pairwise(choices)):
-        if number % CHAIN == CHAIN - 1:
+        if number % chain == chain - 1:
             continue
         # Cycles of writing: hidden behind the products, or not, so that the table is no sum of two parts.
         size = macs[number] / 576 / 64
@@ -148,14 +148,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=60.0, help="time limit of a search")
     parser.add_argument("--plain", action="store_true", help="CP-SAT alone as well")
-    parser.add_argument("--only", choices=("knapsack", "conversions", "llama"))
+    parser.add_argument("--only", choices=("knapsack", "conversions", "chain", "llama"))
     options = parser.parse_args()
     print(f"{'problem':28} {'share':>7} {'status':9} {'gap':>9} {'resolution':>10} {'cost':>14} {'to LP':>10} "
           f"{'CPU s':>7}" + ("   CP-SAT alone, CPU s" if options.plain else ""))
     for seed in range(options.seeds):
-        for kind in ("knapsack", "conversions"):
+        for kind, chain in (("knapsack", 1), ("conversions", CHAIN), ("chain", options.layers)):
             if options.only in (None, kind):
-                problem = drawn(seed, options.layers, options.formats, conversions=kind == "conversions")
+                problem = drawn(seed, options.layers, options.formats, chain=chain)
                 name = f"{kind} {options.layers}x{options.formats} seed {seed}"
                 report(name, problem, plain=options.plain, seconds=options.seconds)
         if options.only in (None, "llama"):

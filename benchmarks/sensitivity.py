@@ -3,18 +3,16 @@
 For each network and precision: Spearman's rank correlation with perturbation over the layers, harm / measured harm,
 and the measured joint error / sum of harms. Then, with ``--share``, what a precision assignment made from each method's
 harms is worth: that share of the weights in the first precision of the menu, the rest in the last one, least harm.
-Beside them the trivial choices: largest layers first, and random ones. Several shares make a curve, which ``--plot``
-draws. ``--quantiser`` and ``--clipping`` are the same for all methods: harms are rated, and scores measured, with them.
+Beside them the trivial choices: largest layers first, and random ones (``benchmarks.shares`` draws the curve over the
+shares). ``--quantiser`` and ``--clipping`` are those of all methods: harms are rated, and scores measured, with them.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 import click
-import matplotlib.pyplot as plt
 import numpy as np
 from rich.console import Console
 from rich.table import Table
@@ -55,7 +53,7 @@ def least_harm(
     network: Network, table: Sensitivity, narrow: LayerPrecision, wide: LayerPrecision, share: float
 ) -> dict[str, LayerPrecision]:
     """The assignment of least harm with at least ``share`` of the weights in ``narrow``, proven by CP-SAT."""
-    counts = _weight_counts(network, table.layers)
+    counts = weight_counts(network, table.layers)
     choices = {
         layer: (
             Choice("wide", cost=float(counts[layer]), harm=table.of(layer, wide)),
@@ -71,7 +69,7 @@ def in_order(
     network: Network, layers: list[str], narrow: LayerPrecision, wide: LayerPrecision, share: float
 ) -> dict[str, LayerPrecision]:
     """``narrow`` for layers in their order, until they hold ``share`` of the weights."""
-    counts = _weight_counts(network, layers)
+    counts = weight_counts(network, layers)
     assignment, held = {}, 0
     for layer in layers:
         assignment[layer] = narrow if held < share * sum(counts.values()) else wide
@@ -79,26 +77,24 @@ def in_order(
     return assignment
 
 
-def _weight_counts(network: Network, layers: list[str] | tuple[str, ...]) -> Mapping[str, int]:
+def weight_counts(network: Network, layers: Sequence[str]) -> Mapping[str, int]:
+    """Weights of each layer, scales and biases left out."""
     counts = {layer.name: layer.weight_count for layer in network.trained_layers}
     return {layer: counts[layer] for layer in layers}
 
 
-Scores = dict[str, list[float]]
-
-
 def assignment_table(
     network: Network, evaluator: AccuracyEvaluator, menu: list[LayerPrecision], harms: Mapping[str, Sensitivity],
-    share: float, scores: Scores,
+    share: float,
 ) -> Table:
-    """Measured score of an assignment from each method; appended to ``scores`` too."""
+    """Measured score of an assignment from each method."""
     narrow, wide = menu[0], menu[-1]
     table = Table(title=f"{network.name}: {100 * share:.0f} % of the weights in {narrow.label}, else {wide.label}")
     for heading in ("chosen by", evaluator.task.metric, "weights in narrow layers (%)", "output error"):
         table.add_column(heading)
     candidates = {method: least_harm(network, each, narrow, wide, share) for method, each in harms.items()}
     layers = [layer for layer, binding in network.bindings.items() if binding.weight is not None]
-    counts = _weight_counts(network, layers)
+    counts = weight_counts(network, layers)
     largest = sorted(layers, key=lambda layer: -counts[layer])
     candidates["largest first"] = in_order(network, largest, narrow, wide, share)
     shuffled = [layers[index] for index in np.random.default_rng(SEED).permutation(len(layers))]
@@ -107,27 +103,11 @@ def assignment_table(
     for name, assignment in candidates.items():
         held = sum(counts[layer] for layer, precision in assignment.items() if precision == narrow)
         score = evaluator.measure(assignment).value
-        scores.setdefault(name, []).append(score)
         table.add_row(
             name, f"{100 * score:.1f} %", f"{100 * held / sum(counts.values()):.1f}",
             f"{evaluator.output_mse(assignment):.3g}",
         )
     return table
-
-
-def draw(path: Path, title: str, metric: str, shares: list[float], scores: Scores, fp32: float) -> None:
-    """Score by share of the weights, a line for each method."""
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    axes.axhline(100 * fp32, color="0.6", linewidth=1, linestyle=":", label="FP32")
-    trivial = {"largest first", "random"}
-    for name, values in scores.items():
-        style = "--" if name in trivial else "-"
-        axes.plot([100 * share for share in shares], [100 * value for value in values], style, marker="o",
-                  markersize=3, label=name)
-    axes.set(title=title, xlabel="weights in the narrow precision (%)", ylabel=f"{metric} (%)", ylim=(-2, 102))
-    axes.legend(fontsize=8)
-    figure.savefig(path)
-    plt.close(figure)
 
 
 @click.command()
@@ -139,14 +119,12 @@ def draw(path: Path, title: str, metric: str, shares: list[float], scores: Score
 @click.option("--quantiser", type=click.Choice(QUANTISERS), default="rtn", show_default=True)
 @click.option("--clipping", type=click.Choice(list(CLIPPINGS)), default="max-abs", show_default=True,
               help="Scales of weights: all values fit, or least squared error.")
-@click.option("--plot", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
-              help="Draw the scores by share.")
 @click.option("--group", type=click.IntRange(min=1), help="Weights that share a scale in the first precision.")
 @click.option("--compare/--no-compare", "compares", default=True, help="Rank correlations and ratios, layer by layer.")
 @click.option("--threads", default=1, show_default=True, help="Of onnxruntime.")
 def main(
     networks: tuple[str, ...], menu: str, methods: str, shares: tuple[float, ...], quantiser: Quantiser, clipping: str,
-    plot: Path | None, group: int | None, compares: bool, threads: int,
+    group: int | None, compares: bool, threads: int,
 ) -> None:
     """Compare sensitivity methods with measurement on NETWORKS (default: digits_cnn)."""
     console = Console(width=140)
@@ -164,18 +142,12 @@ def main(
         )
         if compares:
             console.print(comparison_table(network, evaluator, precisions, methods.split(",")))
-        harms, scores = {}, Scores()
+        harms = {}
         if shares:
             ends = precisions[0], precisions[-1]
             harms = {each: estimate(network, evaluator, ends, method=each) for each in methods.split(",")}
         for share in sorted(shares):
-            console.print(assignment_table(network, evaluator, precisions, harms, share, scores))
-        if shares and plot is not None:
-            plot.mkdir(parents=True, exist_ok=True)
-            path = plot / f"sensitivity_{name}_{quantiser}_{clipping}.svg"
-            how = f"{precisions[0].label}, else {precisions[-1].label}; {quantiser}, {clipping}"
-            draw(path, f"{name}: {how}", task.metric, sorted(shares), scores, evaluator.fp32().value)
-            console.print(f"{path}")
+            console.print(assignment_table(network, evaluator, precisions, harms, share))
         console.print(f"{name}: {time.process_time() - began:.0f} CPU seconds")
 
 

@@ -18,6 +18,7 @@ from typing import Literal
 from mapper.assignment_core import CoreOptimum, core_optimum
 from mapper.assignment_model import THEN_LEAST, AssignmentProblem, Quantity, Scaled, Search
 from mapper.assignment_options import QUANTITIES, Choice, Conversion
+from mapper.assignment_path import PathOptimum, path_optimum
 from simulator.errors import BitmosaicError, InfeasibleError, Problem
 from simulator.shown import Shown
 
@@ -84,11 +85,12 @@ def assign(
     scaled = {name: problem.scaled(name) for name in QUANTITIES}
     start = problem.picks(hint or {})
 
-    core = core_optimum(problem, minimise, scaled)
-    bound, complete, found = (
-        (core.least, True, core.picks) if core
-        else Search(problem, scaled).minimise(minimise, start, deadline, num_workers)
-    )
+    core = core_optimum(problem, minimise, scaled) or path_optimum(problem, minimise, scaled)
+    bound, complete, found = (core.least, core.complete, core.picks) if core else (0, False, None)
+    if not complete:
+        start = start if found is None else found
+        more, complete, found = Search(problem, scaled).minimise(minimise, start, deadline, num_workers)
+        bound = max(bound, more)
     if complete and found is None:
         raise _infeasible(problem, scaled, num_workers)
     if found is None:
@@ -188,12 +190,12 @@ def assignment_front(
 
 def _least_of_the_other(
     problem: AssignmentProblem, minimise: Quantity, scaled: Mapping[str, Scaled], found: list[int],
-    deadline: float, workers: int, core: CoreOptimum | None,
+    deadline: float, workers: int, core: CoreOptimum | PathOptimum | None,
 ) -> list[int]:
     """Among the solutions with the same minimised sum, one with least of the other quantity."""
     if core and core.settled:
         return found
-    if core:
+    if isinstance(core, CoreOptimum):
         few = problem.restricted(core.options)
         inside = [kept.index(pick) for kept, pick in zip(core.options, found, strict=True)]
         amounts = {name: few.scaled(name) for name in QUANTITIES}

@@ -46,6 +46,7 @@ class CoreOptimum:
     picks: list[int]
     options: list[list[int]]
     settled: bool
+    complete = True
 
 
 def core_optimum(

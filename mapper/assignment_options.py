@@ -20,7 +20,7 @@ from mapper.pareto import pareto_front
 from simulator.errors import BitmosaicError, Problem, closest
 
 QUANTITIES = ("cost", "harm", "weight_bits")
-JOINED_OPTIONS = 2**10  # Groups that a term joins become one where they have at most so many combinations.
+JOINED_OPTIONS = 2**6  # Groups that a term joins become one where they have at most so many combinations.
 TABLE_ENTRIES = 2**16
 
 Number = Fraction | int

@@ -29,6 +29,7 @@ from workloads.accuracy import AccuracyEvaluator
 from workloads.entropy import LayerEntropy, OperandEntropy, layer_entropies
 from workloads.fake_quantised_model import weight_key
 from workloads.network import Network
+from workloads.quantisation import MAX_ABS, Clipping
 from workloads.sensitivity import AT_ONCE, METHODS, Request
 from workloads.tasks import Task
 from workloads.weight_quantisers import Quantiser
@@ -52,31 +53,33 @@ class AccuracyBook:
     Args:
         subject: key of network and task.
         folder: the results folder.
-        quantiser: of the weights, as of ``AccuracyEvaluator``. It is part of every key that it can change, so that
-            results of different quantisers stand beside each other in one folder and never mix.
+        quantiser, clipping: of the weights, as of ``AccuracyEvaluator``. They are part of every key that they can
+            change, so that results of different ones stand beside each other in one folder and never mix.
     """
 
     def __init__(
-        self, network: Network, task: Task, subject: str, folder: Path, quantiser: Quantiser = "rtn"
+        self, network: Network, task: Task, subject: str, folder: Path, quantiser: Quantiser = "rtn",
+        clipping: Clipping = MAX_ABS,
     ) -> None:
         self._network = network
         self._task = task
         self._subject = subject
         self._quantiser: Quantiser = quantiser
+        self._clipping = clipping
         self._accuracies = RecordFile(folder / ACCURACY_FILE, AccuracyRecord)
         self._harms = RecordFile(folder / SENSITIVITY_FILE, HarmRecord)
         self._entropies = RecordFile(folder / ENTROPY_FILE, EntropyRecord)
 
     @cached_property
     def _evaluator(self) -> AccuracyEvaluator:
-        return AccuracyEvaluator(self._network, self._task, quantiser=self._quantiser)
+        return AccuracyEvaluator(self._network, self._task, quantiser=self._quantiser, clipping=self._clipping)
 
     def key(self, assignment: Assignment) -> str:
         """Key of an assignment's accuracy."""
         return content_key(
             "accuracy",
             {"subject": self._subject, "assignment": measured_formats(assignment),
-             **(_named(self._quantiser) if assignment else {})},
+             **(_named(self._quantiser, self._clipping) if assignment else {})},
         )
 
     def measure(self, assignment: Assignment) -> Accuracy:
@@ -156,7 +159,7 @@ class AccuracyBook:
         return content_key(
             "harm",
             {"subject": self._subject, "method": method, "assignment": measured_formats({layer: precision}),
-             **_named(rated_quantiser(method, self._quantiser))},
+             **_named(rated_quantiser(method, self._quantiser), self._clipping)},
         )
 
 
@@ -168,6 +171,7 @@ def _entropy(row: OperandEntropyRow) -> OperandEntropy:
     return OperandEntropy(row.value, row.bit, row.count)
 
 
-def _named(quantiser: Quantiser) -> dict[str, Json]:
-    """What a key says of the quantiser: nothing of rounding to nearest, which keys of before it do not name."""
-    return {} if quantiser == "rtn" else {"quantiser": quantiser}
+def _named(quantiser: Quantiser, clipping: Clipping) -> dict[str, Json]:
+    """What a key says of quantiser and clipping: nothing of the defaults, which keys of before them do not name."""
+    named: dict[str, Json] = {} if quantiser == "rtn" else {"quantiser": quantiser}
+    return named if clipping == MAX_ABS else {**named, "clipping": [clipping.percentile, clipping.minimises_error]}

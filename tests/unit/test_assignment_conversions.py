@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mapper import assignment_options
+from mapper import assignment, assignment_options
 from mapper.assignment import Assignment, Choice, Conversion, assign, assignment_front
 from simulator.errors import BitmosaicError, InfeasibleError
 
@@ -16,10 +16,13 @@ WHOLE = st.integers(-20, 40).map(float)
 LABELS = "abcd"
 
 
-@pytest.fixture(autouse=True, params=[0, assignment_options.JOINED_OPTIONS], ids=["terms", "joined"])
-def _joined_options(request, monkeypatch):
-    """Every property holds with terms left to CP-SAT, and where groups that they join are one."""
-    monkeypatch.setattr(assignment_options, "JOINED_OPTIONS", request.param)
+@pytest.fixture(autouse=True, params=["CP-SAT", "path", "joined"])
+def _way(request, monkeypatch):
+    """Every property holds with terms left to CP-SAT, along a path, and where groups that they join are one."""
+    if request.param != "joined":
+        monkeypatch.setattr(assignment_options, "JOINED_OPTIONS", 0)
+    if request.param == "CP-SAT":
+        monkeypatch.setattr(assignment, "path_optimum", lambda *_: None)
 
 
 @st.composite

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import fronts
+from benchmarks import fronts, shares
 from benchmarks.quantisers import interval
+from bitmosaic.explorations import accuracy_book
 from bitmosaic.explorations.comparison import load_comparison
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -78,3 +79,51 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path, capsys: pytest.CaptureF
     assert fronts.main(["onnx_resnet50", "--machines", "loom", "--output", str(tmp_path / "x")]) == 2
     shown = capsys.readouterr().err
     assert "cannot be compared by accuracy" in shown and "error: " in shown and not (tmp_path / "x").exists()
+
+
+def test_intervals_of_scores_end_where_the_score_is_196_deviations_away() -> None:
+    for score, count in ((0.98, 100), (0.5, 40), (1.0, 100), (0.0, 10)):
+        low, high = shares.interval(score, count)
+        assert 0 <= low <= score <= high <= 1
+        for end in {low, high} - {0.0, 1.0}:
+            assert abs(end - score) == pytest.approx(1.96 * np.sqrt(end * (1 - end) / count), rel=1e-3)
+
+
+def test_curve_over_shares_is_measured_once_and_holds_its_shares(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shares, "save_figure", lambda figure, folder, name: None)
+    arguments = ["digits_cnn", "--menu", "int3:fp32,int8:fp32", "--shares", "0.5,0.9", "--methods",
+                 "taylor,weight_error", "--seeds", "2", "--output", str(tmp_path)]
+    assert shares.main(arguments) == 0
+    table = (tmp_path / "shares.md").read_text()
+    assert table in capsys.readouterr().out
+    points = pd.read_csv(tmp_path / "shares.csv")
+    assert list(points["chosen_by"][:3]) == ["FP32", "int8:fp32", "int3:fp32"]
+    chosen = points.iloc[3:]
+    assert len(chosen) == 2 * (2 + 1 + 2) and (chosen["share_held"] >= chosen["share_asked"]).all()
+    assert ((points["low"] <= points["score"]) & (points["score"] <= points["high"])).all()
+    row = next(line for line in table.splitlines() if line.startswith("| random"))
+    drawn = 100 * chosen[(chosen["chosen_by"] == "random") & (chosen["share_asked"] == 0.9)]["score"]
+    assert row.strip("| ").split(" | ")[-1] == " … ".join(dict.fromkeys((f"{drawn.min():.1f}", f"{drawn.max():.1f}")))
+    axes = shares.figure_of(points, "").axes[0]
+    assert {"FP32", "taylor", "weight_error", "largest first", "random"} <= set(axes.get_legend_handles_labels()[1])
+
+    # What is in the folder is not measured again; another clipping is another measurement.
+    monkeypatch.setattr(accuracy_book, "AccuracyEvaluator", lambda *args, **options: pytest.fail("measured again"))
+    assert shares.main(arguments) == 0
+    assert (tmp_path / "shares.md").read_text() == table
+    with pytest.raises(pytest.fail.Exception, match="measured again"):
+        shares.main([*arguments, "--clipping", "max-abs"])
+
+
+def test_options_of_the_curve_that_make_no_sense_are_said_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["digits_cnn", "--menu", "w4a8", "--shares", "0.5,1.5", "--methods", "tailor", "--output",
+                 str(tmp_path / "x")]
+    assert shares.main(arguments) == 2
+    shown = capsys.readouterr().err
+    for part in ("--menu=w4a8: must be two precisions", "--shares=1.5", "--methods=tailor: is no sensitivity method"):
+        assert part in shown
+    assert not (tmp_path / "x").exists()
