@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -78,7 +78,8 @@ class CostModel:
 
     ``grid`` and ``channel`` are in cycles, ``energy`` in pJ. What leaks comes on top of ``energy``:
     ``leakage_pj_per_cycle`` times the latency. ``always_doubled``: operands that every mapping double-buffers
-    (``constrained_space``); the terms count their tiles twice already.
+    (``constrained_space``); the terms count their tiles twice already. ``kernel_inputs``: what ``kernel_input`` has
+    laid out of this model so far.
     """
 
     variant: Variant
@@ -96,3 +97,4 @@ class CostModel:
     capacities: tuple[Capacity, ...]
     axis_sizes: tuple[int, ...]
     always_doubled: tuple[Operand, ...] = ()
+    kernel_inputs: dict[object, object] = field(default_factory=dict, init=False, repr=False, compare=False)
