@@ -1,12 +1,15 @@
 """How fast a sweep goes: points a CPU second, what share of it is search, and how both grow with points and workers.
 
     python -m benchmarks.sweep [--points 10,40] [--workers 1,2] [--network NAME] [--precisions w8a8,w4a4]
-                               [--objective edp] [--gap FRACTION] [--base NAME] [--reuse]
+                               [--objective edp] [--gap FRACTION] [--base NAME] [--reuse] [--every N] [--keep DIR]
 
-A grid of machines over rows, columns and buffer sizes, of which the first N are taken. CPU seconds are those of the
+A grid of machines over rows, columns and buffer sizes, of which the first N are taken; with ``--every 8`` every eighth,
+so that 1,000 points have all 25 grids. CPU seconds are those of the
 tasks and of the sweep itself; what starting the workers costs (imports, kernels) is told apart. Nothing comes from the
 user's cache but compiled kernels. With ``--reuse`` each sweep is run a second time with the mappings of the first: what
-is left is simulation and bookkeeping. Results files of different numbers of workers are compared.
+is left is simulation and bookkeeping. Results files of different numbers of workers are compared. With ``--keep DIR``
+one sweep, of the first number of points and workers, is run in that folder: interrupted, the same command goes on with
+it, and its line adds up all of its runs.
 """
 
 from __future__ import annotations
@@ -16,8 +19,9 @@ import itertools
 import json
 import os
 import resource
-import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +34,11 @@ ROWS, COLUMNS = (8, 16, 24, 32, 48), (8, 16, 24, 32, 48)
 KIB = (16, 32, 64, 96, 128, 192, 256)
 
 
-def hardware(base: str, count: int) -> list[dict[str, Any]]:
-    """The first ``count`` of 8,575 machines, neighbours in sizes behind each other."""
+def hardware(base: str, count: int, every: int = 1) -> list[dict[str, Any]]:
+    """The first ``count`` of 8,575 machines, or of every so-many-th, neighbours in sizes behind each other."""
     found = []
-    for rows, columns, weight, inputs, output in itertools.product(ROWS, COLUMNS, KIB, KIB, KIB):
-        if len(found) == count:
-            break
+    machines = itertools.product(ROWS, COLUMNS, KIB, KIB, KIB)
+    for rows, columns, weight, inputs, output in itertools.islice(machines, 0, count * every, every):
         found.append({"base": base, "override": {
             "grid.rows": rows, "grid.columns": columns, "buffers.weight.size_bits": weight * 8192,
             "buffers.input.size_bits": inputs * 8192, "buffers.output.size_bits": output * 8192,
@@ -60,47 +63,65 @@ def main() -> None:
     parser.add_argument("--gap", type=float, default=0.01)
     parser.add_argument("--base", default="bit_fusion")
     parser.add_argument("--reuse", action="store_true")
+    parser.add_argument("--every", type=int, default=1)
+    parser.add_argument("--keep", type=Path)
     options = parser.parse_args()
     print(f"{'points':>6} {'tasks':>6} {'workers':>7} {'wall s':>8} {'CPU s':>8} {'tasks/CPU s':>11} {'search %':>8} "
           f"{'searches':>8} {'start CPU s':>11} {'worst gap %':>11} {'unproven':>8}")
     bytes_of: dict[int, bytes] = {}
+    if options.keep:
+        with own_cache(options.keep):
+            measure(options, int(options.points.split(",")[0]), int(options.workers.split(",")[0]), options.keep)
+        return
     for count, workers in itertools.product(map(int, options.points.split(",")), map(int, options.workers.split(","))):
         with tempfile.TemporaryDirectory() as text:
             folder = Path(text)
-            kernels = cache_folder("kernels").parent
-            for kept in kernels.iterdir() if kernels.is_dir() else ():
-                if kept.name != "mappings":
-                    (folder / "cache").mkdir(exist_ok=True)
-                    (folder / "cache" / kept.name).symlink_to(kept)
-            before = os.environ.get("BITMOSAIC_CACHE_DIR")
-            os.environ["BITMOSAIC_CACHE_DIR"] = str(folder / "cache")
-            for turn in range(1 + options.reuse):
-                measure(options, count, workers, folder / f"results{turn}")
+            with own_cache(folder):
+                for turn in range(1 + options.reuse):
+                    measure(options, count, workers, folder / f"results{turn}")
             content = (folder / "results0" / RESULTS_FILE).read_bytes()
             if bytes_of.setdefault(count, content) != content:
                 print(f"{count} points: {workers} workers have another results file than the first")
-            if before is None:
-                del os.environ["BITMOSAIC_CACHE_DIR"]
-            else:
-                os.environ["BITMOSAIC_CACHE_DIR"] = before
-            shutil.rmtree(folder / "cache", ignore_errors=True)
+
+
+@contextmanager
+def own_cache(folder: Path) -> Iterator[None]:
+    """Keep solved mappings in a folder's own cache, which has of the user's all else (compiled kernels)."""
+    kernels = cache_folder("kernels").parent
+    (folder / "cache").mkdir(parents=True, exist_ok=True)
+    for kept in kernels.iterdir() if kernels.is_dir() else ():
+        if kept.name != "mappings" and not (folder / "cache" / kept.name).exists():
+            (folder / "cache" / kept.name).symlink_to(kept)
+    before = os.environ.get("BITMOSAIC_CACHE_DIR")
+    os.environ["BITMOSAIC_CACHE_DIR"] = str(folder / "cache")
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["BITMOSAIC_CACHE_DIR"]
+        else:
+            os.environ["BITMOSAIC_CACHE_DIR"] = before
 
 
 def measure(options: argparse.Namespace, count: int, workers: int, folder: Path) -> None:
     """Run one sweep and print its line."""
     expansion = expand({
-        "hardware": hardware(options.base, count), "networks": [options.network],
+        "hardware": hardware(options.base, count, options.every), "networks": [options.network],
         "precisions": options.precisions.split(","), "objectives": [options.objective], "target_gap": options.gap,
     })
+    before = len((folder / RUNS_FILE).read_text().splitlines()) if (folder / RUNS_FILE).exists() else 0
     began = cpu_seconds()
     run_sweep(expansion, folder, local_pool(expansion.description, workers))
     everything = cpu_seconds() - began
-    run = json.loads((folder / RUNS_FILE).read_text())
+    runs = [json.loads(line) for line in (folder / RUNS_FILE).read_text().splitlines()]
+    names = ("wall_seconds", "cpu_seconds", "sweep_cpu_seconds", "search_cpu_seconds", "searches")
+    run = {name: sum(each[name] for each in runs) for name in names}
     results = [record.result for record in read_results(folder) if record.result is not None]
     tasks, spent = len(expansion.tasks), run["cpu_seconds"] + run["sweep_cpu_seconds"]
+    starting = everything - sum(each["cpu_seconds"] + each["sweep_cpu_seconds"] for each in runs[before:])
     gap, open_layers = max(each.worst_gap for each in results), sum(each.unproven_layers for each in results)
     print(f"{count:6} {tasks:6} {workers:7} {run['wall_seconds']:8.1f} {spent:8.1f} {tasks / spent:11.3f} "
-          f"{100 * run['search_cpu_seconds'] / spent:8.1f} {run['searches']:8} {everything - spent:11.1f} "
+          f"{100 * run['search_cpu_seconds'] / spent:8.1f} {run['searches']:8} {starting:11.1f} "
           f"{100 * gap:11.2f} {open_layers:8}", flush=True)
 
 

@@ -22,12 +22,14 @@ The space (it is named in every certificate):
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
+from mapper.factor_table import FactorTable
 from simulator.accelerator import LANES, Accelerator, MulticastPassing
 from simulator.kernels import nested_starts, non_dominated, touched_counts
 from simulator.layer import DIMS, OPERANDS, RELEVANT_DIMS, Dim, Layer
@@ -49,6 +51,7 @@ REGISTER_TILES = (1, 2, 4, 8, 16)
 MOST_TILES = 12
 BLOCKS: tuple[tuple[Dim, ...], ...] = (("G",), ("N",), ("K",), ("C",), ("P", "R"), ("Q", "S"))
 Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 Axes = tuple[tuple[int, tuple[Dim, ...]], ...]  # size, and the dimensions that may lie along it
 
 
@@ -139,6 +142,7 @@ class Block:
     columns: dict[str, Ints]
     axis_use: Ints
     _products: dict[tuple[str, ...], Ints | None] = field(default_factory=dict, repr=False, compare=False)
+    _table: FactorTable = field(default_factory=FactorTable, repr=False, compare=False)
 
     @property
     def size(self) -> int:
@@ -151,6 +155,20 @@ class Block:
             values = np.prod([self.columns[name] for name in names], axis=0) if names else None
             self._products[names] = None if values is None or (values == 1).all() else values
         return self._products[names]
+
+    def table(self, factors: Sequence[Ints | None]) -> Floats:
+        """Products of columns side by side, shape (rows, factors); None as 1."""
+        return self._table.columns(factors, self.size)
+
+    @cached_property
+    def smallest(self) -> int:
+        """The row with the smallest tiles."""
+        sizes = tuple(
+            name for name in self.columns if name.startswith(("tile", "register_", "input_tile", "input_register"))
+        )
+        size = self.product(sizes)
+        use = self.axis_use.prod(axis=1)
+        return int(np.argmin(use if size is None else use * size.astype(np.float64)))
 
     def take(self, rows: npt.NDArray[np.bool_] | Ints) -> Block:
         """Keep some rows."""

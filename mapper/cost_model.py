@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -79,7 +79,8 @@ class CostModel:
     ``grid`` and ``channel`` are in cycles, ``energy`` in pJ. What leaks comes on top of ``energy``:
     ``leakage_pj_per_cycle`` times the latency. ``always_doubled``: operands that every mapping double-buffers
     (``constrained_space``); the terms count their tiles twice already. ``always_ahead``: the same at single levels, of
-    operands that lie in several buffers.
+    operands that lie in several buffers. ``kernel_inputs``: what ``kernel_input`` has laid out of this
+    model so far.
     """
 
     variant: Variant
@@ -98,3 +99,4 @@ class CostModel:
     axis_sizes: tuple[int, ...]
     always_doubled: tuple[Operand, ...] = ()
     always_ahead: tuple[tuple[int, Operand], ...] = ()
+    kernel_inputs: dict[object, object] = field(default_factory=dict, init=False, repr=False, compare=False)

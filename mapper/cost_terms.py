@@ -14,7 +14,7 @@ truth.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -60,9 +60,9 @@ class _Problem:
 class _Builder:
     """Collects the terms of one variant."""
 
-    def __init__(self, blocks: tuple[Block, ...], problem: _Problem, variant: Variant, fewest_steps: int) -> None:
-        self.fewest_steps = fewest_steps
-        self.blocks, self.layer, self.precision = blocks, problem.layer, problem.precision
+    def __init__(self, own: _Own, problem: _Problem, variant: Variant) -> None:
+        self.own, self.fewest_steps = own, own.fewest_steps
+        self.blocks, self.layer, self.precision = own.blocks, problem.layer, problem.precision
         self.accelerator, self.variant = problem.accelerator, variant
         self.levels = variant.levels
         self.timing, self.bits, self.counts = problem.timing, problem.bits, problem.counts
@@ -71,13 +71,17 @@ class _Builder:
     def term(self, name: str, coefficient: float, *, pair: str = "", **columns: str) -> Term:
         """Make a term: ``columns`` maps a dimension to the name of its column, ``pair`` names the column of both
         pair blocks."""
-        factors: list[npt.NDArray[np.int64] | None] = []
-        for block, dims in zip(self.blocks, BLOCKS, strict=True):
-            names = [f"{columns[dim]}_{dim}" for dim in dims if dim in columns]
-            if pair and len(dims) == 2:
-                names.append(pair)
-            factors.append(block.product(tuple(names)))
-        return Term(name, coefficient, tuple(factors))
+        key = (pair, *columns.items())
+        factors = self.own.factors.get(key)
+        if factors is None:
+            found: list[npt.NDArray[np.int64] | None] = []
+            for block, dims in zip(self.blocks, BLOCKS, strict=True):
+                names = [f"{columns[dim]}_{dim}" for dim in dims if dim in columns]
+                if pair and len(dims) == 2:
+                    names.append(pair)
+                found.append(block.product(tuple(names)))
+            factors = self.own.factors[key] = tuple(found)
+        return Term(name, coefficient, factors)
 
     def tile(self, operand: Operand, column: str, input_column: str, name: str, bits: int | None = None) -> Term:
         """Bits of a tile of an operand; ``bits`` of an element where it is not as stored."""
@@ -346,11 +350,22 @@ def build_cost_models(
     problem = _Problem(layer, precision, accelerator)
     found = []
     for variant in filter(wanted, variants(accelerator, precision)):
-        own, fewest = rows.of(variant)
-        if fewest:
-            builder = _Builder(own, problem, variant, fewest)
-            found.append(_build_cost_model(builder, rows.axis_sizes))
+        own = rows.of(variant)
+        if own.fewest_steps:
+            found.append(_build_cost_model(_Builder(own, problem, variant), rows.axis_sizes))
     return found
+
+
+@dataclass(frozen=True)
+class _Own:
+    """The blocks that a variant may choose from, and what follows from them alone.
+
+    ``fewest_steps``: that they allow; 0 where nothing fits. ``factors``: of the terms asked for so far.
+    """
+
+    blocks: tuple[Block, ...]
+    fewest_steps: int
+    factors: dict[tuple[object, ...], tuple[npt.NDArray[np.int64] | None, ...]] = field(default_factory=dict)
 
 
 class _Rows:
@@ -358,14 +373,14 @@ class _Rows:
 
     def __init__(self, blocks: tuple[Block, ...], axis_sizes: tuple[int, ...]) -> None:
         self.blocks, self.axis_sizes = blocks, axis_sizes
-        self._known: dict[frozenset[tuple[int, Dim]], tuple[tuple[Block, ...], int]] = {}
+        self._known: dict[frozenset[tuple[int, Dim]], _Own] = {}
 
-    def of(self, variant: Variant) -> tuple[tuple[Block, ...], int]:
-        """Blocks of a variant, and the fewest steps that they allow: 0 where nothing fits."""
+    def of(self, variant: Variant) -> _Own:
+        """What a variant may choose from."""
         if variant.single_trip not in self._known:
             own = _without_loops(self.blocks, variant.single_trip)
             possible = all(block.size for block in own)
-            self._known[variant.single_trip] = own, _fewest_steps(own, self.axis_sizes) if possible else 0
+            self._known[variant.single_trip] = _Own(own, _fewest_steps(own, self.axis_sizes) if possible else 0)
         return self._known[variant.single_trip]
 
 

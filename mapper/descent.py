@@ -46,11 +46,22 @@ def kernel_input(
     model: CostModel, objective: Objective, event_price_cycles: float = 0.0, limits: Limits = NO_LIMITS
 ) -> kernel.CostInput:
     """Lay a cost model out for the kernel. Choices whose closed-form cost is beyond ``limits`` cost infinitely much."""
+    key = objective, event_price_cycles, limits
+    found = model.kernel_inputs.get(key)
+    if found is None:
+        found = model.kernel_inputs[key] = _laid_out(model, objective, event_price_cycles, limits)
+    assert isinstance(found, kernel.CostInput)
+    return found
+
+
+def _laid_out(
+    model: CostModel, objective: Objective, event_price_cycles: float, limits: Limits
+) -> kernel.CostInput:
     terms: list[tuple[Term, int, int, int]] = []
     terms += [(term, kernel.GRID, 0, 0) for term in model.grid]
     if event_price_cycles > 0:
         trips = tuple(
-            np.prod([block.columns[f"trips{model.variant.levels}_{choice.dim}"] for choice in block.choices], axis=0)
+            block.product(tuple(f"trips{model.variant.levels}_{choice.dim}" for choice in block.choices))
             for block in model.blocks
         )
         price = Term("events", event_price_cycles, trips)
@@ -65,16 +76,10 @@ def kernel_input(
         single_constant[which] = exposed.single_constant
     for place, capacity in enumerate(model.capacities):
         terms += [(term, kernel.TILE, OPERANDS.index(o), place) for o, term in capacity.tiles.items()]
-    sizes = [block.size for block in model.blocks]
-    factors = np.ones((sum(sizes), len(terms)))
-    starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    for t, (term, *_) in enumerate(terms):
-        for b, factor in enumerate(term.factors):
-            if factor is not None:
-                factors[starts[b] : starts[b + 1], t] = factor
+    columns = zip(*(term.factors for term, *_ in terms), strict=True)
     return kernel.CostInput(
-        factors=factors,
-        block_start=starts,
+        factors=np.concatenate([block.table(own) for block, own in zip(model.blocks, columns, strict=True)]),
+        block_start=np.cumsum([0, *(block.size for block in model.blocks)]),
         axis_use=np.concatenate([block.axis_use for block in model.blocks]),
         axis_size=np.array(model.axis_sizes, dtype=np.int64),
         coefficient=np.array([term.coefficient for term, *_ in terms], dtype=np.float64),
@@ -108,15 +113,7 @@ def pass_count(model: CostModel, candidate: Candidate) -> int:
 
 def smallest_rows(model: CostModel) -> np.ndarray:
     """Row of each block with the smallest tiles: it fits if anything does."""
-    found = []
-    for block in model.blocks:
-        sizes = tuple(
-            name for name in block.columns if name.startswith(("tile", "register_", "input_tile", "input_register"))
-        )
-        size = block.product(sizes)
-        use = block.axis_use.prod(axis=1)
-        found.append(int(np.argmin(use if size is None else use * size.astype(np.float64))))
-    return np.array(found, dtype=np.int64)
+    return np.array([block.smallest for block in model.blocks], dtype=np.int64)
 
 
 def descend(

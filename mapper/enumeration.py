@@ -67,11 +67,6 @@ def relaxed_bound(model: CostModel, incumbent: Incumbent, seconds: float = 0.0) 
     return min(incumbent.proven(), lowest)
 
 
-def compile_enumeration(model: CostModel) -> None:
-    """Have Numba compile the search, or load it, before a budget runs."""
-    enumerate_choices(kernel_input(model, "latency"), -np.inf, 1, 1)
-
-
 def prove_by_enumeration(
     models: list[CostModel], incumbent: Incumbent, give_up: float, deadline: float
 ) -> tuple[float, list[CostModel], float]:

@@ -15,13 +15,13 @@ from typing import NamedTuple
 from mapper.constrained_space import constrained_models
 from mapper.constraints import MappingConstraints
 from mapper.descent import ROUNDING
-from mapper.enumeration import compile_enumeration
 from mapper.pareto import pareto_front
 from mapper.planned_steps import planned_machine
 from mapper.search import LayerSpace, search_models
 from mapper.solution import Limits, Objective, SearchBudget, SearchInterrupted
 from simulator.accelerator import Accelerator
 from simulator.errors import ConfigurationError, Problem
+from simulator.kernels import compile_enumeration
 from simulator.layer import Frozen, Layer
 from simulator.mapping import Mapping
 from simulator.precision import LayerPrecision
@@ -127,7 +127,7 @@ def map_front(
     machine = planned_machine(accelerator, precision)
     began = time.process_time()
     models = constrained_models(layer, precision, machine, constraints)
-    compile_enumeration(models[0])
+    compile_enumeration()
     space = LayerSpace(layer, precision, machine, models, constraints)
     points: list[FrontPoint] = []
 

@@ -21,7 +21,7 @@ from mapper.constraints import MappingConstraints
 from mapper.cost_model import CostModel
 from mapper.cp_sat_proof import prove_by_cp_sat
 from mapper.devices import EVERY_DEVICE, SearchDevices
-from mapper.enumeration import compile_enumeration, least_floor, prove_by_enumeration, relaxed_bound
+from mapper.enumeration import least_floor, prove_by_enumeration, relaxed_bound
 from mapper.hints import start_from
 from mapper.incumbent import PROOF_TOLERANCE, Incumbent
 from mapper.infeasible import explain_infeasible
@@ -39,6 +39,7 @@ from mapper.split_mapping import map_split_layer
 from mapper.starts import start
 from simulator.accelerator import Accelerator
 from simulator.errors import ConfigurationError, InfeasibleError, Problem
+from simulator.kernels import compile_enumeration
 from simulator.layer import Layer
 from simulator.mapping import Mapping
 from simulator.precision import LayerPrecision
@@ -132,7 +133,7 @@ def map_layer(
     accelerator = planned_machine(accelerator, precision)
     began = time.process_time()
     models = constrained_models(layer, precision, accelerator, constraints, dominance=devices.dominance)
-    compile_enumeration(models[0])
+    compile_enumeration()
     space = LayerSpace(layer, precision, accelerator, models, constraints)
     incumbent = replace(space.incumbent(objective, budget, limits), devices=devices)
     lower_bound = search_models(space, incumbent, budget, hint if devices.hints else None)

@@ -8,6 +8,7 @@ A public name in no group is an error. tests/unit/test_references.py fails while
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import re
 import sys
@@ -143,10 +144,12 @@ def members(value: Any) -> list[str]:
         member = inspect.getattr_static(value, name)
         if name.startswith("_") or name in fields or hasattr(BaseModel, name) or hasattr(str, name):
             continue
-        inner = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
+        is_kept = isinstance(member, functools.cached_property)
+        is_property = is_kept or isinstance(member, property)
+        inner = member.func if is_kept else member.fget if is_property else getattr(member, "__func__", member)
         if inspect.isfunction(inner):
             text = inspect.cleandoc(inner.__doc__ or "").split("\n\n")[0].replace("\n", " ").replace("``", "`")
-            shown = name if isinstance(member, property) else f"{name}()"
+            shown = name if is_property else f"{name}()"
             found.append(f"- `{shown}`: {text}")
     return ["", *found] if found else []
 

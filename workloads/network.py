@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import networkx as nx
 import onnx
@@ -62,13 +63,13 @@ class Network(Shown):
     bindings: Mapping[str, LayerBinding] = field(default_factory=dict)
     source: str = ""
 
-    @property
+    @cached_property
     def operations(self) -> tuple[Layer | VectorOp, ...]:
         """All operations, each after those whose results it reads."""
         order = nx.lexicographical_topological_sort(self.graph, key=self._position.__getitem__)
         return tuple(self.graph.nodes[name]["op"] for name in order)
 
-    @property
+    @cached_property
     def layers(self) -> tuple[Layer, ...]:
         """The loop nests, in order."""
         return tuple(op for op in self.operations if isinstance(op, Layer))

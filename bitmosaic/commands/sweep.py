@@ -82,7 +82,8 @@ def status(results: Path) -> None:
 @_FOLDER
 @click.option("--sort", default="", metavar="COLUMN", help="Order by a column of the frame, e.g. energy_uj.")
 @click.option("--front", is_flag=True,
-              help="Only points that no other beats in latency, energy and area, of the same network and precision.")
+              help="Only points that no other beats in latency, energy and area, of the same network and precision; "
+                   "and in accuracy, of the same network, where it is measured.")
 @click.option("--rows", type=click.IntRange(min=1), metavar="N", help="The most rows that are shown.")
 @click.option("--csv", "csv_file", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
               help="Write all rows and columns as CSV, and show nothing.")

@@ -13,6 +13,7 @@ from bitmosaic._version import __version__
 from bitmosaic.explorations.identity import canonical_json
 from bitmosaic.report_page.machines import Machines
 from bitmosaic.report_page.model import Fact, Measure, Report, ReportPoint, Shared, Trust
+from bitmosaic.report_page.network_entries import accuracy_measure
 from bitmosaic.sweeps.results import SWEEP_FILE, SweepRecord, read_results
 from bitmosaic.sweeps.runner import open_expansion
 from bitmosaic.sweeps.tasks import Expansion, SweepTask
@@ -64,6 +65,10 @@ def read_sweep(folder: Path) -> Report:
     components = tuple({
         name: None for record in records if record.result for name in record.result.energy_by_component_pj
     })
+    metrics = dict.fromkeys(
+        record.result.accuracy.metric for record in records if record.result and record.result.accuracy
+    )
+    measured = [accuracy_measure(next(iter(metrics)) if len(metrics) == 1 else "accuracy")] if metrics else []
     machines, trusts = Machines(), Shared[Trust]()
     places: dict[str, int] = {}
     points = []
@@ -87,8 +92,10 @@ def read_sweep(folder: Path) -> Report:
         points.append(ReportPoint(
             id=record.key[:12], label=f"{name}, {record.network} in {record.precision}",
             group=f"{record.hardware}, {record.objective}" if several_objectives else record.hardware,
-            subject=f"{record.network} in {record.precision}", origin=f"mapped for {record.objective}",
-            status=record.status.replace("_", " "), values=_values(record, numeric),
+            # With an accuracy, points in different precisions compare.
+            subject=record.network if measured else f"{record.network} in {record.precision}",
+            origin=f"mapped for {record.objective}",
+            status=record.status.replace("_", " "), values=_values(record, numeric, has_accuracy=bool(measured)),
             energy_pj=() if result is None else tuple(
                 result.energy_by_component_pj.get(each, 0.0) for each in components
             ),
@@ -100,7 +107,7 @@ def read_sweep(folder: Path) -> Report:
     done = [point for point in points if point.status == "done"]
     return Report(
         kind="sweep", title=f"Sweep {folder.resolve().name}", source=str(folder), made_by=__version__,
-        group_name="hardware", subject_name="network and precision",
+        group_name="hardware", subject_name="network" if measured else "network and precision",
         facts=(
             Fact(label="networks", text=", ".join(networks)),
             Fact(label="hardware", text=", ".join(dict.fromkeys(record.hardware for record in records))),
@@ -109,7 +116,7 @@ def read_sweep(folder: Path) -> Report:
             Fact(label="tasks", text=f"{len(records)}, {len(done)} done"),
         ),
         notes=tuple(notes),
-        measures=(*MEASURES, *(Measure(key=path, label=shorts[path], unit=_unit(path)) for path in numeric)),
+        measures=(*MEASURES, *measured, *(Measure(key=path, label=shorts[path], unit=_unit(path)) for path in numeric)),
         x="latency_ms", y="energy_uj", subject=done[0].subject if done and len(networks) > 1 else "",
         first=_balanced(done), components=components, descriptions=tuple(machines.descriptions),
         parts=machines.parts.all, machines=tuple(machines.entries), trusts=trusts.all, points=tuple(points),
@@ -156,16 +163,17 @@ def _text(value: Any) -> str:
     return f"{value:,}" if _is_number(value) else str(value)
 
 
-def _values(record: SweepRecord, numeric: Sequence[str]) -> tuple[float | None, ...]:
-    """By ``MEASURES``, then the fields; of a task without a result the fields alone."""
+def _values(record: SweepRecord, numeric: Sequence[str], *, has_accuracy: bool) -> tuple[float | None, ...]:
+    """By ``MEASURES``, the accuracy where any is measured, then the fields; without a result the fields alone."""
     own = tuple(record.fields.get(path) for path in numeric)
     result = record.result
     if result is None:
-        return (*(None for _ in MEASURES), *own)
+        return (*(None for _ in MEASURES), *([None] * has_accuracy), *own)
+    accuracy = None if result.accuracy is None else 100.0 * result.accuracy.value
     energy_uj = result.energy_pj * 1e-6
     return (
         result.latency_ms, energy_uj, energy_uj * result.latency_ms, result.area_mm2, float(result.total_cycles),
-        100.0 * result.worst_gap, float(result.unproven_layers), *own,
+        100.0 * result.worst_gap, float(result.unproven_layers), *([accuracy] if has_accuracy else []), *own,
     )
 
 

@@ -82,7 +82,8 @@ class Sampling(Frozen):
             return value
         names = tuple(value)
         if any(isinstance(name, str) and name.startswith("accuracy") for name in names):
-            raise ValueError("a sweep measures no accuracy yet: latency_ms, energy_pj and area_mm2 can be minimised")
+            raise ValueError("does not depend on the hardware that is drawn: every point has every precision; "
+                             "latency_ms, energy_pj and area_mm2 can be minimised")
         if len(set(map(str, names))) < len(names):
             raise ValueError("names a cost twice")
         return names
@@ -102,6 +103,7 @@ class SweepDescription(Frozen):
             the 45 nm SRAM fit, where a point does not give them.
         cpu_seconds_per_layer, target_gap: when the search for one mapping may stop.
         task_seconds: wall time after which a task is given up; None: never.
+        accuracy: whether the accuracy of each network in each precision is measured; all must be trained, with data.
         sampling: points are drawn from the grids; None: every combination is a point.
     """
 
@@ -115,6 +117,7 @@ class SweepDescription(Frozen):
     cpu_seconds_per_layer: float = Field(default=10.0, gt=0)
     target_gap: float = Field(default=0.01, ge=0, le=1)
     task_seconds: float | None = Field(default=3600.0, gt=0)
+    accuracy: bool = False
     sampling: Sampling | None = None
 
     @property
@@ -173,8 +176,11 @@ def read_sweep(source: SweepDescription | Mapping[str, Any] | str | Path) -> Swe
 def dump_sweep(description: SweepDescription) -> str:
     """Write a sweep as YAML that reads back to an equal one."""
     content = description.model_dump(mode="json")
+    # So that the file of a sweep without them is the one that earlier releases wrote.
     if description.sampling is None:
-        del content["sampling"]  # so that the file of a grid is the one that earlier releases wrote
+        del content["sampling"]
+    if not description.accuracy:
+        del content["accuracy"]
     return yaml_text({VERSION_FIELD: SCHEMA_VERSION, **content})
 
 

@@ -21,7 +21,7 @@ _COSTS = ("latency_ms", "energy_uj", "area_mm2")
 _BEFORE = ("hardware",)
 _BEHIND = (
     "network", "precision", "objective", "status", "latency_cycles", "latency_ms", "energy_uj", "edp_uj_ms", "area_mm2",
-    "worst_gap_percent", "unproven_layers", "front", "errors",
+    "accuracy_percent", "worst_gap_percent", "unproven_layers", "front", "errors",
 )
 
 
@@ -35,10 +35,12 @@ def sweep_frame(records: Iterable[SweepRecord]) -> pd.DataFrame:
 
     Columns: ``hardware``, one for each field that the sweep gives anew (``grid.axes.rows.size``), ``network``,
     ``precision``, ``objective``, ``status``, ``latency_cycles``, ``latency_ms``, ``energy_uj``, ``edp_uj_ms``,
-    ``area_mm2`` (NaN: not modelled for every part), ``worst_gap_percent``, ``unproven_layers`` (whose search ended
-    before the gap that was asked for), ``front`` (whether no other point with the same network and precision is better
-    in latency, energy and area together; area counts where it is modelled), ``errors``. Costs of tasks without a result
-    are NaN.
+    ``area_mm2`` (NaN: not modelled for every part), ``accuracy_percent`` (NaN: not measured), ``worst_gap_percent``,
+    ``unproven_layers`` (whose search ended before the gap that was asked for), ``front``, ``errors``. Costs of tasks
+    without a result are NaN.
+
+    On the ``front`` are points than which no other of the same network is better in latency, energy, area and
+    accuracy together; area counts where it is modelled. Without accuracies, only points of one precision compare.
     """
     rows: list[dict[str, Any]] = []
     fields: dict[str, None] = {}
@@ -55,6 +57,7 @@ def sweep_frame(records: Iterable[SweepRecord]) -> pd.DataFrame:
                 "latency_cycles": result.total_cycles, "latency_ms": result.latency_ms, "energy_uj": energy_uj,
                 "edp_uj_ms": energy_uj * result.latency_ms,
                 "area_mm2": math.nan if result.area_mm2 is None else result.area_mm2,
+                "accuracy_percent": math.nan if result.accuracy is None else 100.0 * result.accuracy.value,
                 "worst_gap_percent": 100.0 * result.worst_gap, "unproven_layers": result.unproven_layers,
             }
         rows.append(row)
@@ -70,8 +73,11 @@ def _plain(value: Any) -> Any:
 
 def _front(frame: pd.DataFrame) -> list[bool]:
     marks = np.zeros(len(frame), dtype=np.bool_)
-    for _, rows in frame[frame["status"] == "done"].groupby(["network", "precision"], sort=False):
+    done = frame[frame["status"] == "done"]
+    comparable = done["precision"].where(done["accuracy_percent"].isna(), "")
+    for _, rows in done.groupby([done["network"], comparable], sort=False):
         costs = rows[list(_COSTS)].astype(float).fillna(math.inf).to_numpy()
+        costs = np.column_stack([costs, -rows["accuracy_percent"].astype(float).fillna(0.0)])
         marks[rows.index.to_numpy()] = pareto_front(costs)
     return [bool(mark) for mark in marks]
 
@@ -103,7 +109,9 @@ def sweep_table(frame: pd.DataFrame, *, sort: str = "", front_only: bool = False
     for name in ("network", "precision", "objective"):
         if name not in single:
             table.add_column(name, no_wrap=True)
-    for heading in ("cycles", "latency (ms)", "energy (µJ)", "area (mm²)", "worst gap (%)"):
+    has_accuracy = bool(frame["accuracy_percent"].notna().any())
+    accuracy = ("accuracy (%)",) if has_accuracy else ()
+    for heading in ("cycles", "latency (ms)", "energy (µJ)", "area (mm²)", *accuracy, "worst gap (%)"):
         table.add_column(heading, justify="right")
     table.add_column("front", no_wrap=True)
     for row in rows.to_dict("records"):
@@ -113,12 +121,17 @@ def sweep_table(frame: pd.DataFrame, *, sort: str = "", front_only: bool = False
             area = "not modelled" if math.isnan(row["area_mm2"]) else number_text(row["area_mm2"])
             cells += [
                 f"{int(row['latency_cycles']):,}", number_text(row["latency_ms"]), number_text(row["energy_uj"]), area,
-                f"{row['worst_gap_percent']:.1f}", "front" if row["front"] else "",
+                *([_percent(row["accuracy_percent"])] if has_accuracy else []), _percent(row["worst_gap_percent"]),
+                "front" if row["front"] else "",
             ]
         else:
-            cells += [str(row["status"]).replace("_", " "), "", "", "", "", ""]
+            cells += [str(row["status"]).replace("_", " "), *[""] * (5 + has_accuracy)]
         table.add_row(*cells, style="bold" if row["front"] else None)
     return table
+
+
+def _percent(value: float) -> str:
+    return "—" if math.isnan(value) else f"{value:.1f}"
 
 
 def _short(path: str) -> str:

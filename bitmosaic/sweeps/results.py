@@ -13,7 +13,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import SerializerFunctionWrapHandler, model_serializer
+
 from bitmosaic.explorations.identity import canonical_json
+from bitmosaic.explorations.records import Accuracy
 from bitmosaic.explorations.store import Record, RecordFile
 from bitmosaic.sweeps.local_pool import Outcome, Status
 from bitmosaic.sweeps.tasks import SweepTask, network_name
@@ -37,6 +40,7 @@ class SweepResult(Frozen):
         unproven_layers: layers whose search ran out of its budget before it reached the gap that was asked for.
         confidence: component of energy → how far its numbers can be trusted; None: not stated.
         not_modelled: what costs energy and is left out of the machine's description, in words.
+        accuracy: of the network in the task's precisions, on any machine; None: the sweep measures none.
     """
 
     total_cycles: int
@@ -49,6 +53,14 @@ class SweepResult(Frozen):
     unproven_layers: int
     confidence: dict[str, Confidence | None]
     not_modelled: tuple[str, ...]
+    accuracy: Accuracy | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_measured(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialise(self)
+        if self.accuracy is None:
+            del content["accuracy"]  # records of sweeps that measure none are those of earlier releases
+        return content
 
 
 class SweepRecord(Record):
@@ -77,9 +89,11 @@ class SweepRecord(Record):
         return self.status in FAILED
 
 
-def record_of(task: SweepTask, outcome: Outcome) -> SweepRecord:
-    """The record of a task that ended."""
+def record_of(task: SweepTask, outcome: Outcome, accuracy: Accuracy | None = None) -> SweepRecord:
+    """The record of a task that ended, with the accuracy of its network in its precisions where that is known."""
     result = None if outcome.value is None else SweepResult.model_validate_json(json.dumps(outcome.value["result"]))
+    if result is not None and accuracy is not None:
+        result = result.model_copy(update={"accuracy": accuracy})
     return SweepRecord(
         key=task.key, hardware=task.point.hardware, fields=task.point.fields, network=network_name(task.network),
         precision=task.precision, objective=task.objective, status=outcome.status, errors=outcome.errors, result=result,

@@ -14,6 +14,7 @@ from typing import Protocol, Self
 from bitmosaic._version import __version__
 from bitmosaic.explorations.store import RecordFile, sole_writer
 from bitmosaic.progress import Progress, chosen_progress
+from bitmosaic.sweeps.accuracy import Accuracies, measure_policies
 from bitmosaic.sweeps.description import SweepDescription, dump_sweep
 from bitmosaic.sweeps.evaluate import evaluate
 from bitmosaic.sweeps.local_pool import Call, LocalPool, Outcome, Status
@@ -34,7 +35,7 @@ from bitmosaic.sweeps.results import (
     write_results,
 )
 from bitmosaic.sweeps.sampling import Search, drawn_so_far, optuna_package, replay
-from bitmosaic.sweeps.tasks import Expansion, SweepTask, expand
+from bitmosaic.sweeps.tasks import Expansion, SweepTask, expand, opened_network
 from simulator.errors import ConfigurationError, Problem
 
 PREPARE = "bitmosaic.sweeps.evaluate"
@@ -147,19 +148,25 @@ def run_sweep(
         writer = ResultsWriter(folder, tasks, retry_failed)
         for path in writer.torn_files:
             progress.say(f"{path}: the last line was torn when a run ended; it is cut off and its task done again")
+        accuracies: Accuracies = {}
+        if expansion.description.accuracy and (writer.todo or (search is not None and search.generation)):
+            networks = {name: opened_network(name) for name in expansion.description.networks}
+            accuracies = measure_policies(networks, expansion.policies, folder, progress)
         if search is not None:
-            _run_search(search, folder, writer, pool, progress)
+            _run_search(search, folder, writer, pool, progress, accuracies)
         elif writer.todo:
-            with _Run(folder, writer, pool, progress, len(tasks) - len(writer.todo)) as run:
+            with _Run(folder, writer, pool, progress, len(tasks) - len(writer.todo), accuracies) as run:
                 run.do(writer.todo, len(tasks))
     return sweep_status(expansion, folder, tasks) if search is None else _status_of(search.drawn(), folder, search)
 
 
-def _run_search(search: Search, folder: Path, writer: ResultsWriter, pool: Pool, progress: Progress) -> None:
+def _run_search(
+    search: Search, folder: Path, writer: ResultsWriter, pool: Pool, progress: Progress, accuracies: Accuracies
+) -> None:
     """Do what is left of a generation, tell the sampler, and go on with the next one."""
     if not search.generation:
         return
-    with _Run(folder, writer, pool, progress, len(search.tasks) - len(writer.todo)) as run:
+    with _Run(folder, writer, pool, progress, len(search.tasks) - len(writer.todo), accuracies) as run:
         while True:
             if writer.todo:
                 run.do(writer.todo, search.most_tasks)
@@ -172,9 +179,11 @@ def _run_search(search: Search, folder: Path, writer: ResultsWriter, pool: Pool,
 class _Run:
     """What one run of a sweep does; when it ends, however it ends, a line of ``runs.jsonl`` says what that was."""
 
-    def __init__(self, folder: Path, writer: ResultsWriter, pool: Pool, progress: Progress, done: int) -> None:
+    def __init__(
+        self, folder: Path, writer: ResultsWriter, pool: Pool, progress: Progress, done: int, accuracies: Accuracies
+    ) -> None:
         self._folder, self._writer, self._pool, self._progress = folder, writer, pool, progress
-        self._done = done
+        self._done, self._accuracies = done, accuracies
         self._asked = 0
         self._spent = {"cpu_seconds": 0.0, "search_seconds": 0.0, "searches": 0.0}
         self._statuses: Counter[str] = Counter()
@@ -190,7 +199,7 @@ class _Run:
         with closing(self._pool.outcomes([(evaluate, (task,)) for task in todo])) as outcomes:
             for number, outcome in outcomes:
                 task = todo[number]
-                self._writer.add(record_of(task, outcome))
+                self._writer.add(record_of(task, outcome, self._accuracies.get((task.network, task.precision))))
                 self._done += 1
                 self._statuses[outcome.status] += 1
                 self._spent["cpu_seconds"] += outcome.cpu_seconds

@@ -11,6 +11,7 @@ from typing import Any
 from bitmosaic.explorations.baseline_cost import pattern_fits, precisions_by_layer
 from bitmosaic.explorations.identity import Json, accelerator_identity, content_key, network_identity, network_shapes
 from bitmosaic.explorations.menu import for_layer
+from bitmosaic.sweeps.accuracy import unmeasurable
 from bitmosaic.sweeps.description import SweepDescription, SweepSource, raise_problems, read_sweep
 from bitmosaic.sweeps.points import HardwarePoint, Points, expand_points, has_values
 from bitmosaic.sweeps.space import Space, open_space
@@ -150,6 +151,7 @@ def tasks_of(point: HardwarePoint, policies: Policies, description: SweepDescrip
             key = content_key("sweep_task", {
                 "model": MODEL_VERSION, "machine": machine, "network": content, "assignment": assignment,
                 "objective": objective, "budget": description.budget.model_dump(mode="json"),
+                **({"accuracy": True} if description.accuracy else {}),
             })
             yield SweepTask(key, point, network, content, name, asked, objective, description.budget)
 
@@ -164,6 +166,9 @@ def _policies(read: SweepSource, problems: list[Problem]) -> Policies:
             networks[name] = opened_network(name)
         except BitmosaicError as error:
             problems += _placed(error, document, ("networks", index))
+            continue
+        if description.accuracy and (why := unmeasurable(networks[name])):
+            problems.append(_problem(document, ("networks", index), why))
     policies: dict[str, dict[str, LayerPrecision]] = {}
     for index, text in enumerate(description.precisions):
         place: Place = ("precisions", index)

@@ -28,7 +28,7 @@ try:
     from simulator.kernels.batch import bound_batch, walk_batch
     from simulator.kernels.descent import random_descents
     from simulator.kernels.dominance import non_dominated
-    from simulator.kernels.enumeration import enumerate_choices, least_cost
+    from simulator.kernels.enumeration import compile_enumeration, enumerate_choices, least_cost
     from simulator.kernels.extents import nested_starts, touched_counts
     from simulator.kernels.functional import narrow_products, ordered_sums, patches, wide_products
     from simulator.kernels.plain_walk import full_unless_plain, is_plain, plain_walk
@@ -39,8 +39,8 @@ finally:
     numba.config.CACHE_DIR = _previous
 
 __all__ = [
-    "bit_fusion_tiling", "bound_batch", "chains", "enumerate_choices", "full_unless_plain", "full_walk", "input_counts",
-    "is_plain", "least_cost", "narrow_products", "nest_front", "nested_starts", "non_dominated", "ordered_sums",
-    "pass_times", "patches", "plain_walk", "random_descents", "tiling_cycles", "touched_counts", "walk", "walk_batch",
-    "weight_counts", "wide_products",
+    "bit_fusion_tiling", "bound_batch", "chains", "compile_enumeration", "enumerate_choices", "full_unless_plain",
+    "full_walk", "input_counts", "is_plain", "least_cost", "narrow_products", "nest_front", "nested_starts",
+    "non_dominated", "ordered_sums", "pass_times", "patches", "plain_walk", "random_descents", "tiling_cycles",
+    "touched_counts", "walk", "walk_batch", "weight_counts", "wide_products",
 ]

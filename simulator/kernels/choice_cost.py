@@ -47,6 +47,19 @@ def new_scratch(m):
 
 
 @numba.njit(cache=True)
+def _fits_twice(m, scratch, mask):
+    """Whether every memory has room for two tiles of each operand of ``mask`` that it may keep twice."""
+    for c in range(m.capacity_size.shape[0]):
+        need = 0.0
+        for operand in range(3):
+            twice = m.capacity_doubles[c, operand] and (mask >> operand) & 1
+            need += scratch[2 + c, operand] * (2 if twice else 1)
+        if need > m.capacity_size[c] * (1 + 1e-12):
+            return False
+    return True
+
+
+@numba.njit(cache=True)
 def choice_cost(m, value, scratch, by_mask):
     """Cost of one choice from its terms' values; inf where it does not fit.
 
@@ -79,29 +92,41 @@ def choice_cost(m, value, scratch, by_mask):
     best_mask = 0
     for mask in range(MASKS):
         by_mask[mask] = np.inf
+    once_only = MASKS - 1  # operands of which no tile may be kept twice, one bit an operand
+    for operand in range(3):
+        if m.may_double[operand]:
+            once_only -= 1 << operand
+    together = False  # whether two operands may be kept twice in one memory
     for c in range(m.capacity_size.shape[0]):
+        one, two, three = scratch[2 + c, 0], scratch[2 + c, 1], scratch[2 + c, 2]
+        size = m.capacity_size[c] * (1 + 1e-12)
         # What does not fit once does not fit twice.
-        if scratch[2 + c, 0] + scratch[2 + c, 1] + scratch[2 + c, 2] > m.capacity_size[c] * (1 + 1e-12):
+        if one + two + three > size:
             return best, best_mask
+        twice = 0
+        if m.capacity_doubles[c, 0]:
+            twice += 1
+            if one * 2 + two + three > size:
+                once_only |= 1
+        if m.capacity_doubles[c, 1]:
+            twice += 1
+            if one + two * 2 + three > size:
+                once_only |= 2
+        if m.capacity_doubles[c, 2]:
+            twice += 1
+            if one + two + three * 2 > size:
+                once_only |= 4
+        together |= twice > 1
     for mask in range(MASKS):
+        if mask & once_only:
+            continue
         if mask > 0 and m.objective == ENERGY_COST and m.leakage == 0.0 and m.latency_limit == np.inf:
             continue
-        fits = True
+        if together and not _fits_twice(m, scratch, mask):
+            continue
         exposed = 0.0
         for operand in range(3):
-            doubled = (mask >> operand) & 1
-            if doubled and not m.may_double[operand]:
-                fits = False
-            exposed += scratch[1 - doubled, operand]
-        for c in range(m.capacity_size.shape[0]):
-            need = 0.0
-            for operand in range(3):
-                twice = m.capacity_doubles[c, operand] and (mask >> operand) & 1
-                need += scratch[2 + c, operand] * (2 if twice else 1)
-            if need > m.capacity_size[c] * (1 + 1e-12):
-                fits = False
-        if not fits:
-            continue
+            exposed += scratch[1 - ((mask >> operand) & 1), operand]
         latency = max(grid + exposed, channel)
         with_leakage = energy + m.leakage * latency
         if latency > m.latency_limit or with_leakage > m.energy_limit:

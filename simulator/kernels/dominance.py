@@ -13,7 +13,8 @@ def non_dominated(values: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     ``values`` has shape (rows, columns), int64; smaller is better.
     """
     # Columns that repeat another decide nothing, and cost time in every comparison.
-    values = np.ascontiguousarray(np.unique(values, axis=1))
+    different = {column.tobytes(): place for place, column in enumerate(np.ascontiguousarray(values.T))}
+    values = np.ascontiguousarray(values[:, list(different.values())])
     # A row can only be beaten by one of a smaller sum. Sorting is left to NumPy: Numba compiles its own for seconds.
     keep: npt.NDArray[np.bool_] = _front(values, np.argsort(values.sum(axis=1), kind="stable"))
     return keep

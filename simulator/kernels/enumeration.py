@@ -7,11 +7,13 @@ on the way to be too dear, or to fit no axis, is left out of the node before it 
 
 from __future__ import annotations
 
+from functools import cache
+
 import numba
 import numpy as np
 import numpy.typing as npt
 
-from simulator.kernels.choice_cost import MASKS, CostInput, choice_cost, new_scratch
+from simulator.kernels.choice_cost import LATENCY, MASKS, CostInput, choice_cost, new_scratch
 from simulator.kernels.compiled import inner
 from simulator.kernels.dominance import non_dominated
 from simulator.kernels.row_trees import RowTrees, row_trees
@@ -113,21 +115,32 @@ def enumerate_choices(
     alive, bound = np.ones(len(m.factors), dtype=np.bool_), np.zeros(len(m.factors))
     smallest = np.empty((blocks, terms))
     rows, masks, costs = np.empty((most, blocks), dtype=np.int64), np.empty(most, dtype=np.int64), np.empty(most)
-    # Called also where nothing survives, so that everything is compiled by a first call that finds nothing.
-    possible = surviving_rows(m, below if survivors else np.inf, alive, bound, smallest)
+    if not surviving_rows(m, below if survivors else np.inf, alive, bound, smallest):
+        return rows[:0], masks[:0], costs[:0], below, True
     own = [np.flatnonzero(alive[a:b]) + a for a, b in zip(m.block_start[:-1], m.block_start[1:], strict=True)]
-    if not possible:
-        own = [np.arange(a, a + 1) for a in m.block_start[:-1]]
-    elif undominated:
+    if undominated:
         tables = [np.column_stack([m.factors[kept].astype(np.int64), m.axis_use[kept]]) for kept in own]
         own = [kept[non_dominated(table)] for kept, table in zip(own, tables, strict=True)]
     count, floor, finished = _branch(
-        m, below, node_limit if possible else -1, row_trees(m, own, clustered=clustered), rows, masks, costs,
+        m, below, node_limit, row_trees(m, own, clustered=clustered), rows, masks, costs,
         np.zeros(1, dtype=np.int64) if stop is None else stop,
     )
-    if not possible:
-        return rows[:0], masks[:0], costs[:0], below, True
     return rows[:count], masks[:count], costs[:count], floor, finished
+
+
+@cache
+def compile_enumeration() -> None:
+    """Have Numba compile the search, or load it; once in a process."""
+    tiny = CostInput(
+        factors=np.ones((1, 1)), block_start=np.array([0, 1]), axis_use=np.ones((1, 1), dtype=np.int64),
+        axis_size=np.ones(1, dtype=np.int64), coefficient=np.ones(1), floor=np.zeros(1),
+        kind=np.zeros(1, dtype=np.int64), operand=np.zeros(1, dtype=np.int64), capacity=np.zeros(1, dtype=np.int64),
+        capacity_size=np.ones(1), capacity_doubles=np.zeros((1, 3), dtype=np.bool_),
+        may_double=np.zeros(3, dtype=np.bool_), grid_constant=0.0, channel_constant=0.0, final_constant=0.0,
+        energy_constant=0.0, leakage=0.0, single_constant=np.zeros(3), objective=LATENCY, latency_limit=np.inf,
+        energy_limit=np.inf,
+    )
+    enumerate_choices(tiny, np.inf, 1, 1)
 
 
 @inner()
@@ -254,4 +267,4 @@ def _branch(m, below, node_limit, trees, rows, masks, cost, stop):
     return count, limit, True
 
 
-__all__ = ["RowTrees", "enumerate_choices", "least_cost", "surviving_rows"]
+__all__ = ["RowTrees", "compile_enumeration", "enumerate_choices", "least_cost", "surviving_rows"]

@@ -34,8 +34,11 @@ def row_trees(m: CostInput, rows: list[npt.NDArray[np.int64]], *, clustered: boo
     ``clustered``: rows that resemble each other stand together; else rows are halved as they come.
     """
     telling = np.isin(m.kind, TELLING) & clustered
-    numbers = np.column_stack([np.maximum(m.factors[:, telling], 0.5), m.axis_use])
-    spread_of = np.log(numbers) if clustered else np.zeros_like(numbers)
+    spread_of = np.zeros((len(m.factors), int(telling.sum()) + m.axis_use.shape[1]))
+    if clustered:
+        used = np.concatenate(rows)
+        numbers = np.column_stack([np.maximum(m.factors[used][:, telling], 0.5), m.axis_use[used]])
+        spread_of[used] = np.log(numbers)
     nodes = sum(2 * len(own) - 1 for own in rows)
     trees = RowTrees(
         root=np.zeros(len(rows), dtype=np.int64),

@@ -278,7 +278,7 @@ def test_parts_of_a_sampled_sweep_merge(made_up: None, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("sampling", "more", "words"), [
-    ({"minimise": ["accuracy"]}, {}, "sampling.minimise: a sweep measures no accuracy yet"),
+    ({"minimise": ["accuracy"]}, {}, "sampling.minimise: does not depend on the hardware that is drawn"),
     ({"minimise": ["energy_pj", "energy_pj"]}, {}, "names a cost twice"),
     ({"minimise": ["latency_cycles"]}, {}, "allowed: latency_ms, energy_pj, area_mm2"),
     ({"sampler": "nsga"}, {}, "did you mean 'nsga2'"),

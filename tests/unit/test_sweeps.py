@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -23,6 +23,7 @@ import bitmosaic
 from bitmosaic import cli
 from bitmosaic.explorations.store import sole_writer
 from bitmosaic.progress import Silent
+from bitmosaic.report_page.read_sweep import read_sweep
 from bitmosaic.sweeps import runner
 from bitmosaic.sweeps.local_pool import Call, LocalPool, Outcome
 from bitmosaic.sweeps.report import load_sweep, sweep_frame
@@ -31,6 +32,10 @@ from bitmosaic.sweeps.runner import merge_sweeps, open_status, run_sweep
 from bitmosaic.sweeps.tasks import Expansion, SweepTask, expand
 from bitmosaic.sweeps.worker import guarded
 from simulator.errors import ConfigurationError
+from simulator.precision import LayerPrecision
+from workloads import open_network
+from workloads.accuracy import AccuracyEvaluator, AccuracyResult, uniform
+from workloads.tasks import Task, find_task
 
 ENVIRONMENT = dict(os.environ)  # with the user's cache: compiled kernels are in it
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -380,3 +385,72 @@ def test_front_is_of_one_network_and_precision() -> None:
     ])
     assert list(frame["front"]) == [True, False, True, True, True] and frame["list"][0] == "[1, 2]"
     assert len(sweep_frame([])) == 0
+
+
+# Accuracies --------------------------------------------------------------------------------------------------------
+
+
+def test_accuracies_are_measured_once_a_policy_and_shared_by_all_points(
+    made_up: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = {
+        "hardware": [{"base": "bit_fusion", "grid": {"grid.rows": [4, 8, 16]}}],
+        "networks": ["digits_cnn"], "precisions": ["w8a8", "w2a2"],
+    }
+    expansion = expand({**plain, "accuracy": True})
+    assert not {task.key for task in expansion.tasks} & {task.key for task in expand(plain).tasks}
+    network = open_network("digits_cnn")
+    evaluator = AccuracyEvaluator(network, cast("Task", find_task(network)))
+    expected = {
+        label: 100 * evaluator.measure(uniform(network, LayerPrecision.parse(label))).value
+        for label in ("w8a8", "w2a2")
+    }
+    measured, measure_it = [], AccuracyEvaluator.measure
+
+    def measure(self: AccuracyEvaluator, assignment: dict[str, LayerPrecision]) -> AccuracyResult:
+        measured.append(next(iter(assignment.values())).label)
+        if len(measured) == 2:
+            raise KeyboardInterrupt  # what was measured before is kept
+        return measure_it(self, assignment)
+
+    monkeypatch.setattr(AccuracyEvaluator, "measure", measure)
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(expansion, tmp_path / "r", InTurn())
+    assert run_sweep(expansion, tmp_path / "r", InTurn()).counts == {"done": 6}
+    assert measured == ["w8a8", "w2a2", "w2a2"]
+    frame = load_sweep(tmp_path / "r")
+    assert list(frame["accuracy_percent"]) == pytest.approx([expected["w8a8"], expected["w2a2"]] * 3)
+    assert expected["w8a8"] > expected["w2a2"] + 10
+    content = (tmp_path / "r" / RESULTS_FILE).read_bytes()
+    assert run_sweep(expand(tmp_path / "r" / "sweep.yaml"), tmp_path / "r", InTurn()).counts == {"done": 6}
+    assert (tmp_path / "r" / RESULTS_FILE).read_bytes() == content and len(measured) == 3
+    assert "accuracy (%)" in _run("show", tmp_path / "r").output
+    report = read_sweep(tmp_path / "r")
+    place = [measure.key for measure in report.measures].index("accuracy_percent")
+    assert report.measures[place].direction == "max"
+    assert [point.values[place] for point in report.points] == list(frame["accuracy_percent"])
+    assert {point.subject for point in report.points} == {"digits_cnn"}
+
+
+def test_accuracies_of_a_network_without_weights_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"networks\[1\].*has no trained weights"):
+        expand({"hardware": [{"base": "bit_fusion"}], "networks": ["digits_cnn", "mobilenet_v2"],
+                "precisions": ["w8a8"], "accuracy": True})
+
+
+def test_with_accuracies_points_of_all_precisions_compare() -> None:
+    def record(key: str, precision: str, energy_pj: float, accuracy: float | None) -> SweepRecord:
+        result = {**_result(1)["result"], "energy_pj": energy_pj}
+        if accuracy is not None:
+            result["accuracy"] = {"metric": "accuracy", "value": accuracy, "count": 10}
+        return SweepRecord.model_validate_json(json.dumps({
+            "key": key, "hardware": "h", "fields": {}, "network": "n", "precision": precision,
+            "objective": "edp", "status": "done", "result": result,
+        }))
+
+    measured = [record("a", "w8a8", 2.0, 0.9), record("b", "w4a4", 1.0, 0.8), record("c", "w2a2", 1.5, 0.5)]
+    assert list(sweep_frame(measured)["front"]) == [True, True, False]
+    unmeasured = [record("a", "w8a8", 2.0, None), record("b", "w4a4", 1.0, None)]
+    assert list(sweep_frame(unmeasured)["front"]) == [True, True]
+    assert "accuracy" not in unmeasured[0].model_dump(mode="json")["result"]
+    assert SweepRecord.model_validate_json(measured[0].model_dump_json()) == measured[0]
