@@ -94,21 +94,26 @@ class AssignmentProblem:
     def scaled(self, name: str) -> Scaled:
         """Return a quantity in integers (module docstring)."""
         values = [[option.amounts[name] for option in options] for options in self.options]
-        values += [list(term.costs) if name == "cost" else [Fraction(0)] * len(term.costs) for term in self.terms]
-        least = [min(row) for row in values]
-        above = [[value - low for value in row] for row, low in zip(values, least, strict=True)]
-        span = sum((max(row) for row in above), Fraction(0))
-        denominator = math.lcm(*(value.denominator for row in above for value in row))
-        divisor = math.gcd(*(int(value * denominator) for row in above for value in row))
-        unit = Fraction(divisor or 1, denominator)
-        exact = span / unit <= 2**SCALE_BITS
+        values += [list(term.costs) if name == "cost" else [] for term in self.terms]
+        # Whole numbers of a common unit: the same as in fractions, many times as fast.
+        common = math.lcm(*{value.denominator for row in values for value in row})
+        whole = [[value.numerator * (common // value.denominator) for value in row] for row in values]
+        least = [min(row, default=0) for row in whole]
+        above = [[value - low for value in row] for row, low in zip(whole, least, strict=True)]
+        for row, term in zip(above[len(self.options):], self.terms, strict=True):
+            row += [0] * (len(term.costs) - len(row))
+        span = sum(max(row) for row in above)
+        divisor = math.gcd(*(value for row in above for value in row)) or 1
+        unit = Fraction(divisor, common)
+        exact = span <= divisor * 2**SCALE_BITS
         if not exact:
-            unit = Fraction(2) ** (math.ceil(math.log2(span)) - SCALE_BITS)
+            unit = Fraction(2) ** (math.ceil(math.log2(Fraction(span, common))) - SCALE_BITS)
+        up, down = unit.denominator, unit.numerator * common
         return Scaled(
             unit=unit,
-            base=Fraction(sum(least)),
-            down=[[math.floor(value / unit) for value in row] for row in above],
-            up=[[math.ceil(value / unit) for value in row] for row in above],
+            base=Fraction(sum(least), common),
+            down=[[value * up // down for value in row] for row in above],
+            up=[[-(-value * up // down) for value in row] for row in above],
             exact=exact,
         )
 

@@ -125,7 +125,8 @@ class Groups:
         axis = {group: number for number, group in enumerate(between)}
         for picked in itertools.product(*(range(len(self.options[group])) for group in between)):
             labels = tuple(self.options[group][picked[axis[group]]].labels[i] for group, i in places)
-            table[picked] = table.get(picked, Fraction(0)) + Fraction(conversion.costs.get(labels, 0))
+            cost = Fraction(conversion.costs.get(labels, 0))
+            table[picked] = table[picked] + cost if picked in table else cost
 
     def reduced(self) -> Groups:
         """Return smaller groups of the same optima (module docstring)."""

@@ -94,11 +94,13 @@ def _remainders(problem: AssignmentProblem, name: str, scaled: Scaled) -> list[l
     if scaled.exact:
         return None
     rows = [[option.amounts[name] for option in options] for options in problem.options]
-    rows += [list(term.costs) if name == "cost" else [Fraction(0)] * len(term.costs) for term in problem.terms]
-    return [
-        [float((value - min(row)) / scaled.unit - whole) for value, whole in zip(row, wholes, strict=True)]
-        for row, wholes in zip(rows, scaled.down, strict=True)
-    ]
+    if name == "cost":
+        rows += [list(term.costs) for term in problem.terms]
+    found = []
+    for row, wholes in zip(rows, scaled.down, strict=False):
+        least = min(row)
+        found.append([float((value - least) / scaled.unit - whole) for value, whole in zip(row, wholes, strict=True)])
+    return found + [[0.0] * len(wholes) for wholes in scaled.down[len(rows):]]
 
 
 def _room_remainder(problem: AssignmentProblem, name: str, scaled: Scaled) -> float:
