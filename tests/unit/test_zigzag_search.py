@@ -12,6 +12,7 @@ from simulator.counting_rules import zigzag
 from simulator.counting_rules.loop_nest import FLOWS, READS, Loop, LoopNest, Machine, Memory, Port, Store
 from simulator.errors import ConfigurationError, InfeasibleError, MappingError
 from simulator.formats import Format
+from simulator.kernels import chains as kernel
 from simulator.layer import OPERANDS, Layer
 from simulator.precision import LayerPrecision
 
@@ -146,6 +147,51 @@ def test_no_random_nest_costs_less():
             assert cost.energy_pj >= found["energy"].value * (1 - 1e-9)
             assert cost.latency_cycles >= found["latency"].lower_bound * (1 - 1e-9)
         assert fitting > 10
+
+
+@settings(max_examples=max(5, settings.default.max_examples // 5), deadline=None)
+@given(st.integers(0, 1 << 32))
+def test_chains_are_the_undominated_walks_within_the_limits(seed):
+    """Every walk through three by two points with two steps to take; prices below and above 1."""
+    rng = np.random.default_rng(seed)
+    moves = np.array([[point + 2 if point < 4 else -1, point + 1 if point % 2 == 0 else -1] for point in range(6)])
+    price = np.round(rng.choice([0.0, 0.02, 0.3, 2.0], (4, 6, 3)) * rng.integers(1, 5, (4, 6, 3)), 3)
+    price[rng.random((4, 6)) < 0.3] = np.inf
+    weight = rng.choice([0.0, 0.5, 1.0, 3.0], (2, 3))
+    none = np.zeros((4, 6), dtype=np.int64)
+    given_chains = kernel.ChainInput(
+        moves=moves, start=np.array([0, 2, 4, 4]), step=np.arange(4), leads_to=np.array([1, 1, 2, 2]), price=price,
+        weight=weight, windows=0, inside=np.ones(6, dtype=np.int64), depends=np.zeros((3, 2), dtype=np.int64),
+        wholly=np.zeros((3, 2), dtype=np.int64), keeps=np.full(4, -1), tile_bits=none, single_bits=np.zeros(4),
+        finishes=np.zeros(4, dtype=np.int64), cycles=np.zeros((4, 6, 1), dtype=np.int64),
+        late=np.full((4, 1), -1),
+    )
+
+    def walks(point, state):
+        if (point, state) == (5, 2):
+            yield np.zeros(3)
+        for onward in moves[point][moves[point] >= 0]:
+            yield from walks(onward, state)
+        for step in (2 * state, 2 * state + 1) if state < 2 else ():
+            if np.isfinite(price[step, point, 0]):
+                for rest in walks(point, state + 1):
+                    yield price[step, point] + rest
+
+    sums = np.array(list(walks(0, 0))).reshape(-1, 3)
+    ahead = kernel.completions(given_chains)
+    expected = (sums @ weight.T).min(axis=0, initial=np.inf)
+    np.testing.assert_allclose(ahead[0, 0], expected, rtol=1e-12)
+    if not len(sums):
+        return
+    limit = expected * rng.choice([1.0, 1.3, 3.0], 2) + 1e-9
+    within = sums[(sums @ weight.T <= limit).all(axis=1)]
+    best = {tuple(np.round(row, 6)) for row in within
+            if not ((within <= row + 1e-9).all(axis=1) & (within < row - 1e-9).any(axis=1)).any()}
+    count, found, _, _, ends = kernel.chains(given_chains, ahead, limit, 2000)
+    assert count > 0
+    assert {tuple(np.round(found[end], 6)) for end in ends} == best
+    assert len(ends) >= len(best)
+    assert kernel.chains(given_chains, ahead, limit, count - 1)[0] == -1
 
 
 def primes(number):
