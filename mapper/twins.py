@@ -99,11 +99,13 @@ def _smallest_of_each_kind(block: Block) -> Ints:
 
 def thriftiest(models: Sequence[CostModel], chosen: Mapping, accelerator: Accelerator) -> list[Mapping]:
     """Mappings of the same tiles, unrolling, DRAM order and double buffering as one, each of least energy in one of the
-    models: they take the same time where ``is_timed_by_passes``."""
+    models: they take the same time where ``is_timed_by_passes``. None of a mapping in which something bypasses."""
     found = []
-    for model in models:
+    for model in models if not chosen.bypass else ():
+        if not is_timed_by_passes(model, accelerator):
+            continue
         orders = [order for order, in outer_orders(model.variant)]
-        if not is_timed_by_passes(model, accelerator) or chosen.level("dram").order not in orders:
+        if chosen.level("dram").order not in orders:
             continue
         rows = [np.flatnonzero(_is_of_kind(block, chosen)) for block in model.blocks]
         if not all(len(own) for own in rows):
