@@ -19,7 +19,7 @@ from simulator.plan import Plan
 from simulator.reference.engine import _Machine
 from simulator.reference.program import Program
 from simulator.result import STALL_CAUSES
-from simulator.trace import Slice, count_slices, trace_layer
+from simulator.trace import WAIT, Slice, count_slices, trace_layer
 from tests.properties.strategies import DATAFLOWS, Case, Dataflow, cases, share_of_examples
 
 ALL = 10**9
@@ -69,6 +69,7 @@ def test_the_grid_has_no_gaps_and_the_channel_no_overlaps(case: Case) -> None:
     for piece in trace.slices():
         if piece.track == "grid":
             assert piece.start == now
+            assert (piece.memory != "") == piece.name.startswith(WAIT), "only waits name one"
             now += piece.cycles
         elif piece.track == "dram":
             assert piece.start >= free
