@@ -24,9 +24,9 @@ from workloads.gradients import check_gradients
 from workloads.input_moments import InputMoments, record_moments
 from workloads.network import Network
 from workloads.quantisation import MAX_ABS, Clipping, Scheme
-from workloads.reverse_pass import Gradients
 from workloads.tasks.task import Feed, Run, Task, batches, check_feed
 from workloads.taylor import SquaredGradients, squared_gradients
+from workloads.vector_jacobian import Gradients
 from workloads.weight_quantisers import Quantiser, check_quantiser
 
 # What of an assignment can change an output: layer, what the weights are quantised to, input format.

@@ -17,10 +17,10 @@ import numpy as np
 import onnx
 
 from simulator.errors import ConfigurationError, MissingPackageError, NetworkError, Problem, closest
-from workloads.reverse_pass import ForwardPass, Gradients, ReversePass, Slot
+from workloads.reverse_pass import ForwardPass, ReversePass, Slot
 from workloads.tasks.task import Feed
 from workloads.torch_operators import OPERATORS, Tensor
-from workloads.vector_jacobian import Array, Call
+from workloads.vector_jacobian import Array, Call, Gradients
 
 GRADIENTS: tuple[Gradients, ...] = get_args(Gradients)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -23,10 +23,9 @@ from workloads.network import Network
 from workloads.onnx_constants import Constants, is_standard
 from workloads.tasks.task import Feed
 from workloads.torch_operators import OPERATORS
-from workloads.vector_jacobian import RULES, Array, Call
+from workloads.vector_jacobian import RULES, Array, Call, Gradients
 
 Slot = tuple[str, int]  # name of a node, position among its inputs
-Gradients = Literal["own", "torch"]  # the rules here, or torch's
 
 _MOST_PROBLEMS = 5
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)

@@ -21,7 +21,8 @@ from workloads.accuracy import AccuracyEvaluator
 from workloads.entropy import Kind, layer_entropies
 from workloads.fake_quantised_model import quantised_weight, trained_weight
 from workloads.network import Network
-from workloads.reverse_pass import Gradients, gradient_problems
+from workloads.reverse_pass import gradient_problems
+from workloads.vector_jacobian import Gradients
 
 Progress = Callable[[int, int], None]
 

@@ -29,8 +29,9 @@ from workloads.fake_quantised_model import Calibrated, trained_weight
 from workloads.gradients import open_pass
 from workloads.network import Network
 from workloads.quantisation import activation_parameters, quantise_activation
-from workloads.reverse_pass import Gradients, input_sites, weight_as_read, weight_slots
+from workloads.reverse_pass import input_sites, weight_as_read, weight_slots
 from workloads.tasks.task import Feed, batches
+from workloads.vector_jacobian import Gradients
 
 PROJECTIONS = 4
 SEED = 20243

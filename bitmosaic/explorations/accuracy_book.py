@@ -31,9 +31,9 @@ from workloads.entropy import LayerEntropy, OperandEntropy, layer_entropies
 from workloads.fake_quantised_model import weight_key
 from workloads.network import Network
 from workloads.quantisation import MAX_ABS, Clipping
-from workloads.reverse_pass import Gradients
 from workloads.sensitivity import AT_ONCE, METHODS, Request
 from workloads.tasks import Task
+from workloads.vector_jacobian import Gradients
 from workloads.weight_quantisers import Quantiser
 
 Assignment = Mapping[str, LayerPrecision]

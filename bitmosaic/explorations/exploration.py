@@ -28,7 +28,7 @@ from bitmosaic.explorations.store import RecordFile
 from mapper.pareto import pareto_front as undominated
 from simulator.errors import ConfigurationError, Problem, closest
 from simulator.shown import Shown
-from workloads.reverse_pass import Gradients
+from workloads.vector_jacobian import Gradients
 from workloads.weight_quantisers import Quantiser
 
 CostAxis = Literal["latency", "energy"]

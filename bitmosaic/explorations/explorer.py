@@ -30,8 +30,8 @@ from simulator.accelerator import Accelerator
 from simulator.errors import ConfigurationError, NetworkError, Problem
 from workloads import Network
 from workloads.gradients import GRADIENTS
-from workloads.reverse_pass import Gradients
 from workloads.tasks import Task
+from workloads.vector_jacobian import Gradients
 from workloads.weight_quantisers import QUANTISERS, Quantiser
 
 DEFAULT_POINTS = 10

@@ -30,9 +30,9 @@ from simulator.errors import ConfigurationError, NetworkError, Problem
 from simulator.precision import LayerPrecision
 from simulator.tiled import single_tile
 from workloads import Network, open_network
-from workloads.reverse_pass import Gradients
 from workloads.tasks import Task, find_task
 from workloads.tasks.user_inputs import UserInputsTask
+from workloads.vector_jacobian import Gradients
 from workloads.weight_quantisers import Quantiser
 
 

@@ -18,8 +18,8 @@ from simulator.errors import ConfigurationError, NetworkError, PrecisionError, P
 from simulator.precision import LayerPrecision
 from workloads.gradients import check_gradients
 from workloads.network import Network
-from workloads.reverse_pass import Gradients
 from workloads.sensitivity import BY_GRADIENTS, default_method
+from workloads.vector_jacobian import Gradients
 from workloads.weight_quantisers import Quantiser
 
 Selection = Literal["program", "subgraphs", "entropy", "channels"]

@@ -17,7 +17,7 @@ from simulator.precision import LayerPrecision
 from simulator.provenance import Confidence
 from simulator.result import LayerResult, NetworkResult, StallCause, VectorResult
 from simulator.values import ValueSource
-from workloads.reverse_pass import Gradients
+from workloads.vector_jacobian import Gradients
 from workloads.weight_quantisers import Quantiser
 
 Origin = Literal["uniform", "latency", "energy", "given", "threshold", "ratio", "largest first", "random"]
