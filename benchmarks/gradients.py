@@ -1,8 +1,8 @@
 """Our gradients beside torch's, on trained networks: ``python -m benchmarks.gradients [NETWORK]…``.
 
-Needs the extra ``torch``. For each network: how far the gradients of one ±1 sum of the outputs lie apart, over all slots
-that sensitivities read (‖torch − own‖ / ‖own‖), and the CPU seconds of a forward and of a backward pass. Each first pass
-is left out of the seconds: torch makes its threads and kernels ready in it.
+Needs the extra ``torch``. For each network: how far the gradients of one ±1 sum of the outputs lie apart, over all
+slots that sensitivities read (‖torch − own‖ / ‖own‖), and the CPU seconds of a forward and of a backward pass. Each first
+pass is left out of the seconds: torch makes its threads and kernels ready in it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from simulator.errors import MissingPackageError
 from workloads import Network, open_network
 from workloads.calibration import trained_model, with_free_batch
-from workloads.gradients import GRADIENTS, open_pass
+from workloads.gradients import GRADIENTS, check_gradients, open_pass
 from workloads.reverse_pass import Slot, input_sites, weight_slots
 from workloads.tasks import find_task
 from workloads.tasks.task import Feed, batches
@@ -62,6 +63,10 @@ def measure(
 @click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="Passes that are timed.")
 def main(networks: tuple[str, ...], examples: int, repeats: int) -> None:
     """Compare our gradients with torch's on NETWORKS (default: digits_cnn)."""
+    try:
+        check_gradients("torch")
+    except MissingPackageError as error:
+        raise click.ClickException(str(error)) from error
     table = Table(title="Gradients by torch beside our own")
     for heading in ("network", "slots", "largest difference", "median", "forward own (CPU s)", "torch",
                     "backward own (CPU s)", "torch"):
