@@ -1,8 +1,8 @@
 """Our gradients beside torch's, on trained networks: ``python -m benchmarks.gradients [NETWORK]…``.
 
 Needs the extra ``torch``. For each network: how far the gradients of one ±1 sum of the outputs lie apart, over all
-slots that sensitivities read (‖torch − own‖ / ‖own‖), and the CPU seconds of a forward and of a backward pass. Each first
-pass is left out of the seconds: torch makes its threads and kernels ready in it.
+slots that sensitivities read (‖torch − own‖ / ‖own‖), and the CPU seconds of a forward and of a backward pass. Each
+first pass is left out of the seconds: torch makes its threads and kernels ready in it.
 """
 
 from __future__ import annotations
