@@ -4,7 +4,7 @@
                                [--objective edp] [--gap FRACTION] [--base NAME] [--reuse] [--every N] [--keep DIR]
 
 A grid of machines over rows, columns and buffer sizes, of which the first N are taken; with ``--every 8`` every eighth,
-so that 1,000 points have all 25 grids. CPU seconds are those of the
+so that 1,000 points have 24 of the 25 grids. CPU seconds are those of the
 tasks and of the sweep itself; what starting the workers costs (imports, kernels) is told apart. Nothing comes from the
 user's cache but compiled kernels. With ``--reuse`` each sweep is run a second time with the mappings of the first: what
 is left is simulation and bookkeeping. Results files of different numbers of workers are compared. With ``--keep DIR``

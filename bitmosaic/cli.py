@@ -27,6 +27,7 @@ from bitmosaic.commands.parts import (
     WORKERS,
     changed_budget,
     display,
+    flexiq_options,
     layer_precisions_of,
     listing,
     open_named,
@@ -96,6 +97,7 @@ def main() -> None:
 @click.option("--method", type=click.Choice(["amp", "seada", "dpq", "flexiq", "measured"]),
               help="A published method by its name: how harm is rated, how weights are quantised, and who chooses. "
                    "Options that contradict it are refused.")
+@flexiq_options
 @click.option("--measure-harm", is_flag=True,
               help="Measure the harm of each layer and precision too, and say how well the method ranks them; one run "
                    "each.")
@@ -117,9 +119,10 @@ def main() -> None:
 @WORKERS
 def explore(
     network: str, hardware: str, menu: str | None, objective: str, sensitivity: str, gradients: str,
-    quantiser: str | None, method: str | None, measure_harm: bool, keep_first_last: str | None,
-    weight_memory_limit: float | None, accuracy_at_least: float | None, points: int, shapes: tuple[str, ...],
-    inputs: Path | None, output: Path | None, seconds_per_layer: float | None, gap: float | None, workers: int | None,
+    quantiser: str | None, method: str | None, flexiq_selection: str | None, flexiq_extraction: str | None,
+    measure_harm: bool, keep_first_last: str | None, weight_memory_limit: float | None,
+    accuracy_at_least: float | None, points: int, shapes: tuple[str, ...], inputs: Path | None, output: Path | None,
+    seconds_per_layer: float | None, gap: float | None, workers: int | None,
 ) -> None:
     """Find the latency–accuracy and energy–accuracy fronts of NETWORK.
 
@@ -136,6 +139,7 @@ def explore(
                 opened, hardware, menu=None if menu is None else words(menu), objective=objective,  # type: ignore[arg-type]
                 sensitivity=sensitivity, gradients=gradients,  # type: ignore[arg-type]
                 quantiser=quantiser, method=method,  # type: ignore[arg-type]
+                flexiq_selection=flexiq_selection, flexiq_extraction=flexiq_extraction,  # type: ignore[arg-type]
                 measure_harm=measure_harm, keep_first_last=keep_first_last,
                 weight_memory_limit_kib=weight_memory_limit,
                 accuracy_at_least=None if accuracy_at_least is None else accuracy_at_least / 100,

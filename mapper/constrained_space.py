@@ -17,13 +17,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
 from mapper.build_mapping import buffer_order, outer_orders
 from mapper.candidates import Axes, DimChoices, OwnNumbers, axis_factors, dimension_choices, few_smallest_tiles
 from mapper.constraint_problems import impossible
 from mapper.constraints import TILE, TRIPS, ConstraintsByLevel, MappingConstraints, Range
-from mapper.cost_model import Capacity, CostModel, Exposed, Term
+from mapper.cost_model import Capacity, CostModel, Exposed
 from mapper.cost_terms import build_cost_models
 from mapper.descent import kernel_input
 from mapper.infeasible import explain_infeasible
@@ -35,7 +34,6 @@ from simulator.layer import OPERANDS, RELEVANT_DIMS, Dim, Layer, Operand
 from simulator.precision import LayerPrecision
 
 Pair = tuple[Dim, Dim]
-Masks = tuple[npt.NDArray[np.bool_], ...]
 FEASIBILITY_NODES = 200_000  # of a search for any mapping; beyond them the search proper has to find out
 
 
@@ -142,30 +140,6 @@ def _choices(
     return found.take(keep)
 
 
-def _take(model: CostModel, keep: Masks) -> CostModel | None:
-    """A model with some of its rows; None where a block has none left."""
-    if not all(mask.any() for mask in keep):
-        return None
-
-    def term(whole: Term) -> Term:
-        factors = (None if f is None else f[mask] for f, mask in zip(whole.factors, keep, strict=True))
-        return replace(whole, factors=tuple(factors))
-
-    def terms(whole: tuple[Term, ...]) -> tuple[Term, ...]:
-        return tuple(term(each) for each in whole)
-
-    return replace(
-        model,
-        blocks=tuple(block.take(mask) for block, mask in zip(model.blocks, keep, strict=True)),
-        grid=terms(model.grid), channel=terms(model.channel), final=terms(model.final), energy=terms(model.energy),
-        exposed=tuple(replace(each, doubled=term(each.doubled), single=term(each.single)) for each in model.exposed),
-        capacities=tuple(
-            replace(each, tiles={operand: term(tile) for operand, tile in each.tiles.items()})
-            for each in model.capacities
-        ),
-    )
-
-
 # ---- orders -----------------------------------------------------------------------------------------------------
 
 
@@ -227,9 +201,8 @@ def _with_single_trips(model: CostModel, pairs: list[Pair], level: int) -> Itera
                 if choice.dim in single:
                     keep &= choice.single_trip(level)
             masks.append(keep)
-        found = _take(model, tuple(masks))
-        if found is not None:
-            yield found
+        if all(mask.any() for mask in masks):
+            yield model.take(masks)
 
 
 def _smallest_covers(pairs: list[Pair]) -> list[frozenset[Dim]]:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -100,3 +100,24 @@ class CostModel:
     always_doubled: tuple[Operand, ...] = ()
     always_ahead: tuple[tuple[int, Operand], ...] = ()
     kernel_inputs: dict[object, object] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def take(self, rows: Sequence[npt.NDArray[np.bool_] | npt.NDArray[np.int64]]) -> CostModel:
+        """The model of some rows of each block: a mask of them, or their numbers."""
+
+        def term(whole: Term) -> Term:
+            factors = (None if f is None else f[kept] for f, kept in zip(whole.factors, rows, strict=True))
+            return replace(whole, factors=tuple(factors))
+
+        def terms(whole: tuple[Term, ...]) -> tuple[Term, ...]:
+            return tuple(term(each) for each in whole)
+
+        return replace(
+            self,
+            blocks=tuple(block.take(kept) for block, kept in zip(self.blocks, rows, strict=True)),
+            grid=terms(self.grid), channel=terms(self.channel), final=terms(self.final), energy=terms(self.energy),
+            exposed=tuple(replace(each, doubled=term(each.doubled), single=term(each.single)) for each in self.exposed),
+            capacities=tuple(
+                replace(each, tiles={operand: term(tile) for operand, tile in each.tiles.items()})
+                for each in self.capacities
+            ),
+        )

@@ -22,6 +22,7 @@ class SearchDevices:
             changes. (Off: only rows that fit nowhere are.)
         undominated: a variant's least closed-form cost is looked for among undominated rows. (Off: among all.)
         clusters: rows that resemble each other are bounded together. (Off: rows as they come.)
+        twins: a search for nothing but latency looks at one of all choices that take the same time. (Off: at all.)
         batches: choices are enumerated in growing batches, the most promising variants first. (Off: all at once.)
     """
 
@@ -32,6 +33,7 @@ class SearchDevices:
     undominated: bool = True
     clusters: bool = True
     batches: bool = True
+    twins: bool = True
 
 
 EVERY_DEVICE = SearchDevices()

@@ -15,6 +15,7 @@ from mapper.descent import ROUNDING, Candidate, double_buffer_bits, double_buffe
 from mapper.devices import EVERY_DEVICE, SearchDevices
 from mapper.interruptible import heard
 from mapper.solution import NO_LIMITS, Limits, Objective, objective_cost
+from mapper.twins import Simulated, looping, sequences
 from simulator.accelerator import Accelerator
 from simulator.engine import simulate
 from simulator.errors import MappingError
@@ -31,6 +32,7 @@ from simulator.walk_input import walk_input
 PROOF_TOLERANCE = 1e-6  # relative
 MOST_EVENTS = 1 << 22  # a tiling with more passes is not simulated; what is known of it is its closed-form cost
 MOST_DEEP_EVENTS = 1 << 13  # with several levels of buffers, where a pass takes longer: this many, or ...
+KNOWN = 1 << 62  # in the place of the cycles of what was simulated before
 MORE_DEEP_EVENTS = 4  # ... so many times those of the incumbent, whichever is more
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -59,7 +61,11 @@ class Incumbent:
     hinted: bool = False
     promise: dict[int, float] = field(default_factory=dict)
     _simulated: set[tuple[object, ...]] = field(default_factory=set)
+    _noted: Simulated = field(init=False)
     _walks: dict[object, WalkInput] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._noted = Simulated(only_cycles=self.objective == "latency" and self.limits == NO_LIMITS)
 
     @property
     def is_empty(self) -> bool:
@@ -139,17 +145,24 @@ class Incumbent:
             ]
         )
         inner = _places(buffer_order(model.variant))
+        loops = looping(model, rows)
         for which, (order,) in enumerate(outer_orders(model.variant)):
-            cycles = heard(
-                tiling_cycles, template, geometry, _places(order), inner, *tilings, doubled, MOST_EVENTS,
-                full_unless_plain(template),
+            keys = self._noted.keys(model, rows, masks, sequences(order, loops))
+            new = self._noted.are_new(keys)
+            if not new.any():
+                continue
+            cycles = np.full(len(rows), KNOWN)
+            cycles[new] = heard(
+                tiling_cycles, template, geometry, _places(order), inner, *(each[new] for each in tilings),
+                doubled[new], MOST_EVENTS, full_unless_plain(template),
             )
+            self._noted.note([key for key, walked in zip(keys, cycles >= 0, strict=True) if walked])
             simulated &= cycles >= 0
             with_leakage = energy + leakage * cycles
             costs = {
                 "latency": cycles.astype(np.float64), "energy": with_leakage, "edp": cycles * with_leakage,
             }[self.objective]
-            allowed = (cycles >= 0) & (cycles <= self.limits.latency_cycles)
+            allowed = new & (cycles >= 0) & (cycles <= self.limits.latency_cycles)
             allowed &= with_leakage <= self.limits.energy_pj * (1 + ROUNDING)
             self._keep_best(model, rows, masks, which, np.where(allowed, costs, np.inf))
         return simulated
@@ -233,6 +246,15 @@ class Incumbent:
         cost = objective_cost(result, self.objective)
         if cost < self.cost and self.limits.allow(result):
             self.cost, self._mapping, self._result, self._adopted = cost, mapping, result, None
+
+    def offer_thriftier(self, mapping: Mapping) -> None:
+        """Simulate a mapping, and take it where it costs no more and takes less energy."""
+        result = heard(simulate, self.layer, self.precision, self.accelerator, mapping)
+        now = self.result
+        assert now is not None
+        if objective_cost(result, self.objective) <= self.cost and result.total_energy_pj < now.total_energy_pj:
+            self.cost = objective_cost(result, self.objective)
+            self._mapping, self._result, self._adopted = mapping, result, None
 
 
 def _program(layer: Layer, mapping: Mapping) -> tuple[object, ...]:

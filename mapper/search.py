@@ -37,6 +37,7 @@ from mapper.solution import (
 )
 from mapper.split_mapping import map_split_layer
 from mapper.starts import start
+from mapper.twins import distinct_in_time, thriftiest
 from simulator.accelerator import Accelerator
 from simulator.errors import ConfigurationError, InfeasibleError, Problem
 from simulator.kernels import compile_enumeration
@@ -195,6 +196,10 @@ def search_models(
     Raises ``InfeasibleError`` where there is no mapping, ``SearchInterrupted`` at Ctrl-C where there is one already.
     """
     models = space.models
+    only_latency = incumbent.objective == "latency" and incumbent.limits == NO_LIMITS
+    if only_latency and incumbent.devices.twins:
+        constrained = space.constraints != MappingConstraints()
+        models = distinct_in_time(models, space.accelerator, constrained=constrained)
     began = time.process_time()
     try:
         deadline = time.process_time() + START_SHARE * budget.cpu_seconds
@@ -211,7 +216,11 @@ def search_models(
             prove_by_enumeration(models, incumbent, deadline, deadline)
         if incumbent.is_empty:
             raise InfeasibleError(_no_mapping(space, incumbent.limits))
-        return prove(models, incumbent, budget)
+        bound = prove(models, incumbent, budget)
+        if only_latency and incumbent.mapping is not None:
+            for thriftier in thriftiest(space.models, incumbent.mapping, space.accelerator):
+                incumbent.offer_thriftier(thriftier)
+        return bound
     except KeyboardInterrupt as interrupt:
         mapping = incumbent.mapping
         if mapping is None:

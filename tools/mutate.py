@@ -1,13 +1,14 @@
 """Mutation check: break one place of a kernel at a time, and see whether the tests notice.
 
     python tools/mutate.py [--count N] [--seconds S] [--seed SEED] [--files tile_walk,…]
-                           [--lines tile_walk:301,…] [--list]
+                           [--lines tile_walk:301,tile_walk:302:17,…] [--list]
 
 Takes a sample of mutants (a comparison flipped, a constant one off, an operator swapped, min for max, a statement
-dropped) of ``simulator/kernels/*.py``, the same for the same seed, and runs the tests that cover the file on a copy of
-the project, without compilation and until the first failure: first with few examples of each property, then, where
-nothing fails, with as many as the check of every change takes. A mutant that no test notices has survived: each is
-printed with its line and column. Exit status 1 if any survived, 2 if the tests fail without any mutation.
+dropped) of ``simulator/kernels/*.py``, the same for the same seed, and runs the tests that cover the file, without
+compilation and until the first failure: first with few examples of each property, then, where nothing fails, with as
+many as the check of every change takes. Mutants live in memory only, each in a process of its own. One that no test
+notices has survived: each is printed with its line and column. Exit status 1 if any survived, 2 if the tests fail
+without any mutation.
 
 Some mutants change nothing that can be seen (a bound one too low that is never reached); a survivor is a question to
 the tests, not always a gap in them.
@@ -17,20 +18,23 @@ from __future__ import annotations
 
 import argparse
 import ast
+import importlib
 import os
 import random
-import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
+import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 KERNELS = Path("simulator/kernels")
-COPIED = ("simulator", "mapper", "workloads", "hw_configs", "bitmosaic", "tests", "setup.cfg")
 WALK = (
     "tests/unit/test_memory_system.py", "tests/properties/test_engines_agree.py", "tests/properties/test_trace.py",
     "tests/properties/test_bit_sparse.py", "-k", "not bit_sparse and not mapper or timeline",
@@ -40,7 +44,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     "batch": ("tests/properties/test_batch.py", "tests/unit/test_batch.py"),
     "bit_fusion_tiling": ("tests/unit/test_bit_fusion_search.py",),
     "channels": ("tests/properties/test_channel_split.py", "-k", "equals_reference or below_fast"),
-    "chains": ("tests/unit/test_zigzag_search.py", "-k", "nothing_costs_less"),
+    "chains": ("tests/unit/test_zigzag_search.py", "-k", "nothing_costs_less or undominated"),
     "choice_cost": CHOICES,
     "descent": CHOICES,
     "dominance": CHOICES,
@@ -63,6 +67,7 @@ SUITES: dict[str, tuple[str, ...]] = {
 }
 """Tests of each kernel file."""
 
+NOT_PUT_IN = 99  # exit status of a child whose mutant is none
 MORE_EXAMPLES = 10
 """How many times those of ``few`` the examples of ``quick`` are, which are as many as those of ``ci``."""
 
@@ -90,6 +95,11 @@ class Mutant:
     def file(self) -> str:
         """Name of the file."""
         return self.path.name
+
+    def places(self) -> tuple[str, str]:
+        """Its line, and its line and column, as ``--lines`` has them."""
+        line = f"{self.path.stem}:{self.line}"
+        return line, f"{line}:{self.column}"
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}:{self.column}: {self.change}"
@@ -185,33 +195,48 @@ def mutants(path: Path) -> list[Mutant]:
     return found
 
 
-def run_tests(folder: Path, file: str, seconds: float, profile: str = "few") -> str:
-    """Run a file's tests in a copy of the project: ``passed``, ``failed``, or ``endless`` after so many seconds.
+def run_tests(mutant: Mutant | None, tests: tuple[str, ...], seconds: float, profile: str = "few") -> str:
+    """Run tests in a child of this process, which has all but the tests imported; with a mutant's code if one is given.
 
-    ``profile``: of Hypothesis (``tests/conftest.py``).
+    ``profile``: of Hypothesis (``tests/conftest.py``). Returns ``passed``, ``failed``, or ``endless`` after so many
+    seconds; raises ``RuntimeError`` where the mutant could not be put in.
     """
-    environment = os.environ | {
-        "NUMBA_DISABLE_JIT": "1", "HYPOTHESIS_PROFILE": profile, "PYTHONPATH": str(folder),
-        "BITMOSAIC_CACHE_DIR": str(folder / "cache"), "PYTHONDONTWRITEBYTECODE": "1",
-    }
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
-    try:
-        result = subprocess.run(
-            [*command, *SUITES[file.removesuffix(".py")]], cwd=folder, env=environment,
-            capture_output=True, text=True, check=False, timeout=seconds,
-        )
-    except subprocess.TimeoutExpired:
-        return "endless"
-    return "passed" if result.returncode == 0 else "failed"
+    child = os.fork()
+    if child == 0:
+        status = NOT_PUT_IN
+        try:
+            with tempfile.TemporaryDirectory() as cache, Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+                for stream in (1, 2):
+                    os.dup2(nowhere.fileno(), stream)
+                os.environ |= {"HYPOTHESIS_PROFILE": profile, "BITMOSAIC_CACHE_DIR": cache}
+                if mutant is not None:
+                    _replace_code(mutant)
+                status = 1
+                status = int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", *tests]))
+        finally:
+            os._exit(status)
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        found, ended = os.waitpid(child, os.WNOHANG)
+        if found:
+            status = os.waitstatus_to_exitcode(ended)
+            if status == NOT_PUT_IN:
+                raise RuntimeError(f"{mutant}: could not be put in")
+            return "passed" if status == 0 else "failed"
+        time.sleep(0.05)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return "endless"
 
 
-def _copy_project(folder: Path) -> None:
-    for name in COPIED:
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, folder / name)
+def _replace_code(mutant: Mutant) -> None:
+    """Give the functions of a kernel file, wherever they were imported, the code of the mutant's."""
+    module = importlib.import_module(f"simulator.kernels.{mutant.path.stem}")
+    changed: dict[str, Any] = {"__name__": module.__name__}
+    exec(compile(mutant.source(), mutant.file, "exec"), changed)
+    for name, found in vars(module).items():
+        if isinstance(found, types.FunctionType) and found.__module__ == module.__name__:
+            found.__code__ = changed[name].__code__
 
 
 def main() -> int:
@@ -221,7 +246,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3600.0, help="stop after so many seconds (3600)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--files", default="", help="kernel files without .py, by commas; all")
-    parser.add_argument("--lines", default="", help="only mutants of these lines, as FILE:LINE without .py, by commas")
+    parser.add_argument("--lines", default="", help="only mutants there: FILE:LINE or FILE:LINE:COLUMN, by commas")
     parser.add_argument("--list", action="store_true", help="print the sample and run nothing")
     options = parser.parse_args()
     chosen = set(options.files.split(",")) if options.files else None
@@ -232,7 +257,7 @@ def main() -> int:
     every = [mutant for path in files if chosen is None or path.stem in chosen for mutant in mutants(path)]
     if options.lines:
         lines = set(options.lines.split(","))
-        every = [mutant for mutant in every if f"{mutant.path.stem}:{mutant.line}" in lines]
+        every = [mutant for mutant in every if lines & set(mutant.places())]
     sample = random.Random(options.seed).sample(every, min(options.count, len(every)))
     print(f"{len(sample)} of {len(every)} mutants, seed {options.seed}")
     if options.list:
@@ -240,35 +265,32 @@ def main() -> int:
             print(mutant)
         return 0
     began = time.monotonic()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        _copy_project(folder)
-        patience = {}
-        for file in sorted({mutant.file for mutant in sample}):
-            started = time.monotonic()
-            if run_tests(folder, file, options.seconds) != "passed":
-                print(f"{file}: its tests fail without any mutation")
-                return 2
-            patience[file] = 60 + 5 * (time.monotonic() - started)
-        counts = {"failed": 0, "endless": 0, "passed": 0}
-        survivors = []
-        for done, mutant in enumerate(sample, start=1):
-            if time.monotonic() - began > options.seconds:
-                print(f"time is up after {done - 1} mutants")
-                break
-            place = folder / KERNELS / mutant.file
-            original = place.read_text(encoding="utf-8")
-            place.write_text(mutant.source(), encoding="utf-8")
-            outcome = run_tests(folder, mutant.file, patience[mutant.file])
-            if outcome == "passed":
-                outcome = run_tests(folder, mutant.file, MORE_EXAMPLES * patience[mutant.file], "quick")
-            place.write_text(original, encoding="utf-8")
-            counts[outcome] += 1
-            verdict = "survived" if outcome == "passed" else f"killed ({outcome})"
-            line = f"{mutant}: {verdict}"
-            print(line, flush=True)
-            if outcome == "passed":
-                survivors.append((line, original.splitlines()[mutant.line - 1].strip()))
+    os.chdir(ROOT)
+    os.environ["NUMBA_DISABLE_JIT"] = "1"
+    for package in ("hypothesis.strategies", "bitmosaic", "simulator.reference"):
+        importlib.import_module(package)
+    patience = {}
+    for tests in sorted({SUITES[mutant.path.stem] for mutant in sample}):
+        started = time.monotonic()
+        if run_tests(None, tests, options.seconds) != "passed":
+            print(f"{tests}: fail without any mutation")
+            return 2
+        patience[tests] = 60 + 5 * (time.monotonic() - started)
+    counts = {"failed": 0, "endless": 0, "passed": 0}
+    survivors = []
+    for done, mutant in enumerate(sample, start=1):
+        if time.monotonic() - began > options.seconds:
+            print(f"time is up after {done - 1} mutants")
+            break
+        tests = SUITES[mutant.path.stem]
+        outcome = run_tests(mutant, tests, patience[tests])
+        if outcome == "passed":
+            outcome = run_tests(mutant, tests, MORE_EXAMPLES * patience[tests], "quick")
+        counts[outcome] += 1
+        line = f"{mutant}: {'survived' if outcome == 'passed' else f'killed ({outcome})'}"
+        print(line, flush=True)
+        if outcome == "passed":
+            survivors.append((line, mutant.path.read_text(encoding="utf-8").splitlines()[mutant.line - 1].strip()))
     tried = sum(counts.values())
     print(f"{tried} mutants: {counts['failed']} killed by a failure, {counts['endless']} by running without end, "
           f"{counts['passed']} survived ({100 * (tried - counts['passed']) / max(1, tried):.1f} % killed)")

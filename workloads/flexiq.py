@@ -167,6 +167,11 @@ class Evolution:
     mutations: int = 2
     seed: int = 0
 
+    @property
+    def most_evaluations(self) -> int:
+        """Most selections whose fitness is asked for at one ratio; equal ones count once."""
+        return self.population + self.generations * (self.population - self.elite)
+
 
 DEFAULT_EVOLUTION = Evolution()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,22 @@ WORKERS = click.option(
     "--workers", type=click.IntRange(min=1), metavar="N",
     help="Processes that search for mappings; by default one for each core.",
 )
+
+_FLEXIQ = (
+    click.option("--flexiq-selection", type=click.Choice(["greedy", "evolutionary"]),
+                 help="How the method flexiq selects channels: greedy (the default), or evolutionary, which measures "
+                      "up to 306 selections on the calibration data."),
+    click.option("--flexiq-extraction", type=click.Choice(["static", "dynamic"]),
+                 help="Where the method flexiq has the effective bits of activations from: static (the default), from "
+                      "the calibration data, or dynamic, from each example."),
+)
+
+
+def flexiq_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of the method flexiq."""
+    for option in reversed(_FLEXIQ):
+        command = option(command)
+    return command
 
 
 def listing(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:

@@ -30,7 +30,7 @@ from bitmosaic.explorations.explorer import DEFAULT_BUDGET
 from bitmosaic.explorations.folder import check_folder, default_folder, write_file, write_subject
 from bitmosaic.explorations.identity import Json, content_key
 from bitmosaic.explorations.job import Job, find_data, open_subject, settings_problems
-from bitmosaic.explorations.methods import METHOD_NAMES, METHODS, MethodPlan, check_method
+from bitmosaic.explorations.methods import METHOD_NAMES, METHODS, MethodPlan, check_method, flexiq_variant
 from bitmosaic.explorations.methods import plan as make_plan
 from bitmosaic.explorations.network_points import NetworkPoints, Proposal
 from bitmosaic.explorations.proposals import at_random, largest_first, propose
@@ -38,6 +38,8 @@ from bitmosaic.explorations.rank_correlation import rank_correlations
 from bitmosaic.explorations.records import (
     ComparisonSettings,
     FamilyRecord,
+    FlexiqSelection,
+    FlexiqVariant,
     HarmRecord,
     MethodName,
     PointRecord,
@@ -50,6 +52,7 @@ from simulator.accelerator import Accelerator
 from simulator.errors import BitmosaicError, ConfigurationError, NetworkError, Problem
 from simulator.shown import Shown
 from workloads import Network
+from workloads.flexiq_model import Extraction
 from workloads.tasks import Task
 from workloads.weight_quantisers import QUANTISERS, Quantiser
 
@@ -115,6 +118,8 @@ def compare(
     menu: Sequence[str] | None = None,
     objective: Objective = "edp",
     quantiser: Quantiser | None = None,
+    flexiq_selection: FlexiqSelection | None = None,
+    flexiq_extraction: Extraction | None = None,
     measure_harm: bool = False,
     points: int = DEFAULT_POINTS,
     seeds: int = DEFAULT_SEEDS,
@@ -132,6 +137,7 @@ def compare(
             that the machine does not take is an error.
         menu: of the baselines and of methods that leave it open.
         quantiser: of weights, for baselines and for methods that leave it open; by default ``rtn``.
+        flexiq_selection, flexiq_extraction: of the method flexiq, as of ``explore``; refused where it does not run.
         measure_harm: whether harm is measured too, one run a layer and precision, to say how well methods rate it;
             where the method ``measured`` has measured it already, that is said in any case.
         points: budgets for each front of a method.
@@ -143,6 +149,9 @@ def compare(
     """
     network, accelerator = open_subject(network, accelerator, "compare")
     problems = settings_problems(objective, points, {"quantiser": (quantiser or "rtn", QUANTISERS)})
+    is_asked = methods is None or "flexiq" in methods
+    variant, wrong = flexiq_variant(is_asked, flexiq_selection, flexiq_extraction)
+    problems += wrong
     if seeds < 0:
         problems.append(Problem("must be at least 0", path="seeds", value=str(seeds)))
     if problems:
@@ -152,7 +161,11 @@ def compare(
         reason = "no trained weights" if network.model is None else "no data to measure on: give --inputs"
         raise NetworkError(Problem(f"cannot be compared by accuracy: it has {reason}", where=network.name))
     plain = make_plan(network, accelerator, None, menu, "auto", quantiser)
-    plans, skipped = _plans(network, accelerator, methods, menu, quantiser)
+    plans, skipped = _plans(network, accelerator, methods, menu, quantiser, variant)
+    given = {"flexiq_selection": flexiq_selection, "flexiq_extraction": flexiq_extraction}
+    if "flexiq" in skipped and any(given.values()):
+        rule = f"is for the method flexiq, which is left out: {skipped['flexiq']}"
+        raise ConfigurationError([Problem(rule, path=path, value=value) for path, value in given.items() if value])
     folder = _default_folder(network, accelerator) if results is None else Path(results)
     check_folder(folder)
     job = Job(network, accelerator, task, data, objective, budget, folder, workers, chosen_progress(progress))
@@ -175,7 +188,7 @@ def _default_folder(network: Network, accelerator: Accelerator) -> Path:
 
 def _plans(
     network: Network, accelerator: Accelerator, methods: Sequence[MethodName] | None, menu: Sequence[str] | None,
-    quantiser: Quantiser | None,
+    quantiser: Quantiser | None, variant: FlexiqVariant,
 ) -> tuple[list[MethodPlan], dict[str, str]]:
     """The plans of methods, and of those that nobody named why they cannot run here."""
     plans: list[MethodPlan] = []
@@ -187,7 +200,7 @@ def _plans(
             method = METHODS[name]
             own_menu = None if method.selection == "channels" else menu
             own = quantiser if quantiser in method.quantisers else None
-            plans.append(make_plan(network, accelerator, name, own_menu, "auto", own))
+            plans.append(make_plan(network, accelerator, name, own_menu, "auto", own, variant))
         except BitmosaicError as error:
             if methods is not None:
                 problems += error.problems
@@ -262,7 +275,7 @@ def _family(
         run, proposals = job.points(plan), proposed()
         _score(run, f"points of {name}", proposals)
         keys = dict.fromkeys(run.key(each.assignment) for each in proposals)
-        quantiser = "flexiq" if plan.selection == "channels" else plan.quantiser
+        quantiser = plan.flexiq.label if plan.selection == "channels" else plan.quantiser
         families.append(FamilyRecord(key=key, family=name, quantiser=quantiser, points=tuple(keys)))
     return key
 

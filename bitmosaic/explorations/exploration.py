@@ -39,6 +39,7 @@ ACCURACY_FILE = "accuracy.jsonl"
 POINTS_FILE = "points.jsonl"
 ENTROPY_FILE = "entropy.jsonl"
 SELECTIONS_FILE = "selections.jsonl"
+DISTANCES_FILE = "distances.jsonl"
 FAMILIES_FILE = "families.jsonl"
 COMPARISON_FILE = "inputs/comparison.json"
 DEFAULT_ACCURACY_LOSS = 0.01

@@ -18,17 +18,24 @@ from bitmosaic.explorations.exploration import Exploration, load_exploration
 from bitmosaic.explorations.folder import check_folder, default_folder, write_inputs, write_outputs
 from bitmosaic.explorations.job import Job, find_data, open_subject, settings_problems
 from bitmosaic.explorations.limits import check_reached, kept_layers, limit_problems
-from bitmosaic.explorations.methods import METHOD_NAMES, MethodPlan
+from bitmosaic.explorations.methods import METHOD_NAMES, MethodPlan, flexiq_variant
 from bitmosaic.explorations.methods import plan as make_plan
 from bitmosaic.explorations.network_points import NetworkPoints
 from bitmosaic.explorations.proposals import propose
-from bitmosaic.explorations.records import SENSITIVITY_METHODS, MethodName, SensitivityMethod, Settings
+from bitmosaic.explorations.records import (
+    SENSITIVITY_METHODS,
+    FlexiqSelection,
+    MethodName,
+    SensitivityMethod,
+    Settings,
+)
 from bitmosaic.explorations.store import sole_writer
 from bitmosaic.progress import Progress, chosen_progress
 from mapper.solution import Objective, SearchBudget
 from simulator.accelerator import Accelerator
 from simulator.errors import ConfigurationError, NetworkError, Problem
 from workloads import Network
+from workloads.flexiq_model import Extraction
 from workloads.gradients import GRADIENTS
 from workloads.tasks import Task
 from workloads.vector_jacobian import Gradients
@@ -56,6 +63,8 @@ def explore(
     gradients: Gradients = "own",
     quantiser: Quantiser | None = None,
     method: MethodName | None = None,
+    flexiq_selection: FlexiqSelection | None = None,
+    flexiq_extraction: Extraction | None = None,
     measure_harm: bool = False,
     keep_first_last: str | None = None,
     weight_memory_limit_kib: float | None = None,
@@ -84,6 +93,10 @@ def explore(
             ``gptq_act``, or ``dpq`` for a menu of weights that are expanded to floating point.
         method: a named bundle of these, ``amp``, ``seada``, ``dpq``, ``flexiq`` or ``measured``
             (``bitmosaic.explorations.methods``); arguments that contradict it are refused.
+        flexiq_selection: with that method: ``greedy`` (the default), or ``evolutionary``, which measures up to 306
+            selections by the distance of the calibration data's outputs to the 8-bit network's.
+        flexiq_extraction: with that method: effective bits of activations are ``static`` (the default), from the
+            calibration data, or ``dynamic``, from each example's tensor.
         measure_harm: whether harm is measured too, one run a layer and precision, to say how well ratings rank it.
         keep_first_last: a precision of the menu that the first and the last trained layer have in every assignment
             but the uniform ones.
@@ -108,10 +121,12 @@ def explore(
         "sensitivity": (sensitivity, ("auto", *SENSITIVITY_METHODS)), "quantiser": (quantiser or "rtn", QUANTISERS),
         "gradients": (gradients, GRADIENTS), "method": (method or "amp", METHOD_NAMES),
     })
+    variant, wrong = flexiq_variant(method == "flexiq", flexiq_selection, flexiq_extraction)
+    problems += wrong
     problems += limit_problems(weight_memory_limit_kib, accuracy_at_least)
     if problems:
         raise ConfigurationError(problems)
-    plan = make_plan(network, accelerator, method, menu, sensitivity, quantiser, gradients)
+    plan = make_plan(network, accelerator, method, menu, sensitivity, quantiser, variant, gradients)
     kept = kept_layers(network, plan, keep_first_last)
     task, data = find_data(network, inputs, task)
     if method is not None and task is None:
@@ -156,6 +171,7 @@ def _settings(job: Job, plan: MethodPlan, points: int) -> Settings:
         sensitivity=plan.sensitivity, sensitivity_note=plan.note, gradients=plan.gradients, quantiser=plan.quantiser,
         method=plan.method,
         floating=plan.floating.label if plan.floating else None,
+        flexiq=plan.flexiq if plan.selection == "channels" else None,
         points=points, cpu_seconds_per_layer=job.budget.cpu_seconds, target_gap=job.budget.target_gap,
         context=job.context(plan), subject=job.subject, fp32_key=book.key({}) if book else None, versions=_versions(),
     )

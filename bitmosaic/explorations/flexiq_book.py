@@ -5,22 +5,31 @@ As ``AccuracyBook`` does, it measures what is not in the results folder, and wri
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from bitmosaic.explorations.accuracy_book import Assignment, measured_formats
-from bitmosaic.explorations.exploration import ACCURACY_FILE, SELECTIONS_FILE
+from bitmosaic.explorations.exploration import ACCURACY_FILE, DISTANCES_FILE, SELECTIONS_FILE
 from bitmosaic.explorations.identity import Json, content_key
-from bitmosaic.explorations.records import Accuracy, AccuracyRecord, SelectionRecord
+from bitmosaic.explorations.records import (
+    DEFAULT_FLEXIQ,
+    Accuracy,
+    AccuracyRecord,
+    DistanceRecord,
+    FlexiqVariant,
+    SelectionRecord,
+)
 from bitmosaic.explorations.store import RecordFile
+from bitmosaic.progress import Progress, Silent
 from simulator.channel_split import ChannelSplit
 from simulator.errors import NetworkError, Problem
 from simulator.precision import LayerPrecision
-from workloads.flexiq import RATIOS, greedy
-from workloads.flexiq_model import FlexiqSession
+from workloads.flexiq import DEFAULT_EVOLUTION, RATIOS, Mask, Unit, evolutionary, greedy
+from workloads.flexiq_model import FlexiqSession, Lowered
 from workloads.network import Network
 from workloads.tasks import Task
 
@@ -36,19 +45,28 @@ class FlexiqBook:
     Args:
         subject: key of network and task.
         folder: the results folder.
+        variant: who selects channels, and where effective bits of activations come from.
+        progress: told how far an evolutionary selection is.
     """
 
-    def __init__(self, network: Network, task: Task, subject: str, folder: Path) -> None:
+    def __init__(
+        self, network: Network, task: Task, subject: str, folder: Path, variant: FlexiqVariant = DEFAULT_FLEXIQ,
+        progress: Progress | None = None,
+    ) -> None:
         self._network = network
         self._task = task
         self._subject = subject
+        self._variant = variant
+        self._progress = progress or Silent()
         self._accuracies = RecordFile(folder / ACCURACY_FILE, AccuracyRecord)
         self._selections = RecordFile(folder / SELECTIONS_FILE, SelectionRecord)
+        self._distances = RecordFile(folder / DISTANCES_FILE, DistanceRecord)
         self._narrow: dict[str, Mapping[str, tuple[int, ...]]] = {}
 
     @cached_property
     def _session(self) -> FlexiqSession:
-        return FlexiqSession(self._network, tuple(self._task.calibration_feeds()))
+        feeds = tuple(self._task.calibration_feeds())
+        return FlexiqSession(self._network, feeds, extraction=self._variant.extraction)
 
     def select(self, saved: Mapping[str, float]) -> list[tuple[float, dict[str, LayerPrecision]]]:
         """Ratios with the layers that they split, and the precision of each of these.
@@ -57,7 +75,10 @@ class FlexiqBook:
         Raises ``NetworkError`` where no channel of the network can be lowered.
         """
         gains = {layer: max(1.0, float(value)) for layer, value in saved.items()}
-        identity: Json = {"subject": self._subject, "gains": dict(gains), "ratios": list(RATIOS), "width": 1}
+        identity: Json = {
+            "subject": self._subject, "gains": dict(gains), "ratios": list(RATIOS), "width": 1,
+            **self._variant.identity,
+        }
         key = content_key("flexiq selection", identity)
         record = self._selections.get(key)
         if record is None:
@@ -66,7 +87,7 @@ class FlexiqBook:
                 rule = "has no layer whose input channels can be lowered, as the method flexiq does"
                 raise NetworkError(Problem(rule, where=self._network.name))
             units = session.units(gains={layer: gains.get(layer, 1.0) for layer in session.lowerable})
-            chosen = [session.lowered_channels(units, mask) for mask in greedy(units)]
+            chosen = [session.lowered_channels(units, mask) for mask in self._masks(session, units)]
             record = self._selections.append(SelectionRecord(
                 key=key, subject=self._subject, ratios=RATIOS,
                 narrow=tuple(
@@ -81,6 +102,36 @@ class FlexiqBook:
             found.append((ratio, precisions))
         return found
 
+    def _masks(self, session: FlexiqSession, units: Sequence[Unit]) -> list[Mask]:
+        """Select at each ratio. What an evolution has measured is written down at once, so that it can go on."""
+        if self._variant.selection == "greedy":
+            return greedy(units)
+        stage, done = "evolutionary selection", 0
+        most = DEFAULT_EVOLUTION.most_evaluations * sum(ratio < 1 for ratio in RATIOS)
+
+        def distance(mask: Mask) -> float:
+            nonlocal done
+            self._progress.update(stage, done, most)
+            done += 1
+            return self._distance(session, session.lowered_channels(units, mask))
+
+        masks = evolutionary(units, distance, RATIOS, DEFAULT_EVOLUTION)
+        self._progress.update(stage, most, most)  # fewer where children were equal
+        return masks
+
+    def _distance(self, session: FlexiqSession, channels: Lowered) -> float:
+        narrow: Json = {layer: list(map(int, np.flatnonzero(mask))) for layer, mask in channels.items()}
+        key = content_key("flexiq distance", {
+            "subject": self._subject, "extraction": self._variant.extraction, "narrow": narrow,
+        })
+        known = self._distances.get(key)
+        if known is None:
+            found = session.distance(channels)
+            known = self._distances.append(DistanceRecord(
+                key=key, subject=self._subject, distance=found if math.isfinite(found) else None,
+            ))
+        return math.inf if known.distance is None else known.distance
+
     def _split(self, layer: str, count: int) -> LayerPrecision:
         extent = self._network.graph.nodes[layer]["op"].extent("C")
         return WIDE.model_copy(update={"split": ChannelSplit(share=count / extent)})
@@ -90,7 +141,9 @@ class FlexiqBook:
         split = {layer: precision for layer, precision in assignment.items() if precision.split is not None}
         narrow = self._narrow[_text(split)] if split else {}
         identity: Json = {
-            "subject": self._subject, "quantiser": "flexiq", "extraction": "static",
+            "subject": self._subject, "quantiser": "flexiq",
+            # With nothing lowered there are no effective bits to find.
+            "extraction": self._variant.extraction if narrow else "static",
             "assignment": measured_formats(assignment), "narrow": {layer: list(own) for layer, own in narrow.items()},
         }
         key = content_key("accuracy", identity)

@@ -19,7 +19,7 @@ from bitmosaic.explorations.mapping_book import MappingBook
 from bitmosaic.explorations.menu import check_fits
 from bitmosaic.explorations.methods import MethodPlan
 from bitmosaic.explorations.network_points import NetworkPoints
-from bitmosaic.explorations.records import PointRecord
+from bitmosaic.explorations.records import FlexiqVariant, PointRecord
 from bitmosaic.explorations.store import RecordFile
 from bitmosaic.progress import Progress
 from hw_configs import open_machine
@@ -56,7 +56,7 @@ class Job:
     workers: int | None
     progress: Progress
     _books: dict[tuple[Quantiser, Gradients], AccuracyBook] = field(default_factory=dict)
-    _flexiq: list[FlexiqBook] = field(default_factory=list)
+    _flexiq: dict[FlexiqVariant, FlexiqBook] = field(default_factory=dict)
     _files: list[tuple[MappingBook, RecordFile[PointRecord]]] = field(default_factory=list)
 
     @cached_property
@@ -103,9 +103,11 @@ class Job:
         mappings, records = self._files[0]
         accuracy: AccuracyBook | FlexiqBook | None = self.book(plan.quantiser, plan.gradients)
         if self.task is not None and plan.selection == "channels":
-            if not self._flexiq:
-                self._flexiq.append(FlexiqBook(self.network, self.task, self.subject, self.folder))
-            accuracy = self._flexiq[0]
+            if plan.flexiq not in self._flexiq:
+                self._flexiq[plan.flexiq] = FlexiqBook(
+                    self.network, self.task, self.subject, self.folder, plan.flexiq, self.progress
+                )
+            accuracy = self._flexiq[plan.flexiq]
         return NetworkPoints(
             network=self.network, accelerator=self.accelerator, context=self.context(plan), accuracy=accuracy,
             mappings=mappings, records=records, progress=self.progress, baseline=plan.menu[0],
@@ -154,9 +156,12 @@ def settings_problems(objective: str, points: int, known: Mapping[str, tuple[str
 
 
 def _how_measured(plan: MethodPlan) -> dict[str, Json]:
-    """What a context's key says of how accuracies are measured: nothing of rounding to nearest."""
+    """What a context's key says of how accuracies are measured: nothing of rounding to nearest.
+
+    Of FlexiQ's variants each has its own: they narrow other channels where layers are split in the same shares.
+    """
     if plan.selection == "channels":
-        return {"quantiser": "flexiq"}
+        return {"quantiser": "flexiq", **({"flexiq": plan.flexiq.identity} if plan.flexiq.identity else {})}
     return {} if plan.quantiser == "rtn" else {"quantiser": plan.quantiser}
 
 

@@ -12,10 +12,11 @@ from typing import Literal, get_args
 
 from bitmosaic.explorations.floating_layers import unit_precision
 from bitmosaic.explorations.menu import check_quantiser, default_menu, read_menu
-from bitmosaic.explorations.records import MethodName, SensitivityMethod
+from bitmosaic.explorations.records import DEFAULT_FLEXIQ, FlexiqSelection, FlexiqVariant, MethodName, SensitivityMethod
 from simulator.accelerator import Accelerator
 from simulator.errors import ConfigurationError, NetworkError, PrecisionError, Problem, closest
 from simulator.precision import LayerPrecision
+from workloads.flexiq_model import Extraction
 from workloads.gradients import check_gradients
 from workloads.network import Network
 from workloads.sensitivity import BY_GRADIENTS, default_method
@@ -70,8 +71,7 @@ METHODS: dict[MethodName, Method] = {each.name: each for each in (
     ),
     Method(
         "flexiq", "arXiv 2510.02822",
-        "input channels of least error in 4 bits and the others in 8, at 25, 50, 75 and 100 % of the channels; greedy "
-        "and static",
+        "input channels of least error in 4 bits and the others in 8, at 25, 50, 75 and 100 % of the channels",
         (), ("rtn",), "channels",
     ),
     Method(
@@ -94,6 +94,7 @@ class MethodPlan:
         quantiser: of the weights.
         selection: who proposes.
         floating: of the menu what layers may stay in on the machine's floating-point unit; None: nothing.
+        flexiq: how channels are selected, where they are.
         gradients: where the ratings get theirs.
     """
 
@@ -104,6 +105,7 @@ class MethodPlan:
     quantiser: Quantiser
     selection: Selection
     floating: LayerPrecision | None = None
+    flexiq: FlexiqVariant = DEFAULT_FLEXIQ
     gradients: Gradients = "own"
 
 
@@ -114,6 +116,7 @@ def plan(
     menu: Sequence[str] | None,
     sensitivity: SensitivityMethod | Literal["auto"],
     quantiser: Quantiser | None,
+    flexiq: FlexiqVariant = DEFAULT_FLEXIQ,
     gradients: Gradients = "own",
 ) -> MethodPlan:
     """Make all choices that were left open.
@@ -168,7 +171,31 @@ def plan(
     floating = unit_precision(accelerator) if bundle.selection == "entropy" else None
     if floating is not None:
         precisions = (*precisions, floating)
-    return MethodPlan(method, precisions, rated, note, chosen, bundle.selection, floating, gradients)
+    return MethodPlan(method, precisions, rated, note, chosen, bundle.selection, floating, flexiq, gradients)
+
+
+def flexiq_variant(
+    is_asked: bool, selection: FlexiqSelection | None, extraction: Extraction | None
+) -> tuple[FlexiqVariant, list[Problem]]:
+    """The variant of FlexiQ with what was left open, and what is wrong with what was given.
+
+    ``is_asked``: whether that method is to run; where it is not, nothing may be given.
+    """
+    problems = []
+    given: dict[str, str] = {}
+    for name, value, allowed in (
+        ("selection", selection, get_args(FlexiqSelection)), ("extraction", extraction, get_args(Extraction)),
+    ):
+        if value is None:
+            continue
+        if value not in allowed:
+            problems.append(Problem("is not known", path=f"flexiq_{name}", value=repr(value), allowed=allowed,
+                                    did_you_mean=closest(str(value), allowed)))
+        elif not is_asked:
+            problems.append(Problem("is for the method flexiq, which was not asked for", path=f"flexiq_{name}",
+                                    value=value))
+        given[name] = value
+    return (DEFAULT_FLEXIQ if problems else FlexiqVariant.model_validate(given)), problems
 
 
 def check_method(method: str) -> None:

@@ -6,7 +6,8 @@ Each record is complete in itself: tables and plots are drawn from these alone.
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from dataclasses import asdict
+from typing import Any, Literal, get_args
 
 from pydantic import Field
 
@@ -17,11 +18,14 @@ from simulator.precision import LayerPrecision
 from simulator.provenance import Confidence
 from simulator.result import LayerResult, NetworkResult, StallCause, VectorResult
 from simulator.values import ValueSource
+from workloads.flexiq import DEFAULT_EVOLUTION
+from workloads.flexiq_model import Extraction
 from workloads.vector_jacobian import Gradients
 from workloads.weight_quantisers import Quantiser
 
 Origin = Literal["uniform", "latency", "energy", "given", "threshold", "ratio", "largest first", "random"]
 MethodName = Literal["amp", "seada", "dpq", "flexiq", "measured"]
+FlexiqSelection = Literal["greedy", "evolutionary"]
 SensitivityMethod = Literal["taylor", "perturbation", "weight_error", "hessian_trace", "bit_entropy", "value_entropy"]
 SENSITIVITY_METHODS: tuple[SensitivityMethod, ...] = get_args(SensitivityMethod)
 # They rate codes of 8 bits, rounded to nearest: no quantiser changes them.
@@ -80,6 +84,43 @@ class EntropyRecord(Record):
     layer: str
     weight: OperandEntropyRow
     input: OperandEntropyRow | None
+
+
+class FlexiqVariant(Frozen):
+    """FlexiQ's choices (arXiv:2510.02822): who selects channels, and where effective bits of activations come from.
+
+    Attributes:
+        selection: ``greedy``, by error for each cycle saved, or ``evolutionary``, which searches around it for outputs
+            nearest to the 8-bit network's (``workloads.flexiq.evolutionary``, with ``DEFAULT_EVOLUTION``).
+        extraction: ``static``, from the calibration data, or ``dynamic``, from each example's tensor.
+    """
+
+    selection: FlexiqSelection = "greedy"
+    extraction: Extraction = "static"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What keys say of it: nothing where it is the default, whose keys are older than the choice."""
+        found = self.model_dump(mode="json", exclude_defaults=True)
+        return found | ({"evolution": asdict(DEFAULT_EVOLUTION)} if self.selection == "evolutionary" else {})
+
+    @property
+    def label(self) -> str:
+        """``flexiq``, and what is not the default."""
+        return ", ".join(("flexiq", *self.model_dump(mode="json", exclude_defaults=True).values()))
+
+
+DEFAULT_FLEXIQ = FlexiqVariant()
+
+
+class DistanceRecord(Record):
+    """How far a selection of narrow channels moves the outputs, on the calibration data; None: not finite.
+
+    ``subject`` as in ``HarmRecord``; ``distance`` is the mean squared difference to the 8-bit network.
+    """
+
+    subject: str
+    distance: float | None
 
 
 class SelectionRecord(Record):
@@ -223,7 +264,7 @@ class FamilyRecord(Record):
     """The points that one method or baseline proposed in a comparison: keys of ``PointRecord``, in its order.
 
     ``key``: of the context, the menu, and all that its proposals depend on. ``quantiser``: of its weights, ``flexiq``
-    where layers are split by channel.
+    where layers are split by channel (with what is not its default, ``FlexiqVariant.label``).
     """
 
     family: str
@@ -271,8 +312,8 @@ class Settings(Frozen):
     ``kept``: layer → precision that it must have; ``weight_bits_limit``, and ``accuracy_at_least`` (0 … 1): what points
     are chosen by. ``method``: the named method that was asked for, else None. ``sensitivity_note``: why it is another
     one than the default, where none was asked for. ``gradients``: of ratings that read them. ``floating``: what layers
-    may stay in on the floating-point unit. ``context`` as in ``PointRecord``, ``subject`` as in ``HarmRecord``;
-    ``fp32_key`` is the key of FP32's accuracy.
+    may stay in on the floating-point unit. ``flexiq``: of the method of that name. ``context`` as in ``PointRecord``,
+    ``subject`` as in ``HarmRecord``; ``fp32_key`` is the key of FP32's accuracy.
     """
 
     network: str
@@ -287,6 +328,7 @@ class Settings(Frozen):
     gradients: Gradients = "own"
     quantiser: Quantiser = "rtn"
     method: MethodName | None = None
+    flexiq: FlexiqVariant | None = None
     floating: str | None = None
     kept: dict[str, str] = Field(default_factory=dict)
     weight_bits_limit: int | None = None

@@ -56,8 +56,9 @@ def read_sweep(folder: Path) -> Report:
         notes.append(f"The sweep is not finished: {left} tasks have no record yet.")
     sampling = expansion.description.sampling if expansion else None
     if sampling is not None:
+        larger = f" and maximise {', '.join(sampling.maximise)}" if sampling.maximise else ""
         notes.append(f"Points are not all combinations: {sampling.sampler} drew them, to minimise "
-                     f"{', '.join(sampling.minimise)}; {sampling.points} were to be drawn.")
+                     f"{', '.join(sampling.minimise)}{larger}; {sampling.points} were to be drawn.")
     fields = _varied(records)
     shorts = {path: short_field(path) for path in fields}
     numeric = [path for path in fields if all(_is_number(record.fields.get(path, 0)) for record in records)]

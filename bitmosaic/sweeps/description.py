@@ -67,6 +67,8 @@ class Sampling(Frozen):
             Trans. Evol. Comput. 6(2), 2002); ``random``.
         generation: points drawn before any of them is costed; ``nsga2`` has as many parents.
         minimise: costs to be small; of a point, the geometric mean over networks, precisions and objectives.
+        maximise: ``accuracy_percent``, the mean over networks, or nothing. With it a point has one precision, which is
+            drawn like a field of the hardware; without it each point has every precision.
     """
 
     points: int = Field(ge=1)
@@ -74,6 +76,12 @@ class Sampling(Frozen):
     sampler: Literal["tpe", "nsga2", "random"] = "tpe"
     generation: int = Field(default=8, ge=2)
     minimise: tuple[MinimisedCost, ...] = Field(default=("latency_ms", "energy_pj", "area_mm2"), min_length=1)
+    maximise: tuple[Literal["accuracy_percent"], ...] = Field(default=(), max_length=1)
+
+    @property
+    def draws_precision(self) -> bool:
+        """Whether a point has one precision, which is drawn with it."""
+        return bool(self.maximise)
 
     @field_validator("minimise", mode="before")
     @classmethod
@@ -82,8 +90,7 @@ class Sampling(Frozen):
             return value
         names = tuple(value)
         if any(isinstance(name, str) and name.startswith("accuracy") for name in names):
-            raise ValueError("does not depend on the hardware that is drawn: every point has every precision; "
-                             "latency_ms, energy_pj and area_mm2 can be minimised")
+            raise ValueError("names what is to be large: maximise: [accuracy_percent]")
         if len(set(map(str, names))) < len(names):
             raise ValueError("names a cost twice")
         return names

@@ -57,7 +57,7 @@ def sweep_frame(records: Iterable[SweepRecord]) -> pd.DataFrame:
                 "latency_cycles": result.total_cycles, "latency_ms": result.latency_ms, "energy_uj": energy_uj,
                 "edp_uj_ms": energy_uj * result.latency_ms,
                 "area_mm2": math.nan if result.area_mm2 is None else result.area_mm2,
-                "accuracy_percent": math.nan if result.accuracy is None else 100.0 * result.accuracy.value,
+                "accuracy_percent": math.nan if result.accuracy is None else result.accuracy_percent,
                 "worst_gap_percent": 100.0 * result.worst_gap, "unproven_layers": result.unproven_layers,
             }
         rows.append(row)

@@ -55,6 +55,11 @@ class SweepResult(Frozen):
     not_modelled: tuple[str, ...]
     accuracy: Accuracy | None = None
 
+    @property
+    def accuracy_percent(self) -> float | None:
+        """The accuracy in percent, where it is measured."""
+        return None if self.accuracy is None else 100.0 * self.accuracy.value
+
     @model_serializer(mode="wrap")
     def _without_what_is_not_measured(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         content: dict[str, Any] = serialise(self)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
-from bitmosaic.sweeps.description import MinimisedCost, Sampling
+from bitmosaic.sweeps.description import Sampling
 from bitmosaic.sweeps.points import HardwarePoint
 from bitmosaic.sweeps.results import SweepRecord
 from bitmosaic.sweeps.space import Space
@@ -49,7 +49,8 @@ class Draws:
         }
         with _silent(self._optuna):
             self._study = self._optuna.create_study(
-                directions=["minimize"] * len(sampling.minimise), sampler=_sampler(self._optuna, sampling)
+                directions=["minimize"] * len(sampling.minimise) + ["maximize"] * len(sampling.maximise),
+                sampler=_sampler(self._optuna, sampling),
             )
 
     def ask(self, count: int) -> list[dict[str, int]]:
@@ -120,7 +121,9 @@ class Search:
     @property
     def most_tasks(self) -> int:
         """Tasks drawn, and as many as those points can have that are not drawn yet."""
-        a_point = len(self.expansion.policies) * len(self.expansion.description.objectives)
+        description = self.expansion.description
+        policies = len(description.networks) if self._space.precisions else len(self.expansion.policies)
+        a_point = policies * len(description.objectives)
         return len(self.tasks) + a_point * (self.sampling.points - self.draw_count)
 
     @property
@@ -139,7 +142,9 @@ class Search:
                 self.left_out[point] += 1
                 generation.append(Draw(point))
                 continue
-            tasks = tuple(tasks_of(point, self.expansion.policies, self.expansion.description))
+            wanted = self._space.precision(choices)
+            policies = {key: asked for key, asked in self.expansion.policies.items() if wanted in (None, key[1])}
+            tasks = tuple(tasks_of(point, policies, self.expansion.description))
             new = {task.key: task for task in tasks if task.key not in self.tasks}
             self.repeated_count += not new
             fresh |= new
@@ -151,7 +156,7 @@ class Search:
 
     def learn(self, records: Records) -> None:
         """Tell the sampler what the last generation cost. All its tasks must have records."""
-        costs = [point_costs(draw, records, self.sampling.minimise) for draw in self.generation]
+        costs = [point_costs(draw, records, self.sampling) for draw in self.generation]
         self.costless_count += sum(
             cost is None and bool(draw.tasks) for cost, draw in zip(costs, self.generation, strict=True)
         )
@@ -184,15 +189,19 @@ def drawn_so_far(expansion: Expansion, records: Records) -> Expansion:
     return expansion if expansion.space is None else replay(expansion, records).drawn()
 
 
-def point_costs(draw: Draw, records: Records, minimise: Iterable[MinimisedCost]) -> Costs | None:
-    """Geometric means over a point's tasks; None where it is no point, or not all of its tasks have all costs."""
+def point_costs(draw: Draw, records: Records, sampling: Sampling) -> Costs | None:
+    """What a point's tasks cost: geometric means, then of accuracies in percent the arithmetic one.
+
+    None where it is no point, or not all of its tasks have all of them.
+    """
     results = [record.result if (record := records.get(task.key)) else None for task in draw.tasks]
     found = []
-    for name in minimise:
+    for name in (*sampling.minimise, *sampling.maximise):
         amounts = [None if result is None else getattr(result, name) for result in results]
         if not amounts or any(amount is None for amount in amounts):
             return None
-        found.append(_geometric_mean([float(amount) for amount in amounts if amount is not None]))
+        known = [float(amount) for amount in amounts if amount is not None]
+        found.append(math.fsum(known) / len(known) if name == "accuracy_percent" else _geometric_mean(known))
     return tuple(found)
 
 

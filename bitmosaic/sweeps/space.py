@@ -1,6 +1,7 @@
 """The hardware points that a sampled sweep may draw: entries and the values of their grids, none of them enumerated.
 
-A point is a choice: the number of its entry, and for each field of that entry's grid the number of its value. All
+A point is a choice: the number of its entry, and for each field of that entry's grid the number of its value; where the
+sweep maximises accuracy the number of its precision, too. All
 parameters of all entries are drawn each time, and those of other entries ignored: a sampler that crosses points over
 (NSGA-II) needs all of them to have the same parameters.
 """
@@ -25,6 +26,7 @@ from simulator.errors import Problem
 from simulator.tiled import Machine
 
 ENTRY = "hardware"  # the parameter that says which entry a point is of, where there are several
+PRECISION = "precision"  # and in which of the sweep's precisions it runs, where these are drawn
 NOT_BUILT = "not buildable"
 
 
@@ -41,20 +43,29 @@ class Parameter(NamedTuple):
 
 @dataclass(frozen=True)
 class Space:
-    """What points are drawn from. ``entries`` have the numbers of their grids in ascending order."""
+    """What points are drawn from.
+
+    Attributes:
+        entries: have the numbers of their grids in ascending order.
+        precisions: names of the sweep's policies where one is drawn for each point, else none.
+    """
 
     entries: tuple[OpenedEntry, ...]
     limits: Limits
+    precisions: tuple[str, ...] = ()
 
     @property
     def combination_count(self) -> int:
         """Combinations of all entries together, buildable or not."""
-        return sum(math.prod(len(values) for values in entry.grid.values()) for entry in self.entries)
+        machines = sum(math.prod(len(values) for values in entry.grid.values()) for entry in self.entries)
+        return machines * max(1, len(self.precisions))
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
-        """All parameters: which entry, where there are several, then the fields of each entry's grid."""
+        """All parameters: which entry, where there are several, which precision, then fields of each entry's grid."""
         first = [Parameter(ENTRY, len(self.entries), False)] if len(self.entries) > 1 else []
+        if self.precisions:
+            first.append(Parameter(PRECISION, len(self.precisions), False))
         return tuple(first + [
             Parameter(_name(index, field.path), len(values), _are_numbers(values))
             for index, entry in enumerate(self.entries) for field, values in entry.grid.items()
@@ -73,6 +84,10 @@ class Space:
             return NOT_BUILT
         broken, unknown = beyond(found, self.limits)
         return next(iter([*broken, *unknown]), found)
+
+    def precision(self, choices: Mapping[str, int]) -> str | None:
+        """The precision of a choice; None where a point has all of them."""
+        return self.precisions[choices[PRECISION]] if self.precisions else None
 
 
 def open_space(description: SweepDescription, document: Document) -> tuple[Space, tuple[Problem, ...]]:
@@ -101,7 +116,14 @@ def open_space(description: SweepDescription, document: Document) -> tuple[Space
             field: tuple(sorted(values)) if _are_numbers(values) else values for field, values in found.grid.items()
         }
         entries.append(OpenedEntry(**{**vars(found), "grid": ordered}))
-    return Space(tuple(entries), description.limits), tuple(dict.fromkeys(problems))
+    sampling = description.sampling
+    precisions: tuple[str, ...] = ()
+    if sampling and sampling.draws_precision:
+        precisions = (*description.precisions, *description.layer_precisions)
+    if precisions and not description.accuracy:
+        rule = "needs `accuracy: true`, so that there is an accuracy to maximise"
+        problems.append(at_place(document, ("sampling", "maximise"), rule))
+    return Space(tuple(entries), description.limits, precisions), tuple(dict.fromkeys(problems))
 
 
 def _unmodelled(

@@ -319,6 +319,8 @@ def method_note(exploration: Exploration) -> str:
     assert settings.method is not None
     method = METHODS[settings.method]
     weights = "" if method.selection == "channels" else f" Weights: {settings.quantiser}."
+    if settings.flexiq is not None:
+        weights = f" Selection {settings.flexiq.selection}, effective bits {settings.flexiq.extraction}."
     floating = ""
     if settings.method == "seada":
         floating = " No layer stays in floating point: the machine states no floating_point_unit beside its grid."

@@ -70,7 +70,7 @@ def test_inputs_that_bypass_are_found_where_they_lie() -> None:
         mapping = tiled(tile, register, {}, order, ("input",))
         laid_out = walk_input(Plan(layer, LayerPrecision(), machine, mapping))
         assert is_plain(laid_out) and laid_out.loop_level.tolist() == [0, 0, 1, 1]
-        for found, expected in zip(plain_walk(laid_out), full_walk(laid_out), strict=True):
+        for found, expected in zip(plain_walk(laid_out), full_walk(laid_out, None), strict=True):
             np.testing.assert_array_equal(found, expected)
         read.add(int(plain_walk(laid_out)[0][INPUT_READ]))
     assert len(read) == len(pairs)

@@ -168,6 +168,20 @@ def test_the_table_names_the_cheapest_close_to_fp32(compared: Comparison) -> Non
         assert best is None or best.record.total_cycles == min(point.record.total_cycles for point in good)
 
 
+def test_a_variant_of_flexiq_is_a_family_of_its_own(digits: Network, compared: Comparison, tmp_path: Path) -> None:
+    folder = tmp_path / "variant"
+    shutil.copytree(compared.folder, folder)
+    accuracies = len((folder / "accuracy.jsonl").read_bytes().splitlines())
+    found = _compare(digits, folder, methods=["flexiq"], seeds=0, flexiq_extraction="dynamic").families[-1]
+    assert (found.name, found.quantiser) == ("flexiq", "flexiq, dynamic")
+    default = compared.families[-1]
+    assert not {point.record.key for point in found.points} & {point.record.key for point in default.points}
+    # With nothing lowered there is nothing to extract: that has been measured.
+    assert found.points[0].record.accuracy == default.points[0].record.accuracy
+    assert len((folder / "accuracy.jsonl").read_bytes().splitlines()) == accuracies + len(found.points) - 1
+    assert _compare(digits, folder).families == compared.families
+
+
 def test_what_cannot_be_compared_is_refused(digits: Network, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="the method dpq is for menus with weights that are expanded"):
         _compare(digits, tmp_path / "x", methods=["amp", "dpq"])
@@ -175,6 +189,10 @@ def test_what_cannot_be_compared_is_refused(digits: Network, tmp_path: Path) -> 
         _compare(digits, tmp_path / "x", methods=["amd"])
     with pytest.raises(NetworkError, match="cannot be compared by accuracy: it has no trained"):
         _compare(Network(name="shapes", graph=digits.graph), tmp_path / "x", methods=["amp"])
+    with pytest.raises(ConfigurationError, match="flexiq_extraction=static: is for the method flexiq, which was not"):
+        _compare(digits, tmp_path / "x", methods=["amp"], flexiq_extraction="static")
+    with pytest.raises(ConfigurationError, match=r"flexiq_selection=greedy: is for .* which is left out: "):
+        compare(digits, "gaudi_like", results=tmp_path / "x", flexiq_selection="greedy")
     with pytest.raises(ConfigurationError, match="seeds=-1: must be at least 0"):
         _compare(digits, tmp_path / "x", seeds=-1)
     assert not (tmp_path / "x").exists()

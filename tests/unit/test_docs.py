@@ -342,7 +342,9 @@ def test_the_folder_holds_what_is_listed(exploration: Exploration) -> None:
     assert all(fnmatchcase("assignments/m1.yaml", pattern) for pattern in patterns) and len(patterns) == 1
     there = {name for name in there if not any(fnmatchcase(name, pattern) for pattern in patterns)} | patterns
     # What methods write is in tests of theirs.
-    assert listed - there == {"inputs/network.json", "entropy.jsonl", "selections.jsonl"} and there <= listed
+    assert listed - there == {
+        "inputs/network.json", "entropy.jsonl", "selections.jsonl", "distances.jsonl",
+    } and there <= listed
 
 
 def test_columns_are_those_of_the_frames(exploration: Exploration) -> None:

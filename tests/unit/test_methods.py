@@ -15,19 +15,20 @@ from bitmosaic.cli import main
 from bitmosaic.explorations.accuracy_book import AccuracyBook
 from bitmosaic.explorations.assignment_file import load_assignment
 from bitmosaic.explorations.exploration import Exploration
-from bitmosaic.explorations.explorer import explore
+from bitmosaic.explorations.explorer import ExplorationInterrupted, explore
 from bitmosaic.explorations.folder import assignment_of
 from bitmosaic.explorations.methods import METHODS
 from bitmosaic.explorations.network_points import NetworkPoints
 from bitmosaic.explorations.proposals import by_threshold
-from bitmosaic.views.text_tables import harm_note, report_text
+from bitmosaic.progress import Silent
+from bitmosaic.views.text_tables import harm_note, method_note, report_text
 from mapper.solution import SearchBudget
 from simulator.errors import ConfigurationError, InfeasibleError, NetworkError, PrecisionError
 from simulator.precision import LayerPrecision
 from workloads import Network, open_network
 from workloads.accuracy import AccuracyEvaluator
 from workloads.entropy import layer_entropies
-from workloads.flexiq import RATIOS, greedy
+from workloads.flexiq import RATIOS, Evolution, Mask, evolutionary, greedy
 from workloads.flexiq_model import FlexiqSession
 from workloads.sensitivity import estimate, spearman
 from workloads.tasks import find_task
@@ -35,6 +36,7 @@ from workloads.tasks.digits import DigitsTask
 
 MENU = ["w8a8", "w4a8", "w2a8"]
 BUDGET = SearchBudget(cpu_seconds=0.05, target_gap=0.9)
+FEW = Evolution(population=4, generations=2, elite=1, mutations=3, seed=1)
 MACHINES = {"flexiq": "flexiq_like", "dpq": "gaudi_like"}
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -157,6 +159,55 @@ def test_flexiq_measures_the_channels_that_greedy_selects(digits: Network, explo
     assert np.isnan(found.predicted_harm(found.points[-1]))
 
 
+def test_variants_of_flexiq_stand_beside_each_other_in_a_folder(
+    digits: Network, explored: dict[str, Exploration], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Evolution is stopped on its way and goes on; the default's records stay as they are, and none is taken twice."""
+    task, default = find_task(digits), explored["flexiq"]
+    assert task is not None
+    folder = default.folder
+    for place in ("flexiq_book", "records"):
+        monkeypatch.setattr(f"bitmosaic.explorations.{place}.DEFAULT_EVOLUTION", FEW)
+    before = (folder / "points.jsonl").read_bytes()
+
+    class Stop(Silent):
+        def update(self, stage: str, done: int, total: int) -> None:
+            assert stage != "evolutionary selection" or done <= total == 3 * FEW.most_evaluations
+            if stage == "evolutionary selection" and done == 5:
+                raise KeyboardInterrupt
+
+    options = {"flexiq_selection": "evolutionary", "flexiq_extraction": "dynamic"}
+    with pytest.raises(ExplorationInterrupted):
+        _explore(digits, "flexiq", folder, progress=Stop(), **options)
+    stopped = (folder / "distances.jsonl").read_bytes()
+    assert len(stopped.splitlines()) == 5
+    found = _explore(digits, "flexiq", folder, **options)
+    measured = (folder / "distances.jsonl").read_bytes()
+    assert measured.startswith(stopped) and len(measured.splitlines()) <= 3 * FEW.most_evaluations
+    assert (folder / "points.jsonl").read_bytes().startswith(before)
+    assert not {p.record.key for p in found.points} & {p.record.key for p in default.points}
+    again = _explore(digits, "flexiq", folder)
+    assert again.settings == default.settings and again.points == default.points
+    assert "Selection evolutionary, effective bits dynamic." in method_note(found)
+
+    session = FlexiqSession(digits, tuple(task.calibration_feeds()), extraction="dynamic")
+    whole = next(point.record for point in found.points if point.record.origin_value == 1.0)
+    cycles = {row.layer: row.total_cycles for row in found.points[0].record.layers}
+    gains = {row.layer: max(1.0, float(cycles[row.layer] - row.total_cycles)) for row in whole.layers}
+    units = session.units(gains={layer: gains[layer] for layer in session.lowerable})
+    by_ratio = {point.record.origin_value: point.record for point in found.points}
+
+    def distance(mask: Mask) -> float:
+        return session.distance(session.lowered_channels(units, mask))
+
+    masks = evolutionary(units, distance, RATIOS, FEW)
+    assert distance(masks[0]) <= distance(greedy(units)[0])
+    for ratio, mask in zip(RATIOS, masks, strict=True):
+        accuracy = by_ratio[ratio].accuracy if ratio in by_ratio else None
+        if accuracy is not None:
+            assert accuracy.value == task.evaluate(session.runner(session.lowered_channels(units, mask))).value
+
+
 @pytest.mark.parametrize("name", ["seada", "flexiq", "dpq"])
 def test_an_assignment_read_back_costs_the_same(explored: dict[str, Exploration], name: str) -> None:
     found = explored[name]
@@ -257,6 +308,11 @@ def test_what_contradicts_a_method_is_refused(digits: Network, tmp_path: Path) -
     assert "menu=w4a8: contradicts the method flexiq, which has its own" in problems("flexiq", menu=["w4a8"])
     assert "sensitivity=taylor: contradicts the method flexiq, which rates no harm" in problems(
         "flexiq", sensitivity="taylor")
+    assert problems("amp", flexiq_selection="greedy", flexiq_extraction="live").splitlines() == [
+        "flexiq_selection=greedy: is for the method flexiq, which was not asked for",
+        "flexiq_extraction='live': is not known (allowed: static, dynamic)",
+    ]
+    assert "flexiq_selection='evolution': is not known" in problems("flexiq", flexiq_selection="evolution")
     assert "the method dpq is for menus with weights that are expanded" in problems("dpq")
     assert "flexiq splits layers into w8a8 and w4a4" in problems("flexiq", PrecisionError, hardware="gaudi_like")
     assert "method='amd': is not known (allowed: amp, " in problems("amd")

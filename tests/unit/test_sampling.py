@@ -184,11 +184,53 @@ def test_costs_are_geometric_means_over_all_tasks() -> None:
         }))
 
     records = {first.key: record(first, energy_pj=2.0), second.key: record(second, energy_pj=8.0)}
-    assert point_costs(draw, records, ("energy_pj",)) == (pytest.approx(4.0),)
+    energy = Sampling(points=1, minimise=("energy_pj",))
+    assert point_costs(draw, records, energy) == (pytest.approx(4.0),)
     failed = records[second.key].model_copy(update={"status": "failed", "result": None})
-    assert point_costs(draw, {**records, second.key: failed}, ("energy_pj",)) is None
-    assert point_costs(draw, {**records, second.key: record(second, area_mm2=None)}, ("area_mm2",)) is None
-    assert point_costs(Draw(NOT_BUILT), records, ("energy_pj",)) is None
+    assert point_costs(draw, {**records, second.key: failed}, energy) is None
+    area = Sampling(points=1, minimise=("area_mm2",))
+    assert point_costs(draw, {**records, second.key: record(second, area_mm2=None)}, area) is None
+    assert point_costs(Draw(NOT_BUILT), records, energy) is None
+    both = Sampling(points=1, minimise=("energy_pj",), maximise=("accuracy_percent",))
+    assert point_costs(draw, records, both) is None
+    scored = {
+        task.key: record(task, energy_pj=2.0, accuracy={"metric": "accuracy", "value": value, "count": 10})
+        for task, value in ((first, 0.25), (second, 1.0))
+    }
+    assert point_costs(draw, scored, both) == (pytest.approx(2.0), pytest.approx(62.5))
+
+
+BY_ACCURACY = {"points": 16, "minimise": ["area_mm2"], "maximise": ["accuracy_percent"]}
+
+
+@pytest.mark.parametrize("better", ["w8a8", "w2a2"])
+def test_the_more_accurate_precision_is_drawn_more_often(better: str) -> None:
+    expansion = _expand(sampling=BY_ACCURACY, precisions=["w8a8", "w2a2"], accuracy=True)
+    space, sampling = expansion.space, expansion.description.sampling
+    assert space is not None and sampling is not None
+    draws = Draws(space, sampling)
+    drawn: list[str | None] = []
+    for _ in range(8):
+        choices = draws.ask(8)
+        now = [space.precision(choice) for choice in choices]
+        points = [space.point(choice) for choice in choices]
+        draws.tell([
+            None if isinstance(point, str) else (point.area_mm2 or 0.0, 98.0 if precision == better else 40.0)
+            for point, precision in zip(points, now, strict=True)
+        ])
+        drawn += now
+    assert drawn[-32:].count(better) > 16 + 4
+
+
+def test_precisions_are_drawn_where_accuracy_counts(made_up: None, tmp_path: Path) -> None:
+    expansion = _expand(sampling=BY_ACCURACY, precisions=["w8a8", "w2a2"], accuracy=True)
+    assert expansion.space is not None and expansion.space.combination_count == 2 * 5 * 4 * 4 * 4
+    status = run_sweep(expansion, tmp_path, InTurn())
+    records = list(read_results(tmp_path))
+    assert status.counts == {"done": len(records)} and status.point_count == len(records), "a task a point"
+    assert {record.precision for record in records} == {"w8a8", "w2a2"}
+    status = run_sweep(expand(tmp_path / "sweep.yaml"), tmp_path, InTurn(0))
+    assert status.counts == {"done": len(records)}, "nothing is drawn or done anew"
 
 
 # Interrupted, resumed ----------------------------------------------------------------------------------------------
@@ -278,7 +320,9 @@ def test_parts_of_a_sampled_sweep_merge(made_up: None, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("sampling", "more", "words"), [
-    ({"minimise": ["accuracy"]}, {}, "sampling.minimise: does not depend on the hardware that is drawn"),
+    ({"minimise": ["accuracy"]}, {}, "sampling.minimise: names what is to be large: maximise: [accuracy_percent]"),
+    ({"maximise": ["accuracy_percent"]}, {}, "sampling.maximise: needs `accuracy: true`"),
+    ({"maximise": ["latency_ms"]}, {"accuracy": True}, "allowed: accuracy_percent"),
     ({"minimise": ["energy_pj", "energy_pj"]}, {}, "names a cost twice"),
     ({"minimise": ["latency_cycles"]}, {}, "allowed: latency_ms, energy_pj, area_mm2"),
     ({"sampler": "nsga"}, {}, "did you mean 'nsga2'"),

@@ -380,15 +380,15 @@ def test_a_wrong_name(digits):
 def test_gradients_that_nothing_reads(digits, method, sensitivity, rule):
     machine = open_machine("flexiq_like")
     with pytest.raises(ConfigurationError, match=rf"gradients=torch: are not read by {rule}$"):
-        plan(digits, machine, method, None, sensitivity, None, "torch")
+        plan(digits, machine, method, None, sensitivity, None, gradients="torch")
 
 
 @needs_torch
 def test_a_plan_knows_where_its_gradients_come_from(digits):
     machine = open_machine("bit_fusion")
     for method in (None, "amp"):
-        made = plan(digits, machine, method, None, "auto", None, "torch")
+        made = plan(digits, machine, method, None, "auto", None, gradients="torch")
         assert (made.gradients, made.sensitivity, made.note) == ("torch", "taylor", "")
-    made = plan(ending_in("Hardmax"), machine, None, None, "auto", None, "torch")
+    made = plan(ending_in("Hardmax"), machine, None, None, "auto", None, gradients="torch")
     assert made.sensitivity == "perturbation" and "'Hardmax'" in made.note
-    assert plan(ending_in("Sin"), machine, None, None, "auto", None, "torch").sensitivity == "taylor"
+    assert plan(ending_in("Sin"), machine, None, None, "auto", None, gradients="torch").sensitivity == "taylor"

@@ -12,6 +12,7 @@ from simulator.counting_rules import zigzag
 from simulator.counting_rules.loop_nest import FLOWS, READS, Loop, LoopNest, Machine, Memory, Port, Store
 from simulator.errors import ConfigurationError, InfeasibleError, MappingError
 from simulator.formats import Format
+from simulator.kernels import chains as kernel
 from simulator.layer import OPERANDS, Layer
 from simulator.precision import LayerPrecision
 
@@ -146,6 +147,72 @@ def test_no_random_nest_costs_less():
             assert cost.energy_pj >= found["energy"].value * (1 - 1e-9)
             assert cost.latency_cycles >= found["latency"].lower_bound * (1 - 1e-9)
         assert fitting > 10
+
+
+@settings(max_examples=max(5, settings.default.max_examples // 5), deadline=None)
+@given(st.integers(0, 1 << 32))
+def test_chains_are_the_undominated_walks_within_the_limits(seed):
+    """Every walk through three by two points with two steps to take; prices below and above 1, with windows too."""
+    rng = np.random.default_rng(seed)
+    inside = np.array([1, 3, 2, 6, 4, 12])
+    moves = np.array([[point + 2 if point < 4 else -1, point + 1 if point % 2 == 0 else -1] for point in range(6)])
+    price = np.round(rng.choice([0.0, 0.02, 0.3, 2.0], (4, 6, 3)) * rng.integers(1, 5, (4, 6, 3)), 3)
+    price[rng.random((4, 6)) < 0.3] = np.inf
+    weight = rng.choice([0.0, 0.5, 1.0, 3.0], (2, 3))
+    given_chains = kernel.ChainInput(
+        moves=moves, start=np.array([0, 2, 4, 4]), step=np.arange(4), leads_to=np.array([1, 1, 2, 2]), price=price,
+        weight=weight, windows=int(rng.integers(2)), inside=inside, depends=rng.integers(0, 2, (3, 2)),
+        wholly=rng.integers(0, 2, (3, 2)), keeps=np.array([0, -1, 0, 1]), tile_bits=rng.integers(0, 40, (4, 6)),
+        single_bits=rng.integers(0, 10, 4).astype(np.float64), finishes=np.array([0, 0, 1, 0]),
+        cycles=rng.integers(0, 15, (4, 6, 2)), late=rng.integers(-1, 3, (4, 2)),
+    )
+
+    def taken(step, point, windows):
+        """Price of a step, with what its transfers take beyond their window; the windows behind it."""
+        cost, windows, operand, one = price[step, point].copy(), [*windows], given_chains.keeps[step], inside[point]
+        if given_chains.windows and operand >= 0:
+            window, new = windows[operand]
+            if given_chains.tile_bits[step, point] // (one // new) > given_chains.single_bits[step]:
+                for cycles, late in zip(given_chains.cycles[step, point], given_chains.late[step], strict=True):
+                    if late >= 0:
+                        cost[late] += (max(cycles, window) - window - max(cycles, one) + one) * (12 // one - 1)
+            windows[operand] = (0, 0) if given_chains.finishes[step] else (one, one)
+        return cost, windows
+
+    def walks(point, state, windows):
+        if (point, state) == (5, 2):
+            yield np.zeros(3)
+        for move, onward in enumerate(moves[point]):
+            if onward >= 0:
+                yield from walks(onward, state, [
+                    (inside[onward] if window and depends else window, inside[onward] if window and not wholly else new)
+                    for (window, new), depends, wholly in zip(
+                        windows, given_chains.depends[:, move], given_chains.wholly[:, move], strict=True)
+                ])
+        for step in (2 * state, 2 * state + 1) if state < 2 else ():
+            if np.isfinite(price[step, point, 0]):
+                cost, behind = taken(step, point, windows)
+                for rest in walks(point, state + 1, behind):
+                    yield cost + rest
+
+    sums = np.array(list(walks(0, 0, [(1, 1)] * 3))).reshape(-1, 3)
+    ahead = kernel.completions(given_chains)
+    expected = (sums @ weight.T).min(axis=0, initial=np.inf)
+    # What windows add is not in what is still to come.
+    assert (ahead[0, 0] <= expected * (1 + 1e-12)).all()
+    if not given_chains.windows:
+        np.testing.assert_allclose(ahead[0, 0], expected, rtol=1e-12)
+    if not len(sums):
+        return
+    limit = expected * rng.choice([1.0, 1.3, 3.0], 2) + 1e-9
+    within = sums[(sums @ weight.T <= limit).all(axis=1)]
+    best = {tuple(np.round(row, 6)) for row in within
+            if not ((within <= row + 1e-9).all(axis=1) & (within < row - 1e-9).any(axis=1)).any()}
+    count, found, _, _, ends = kernel.chains(given_chains, ahead, limit, 2000)
+    assert count > 0
+    # One whose windows are better stays beside another of less cost.
+    assert best <= {tuple(np.round(found[end], 6)) for end in ends} <= {tuple(np.round(row, 6)) for row in within}
+    assert kernel.chains(given_chains, ahead, limit, count - 1)[0] == -1
 
 
 def primes(number):
