@@ -89,6 +89,8 @@ def main() -> None:
     "auto", "taylor", "perturbation", "weight_error", "hessian_trace", "bit_entropy", "value_entropy",
 ]), help="How the harm of a precision to a layer is rated before assignment; auto: taylor where gradients exist, "
          "else perturbation.")
+@click.option("--gradients", default="own", show_default=True, type=click.Choice(["own", "torch"]),
+              help="Where taylor and hessian_trace get their gradients; torch: pip install 'bitmosaic[torch]'.")
 @click.option("--quantiser", type=click.Choice(["rtn", "gptq", "gptq_act", "dpq", "dpq_natural"]),
               help="How weights are quantised: to nearest (the default), by GPTQ (also with reordering), or by DPQ "
                    "(W4A8).")
@@ -116,11 +118,11 @@ def main() -> None:
 @GAP
 @WORKERS
 def explore(
-    network: str, hardware: str, menu: str | None, objective: str, sensitivity: str, quantiser: str | None,
-    method: str | None, flexiq_selection: str | None, flexiq_extraction: str | None, measure_harm: bool,
-    keep_first_last: str | None, weight_memory_limit: float | None, accuracy_at_least: float | None, points: int,
-    shapes: tuple[str, ...], inputs: Path | None, output: Path | None, seconds_per_layer: float | None,
-    gap: float | None, workers: int | None,
+    network: str, hardware: str, menu: str | None, objective: str, sensitivity: str, gradients: str,
+    quantiser: str | None, method: str | None, flexiq_selection: str | None, flexiq_extraction: str | None,
+    measure_harm: bool, keep_first_last: str | None, weight_memory_limit: float | None,
+    accuracy_at_least: float | None, points: int, shapes: tuple[str, ...], inputs: Path | None, output: Path | None,
+    seconds_per_layer: float | None, gap: float | None, workers: int | None,
 ) -> None:
     """Find the latency–accuracy and energy–accuracy fronts of NETWORK.
 
@@ -135,7 +137,8 @@ def explore(
         try:
             exploration = job.explore(
                 opened, hardware, menu=None if menu is None else words(menu), objective=objective,  # type: ignore[arg-type]
-                sensitivity=sensitivity, quantiser=quantiser, method=method,  # type: ignore[arg-type]
+                sensitivity=sensitivity, gradients=gradients,  # type: ignore[arg-type]
+                quantiser=quantiser, method=method,  # type: ignore[arg-type]
                 flexiq_selection=flexiq_selection, flexiq_extraction=flexiq_extraction,  # type: ignore[arg-type]
                 measure_harm=measure_harm, keep_first_last=keep_first_last,
                 weight_memory_limit_kib=weight_memory_limit,

@@ -20,11 +20,13 @@ from simulator.precision import LayerPrecision
 from simulator.shown import Shown
 from workloads.calibration import calibrate, can_batch, input_shapes, trained_model, with_free_batch
 from workloads.fake_quantised_model import Assignment, Calibrated, QuantisedSession, weight_key
+from workloads.gradients import check_gradients
 from workloads.input_moments import InputMoments, record_moments
 from workloads.network import Network
 from workloads.quantisation import MAX_ABS, Clipping, Scheme
 from workloads.tasks.task import Feed, Run, Task, batches, check_feed
 from workloads.taylor import SquaredGradients, squared_gradients
+from workloads.vector_jacobian import Gradients
 from workloads.weight_quantisers import Quantiser, check_quantiser
 
 # What of an assignment can change an output: layer, what the weights are quantised to, input format.
@@ -63,18 +65,20 @@ class AccuracyEvaluator:
             expanded, as in ``w4:fp8_e4m3``) look at the layers' inputs on the calibration data.
         moments: of the layers' inputs, as another evaluator of the network has them; None: recorded where needed.
         threads: of onnxruntime; 0 lets it choose. Take 1 inside parallel sweeps.
+        gradients: of ``squared_gradients``: ``own``, or ``torch``'s.
 
     ``moments.missing`` names the layers that are rounded to nearest all the same, because their inputs cannot be
     recorded. Raises ``PrecisionError`` for an unknown quantiser, ``NetworkError`` where the network has no trained
-    weights or the calibration data do not fit it.
+    weights or the calibration data do not fit it, ``MissingPackageError`` where torch is asked for and not installed.
     """
 
     def __init__(
         self, network: Network, task: Task, *, scheme: Scheme = "affine", percentile: float = 100.0,
         clipping: Clipping = MAX_ABS, quantiser: Quantiser = "rtn", moments: InputMoments | None = None,
-        threads: int = 0,
+        threads: int = 0, gradients: Gradients = "own",
     ) -> None:
         check_quantiser(quantiser)
+        check_gradients(gradients)
         self.network = network
         self.task = task
         feeds = tuple(task.calibration_feeds())
@@ -82,6 +86,7 @@ class AccuracyEvaluator:
         for feed in feeds:
             check_feed(feed, shapes, f"{network.name}: calibration data of {task.name!r}")
         self.threads = threads
+        self.gradients: Gradients = gradients
         self._one_by_one = bool(feeds) and not can_batch(network, feeds[0], threads)
         self._feeds = tuple(single for feed in feeds for single in batches(feed, 1)) if self._one_by_one else feeds
         ranges = calibrate(network, self._feeds, percentile=percentile, threads=threads)
@@ -171,7 +176,7 @@ class AccuracyEvaluator:
         if known is None or not (known.weight.keys() >= set(layers) and self._gradient_pairs >= pairs):
             known = squared_gradients(
                 self.calibrated, self._feeds, layers, input_formats, one_by_one=self._one_by_one,
-                threads=self.threads, progress=progress,
+                threads=self.threads, gradients=self.gradients, progress=progress,
             )
             self._gradients, self._gradient_pairs = known, pairs
         return known

@@ -3,13 +3,14 @@
 Asked for is the gradient at *slots*: the places where a node reads a tensor. A tensor that three layers read has three
 slots, each with the gradient of that one use, as a quantiser in front of one layer needs it. Only nodes on a way from a
 slot to an output of floating-point numbers are walked, and only what their rules read is kept from the forward pass.
+``workloads.gradients`` has the same from torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -21,7 +22,8 @@ from workloads.calibration import ActivationSite, activation_sites, open_session
 from workloads.network import Network
 from workloads.onnx_constants import Constants, is_standard
 from workloads.tasks.task import Feed
-from workloads.vector_jacobian import RULES, Array, Call
+from workloads.torch_operators import OPERATORS
+from workloads.vector_jacobian import RULES, Array, Call, Gradients
 
 Slot = tuple[str, int]  # name of a node, position among its inputs
 
@@ -68,8 +70,10 @@ class ReversePass:
     not exist.
     """
 
+    gradients: ClassVar[Gradients] = "own"
+
     def __init__(self, model: onnx.ModelProto, slots: Collection[Slot], threads: int = 0) -> None:
-        problems = missing_rules(model, slots)
+        problems = missing_rules(model, slots, self.gradients)
         if problems:
             raise NetworkError(problems)
         self.slots = tuple(dict.fromkeys(slots))
@@ -142,18 +146,30 @@ class ReversePass:
         return {place: found.get(place, np.zeros(())) for place in self.slots}
 
 
-def missing_rules(model: onnx.ModelProto, slots: Collection[Slot]) -> list[Problem]:
-    """What keeps ``ReversePass`` from working: nodes between slots and outputs whose operators have no rule."""
+def missing_rules(model: onnx.ModelProto, slots: Collection[Slot], gradients: Gradients = "own") -> list[Problem]:
+    """What keeps gradients from being had: nodes between slots and outputs whose operators have no rule.
+
+    Torch need not be installed to ask what it would have none for.
+    """
+    known = RULES.keys() if gradients == "own" else OPERATORS.keys()
     names = {node.name for node in model.graph.node}
     problems = [
         Problem("is not in the model", where=model.graph.name, path=f"node {name!r}")
         for name, _ in slots if name not in names
     ]
     for step in _steps(model, slots):
-        if not is_standard(step.node.domain) or step.node.op_type not in RULES:
-            rule = f"no vector–Jacobian product of operator {step.node.op_type!r} is known: its gradient cannot be had"
+        if not is_standard(step.node.domain) or step.node.op_type not in known:
+            rule = _missing_rule(step.node, gradients)
             problems.append(Problem(rule, where=model.graph.name, path=f"node {step.node.name!r}"))
     return problems[:_MOST_PROBLEMS]
+
+
+def _missing_rule(node: onnx.NodeProto, gradients: Gradients) -> str:
+    if gradients == "torch":
+        return (f"operator {node.op_type!r} is not known to gradients='torch', nor has gradients='own' a rule for it: "
+                "the sensitivity 'perturbation' needs none")
+    rule = f"no vector–Jacobian product of operator {node.op_type!r} is known: its gradient cannot be had"
+    return f"{rule}, but by gradients='torch'" if is_standard(node.domain) and node.op_type in OPERATORS else rule
 
 
 def weight_slots(network: Network, layers: Iterable[str]) -> dict[str, Slot]:
@@ -169,14 +185,14 @@ def input_sites(network: Network, layers: Collection[str]) -> dict[str, Activati
     }
 
 
-def gradient_problems(network: Network) -> list[Problem]:
+def gradient_problems(network: Network, gradients: Gradients = "own") -> list[Problem]:
     """Why a network has no gradients here; empty where it has. Raises ``NetworkError`` without trained weights."""
     layers = [layer for layer, binding in network.bindings.items() if binding.weight is not None]
     model = with_free_batch(trained_model(network))
     return missing_rules(model, [
         *weight_slots(network, layers).values(),
         *((site.node, site.slot) for site in input_sites(network, layers).values()),
-    ])
+    ], gradients)
 
 
 def weight_as_read(model: onnx.ModelProto, tensor: str, weight: str, array: Array) -> Array:

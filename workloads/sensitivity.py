@@ -22,6 +22,7 @@ from workloads.entropy import Kind, layer_entropies
 from workloads.fake_quantised_model import quantised_weight, trained_weight
 from workloads.network import Network
 from workloads.reverse_pass import gradient_problems
+from workloads.vector_jacobian import Gradients
 
 Progress = Callable[[int, int], None]
 
@@ -161,14 +162,15 @@ METHODS: dict[str, Method] = {
 }
 # A whole table costs them hardly more than one entry: gradients or recorded activations are the work.
 AT_ONCE = frozenset(("taylor", "hessian_trace", "bit_entropy", "value_entropy"))
+BY_GRADIENTS = frozenset(("taylor", "hessian_trace"))
 
 
-def default_method(network: Network) -> tuple[str, str]:
-    """The method for a network, and why it is not ``taylor`` (empty where it is).
+def default_method(network: Network, gradients: Gradients = "own") -> tuple[str, str]:
+    """The method for a network, by gradients from there, and why it is not ``taylor`` (empty where it is).
 
     Raises ``NetworkError`` for a network without trained weights.
     """
-    problems = gradient_problems(network)
+    problems = gradient_problems(network, gradients)
     if not problems:
         return "taylor", ""
     return "perturbation", f"taylor needs gradients: {problems[0].path}: {problems[0].rule}"
@@ -184,11 +186,12 @@ def estimate(
 ) -> Sensitivity:
     """Rate every layer with trained weights in every precision of the menu.
 
-    ``method`` None takes ``default_method``. ``progress`` is as in ``Request``.
+    ``method`` None takes ``default_method``. Gradients are ``evaluator.gradients``. ``progress`` is as in ``Request``.
     Raises ``NetworkError`` for an unknown method, or one that needs an evaluator where there is none, and
     ``PrecisionError`` for an empty menu.
     """
-    method = default_method(network)[0] if method is None else method
+    if method is None:
+        method = default_method(network, "own" if evaluator is None else evaluator.gradients)[0]
     if method not in METHODS:
         raise NetworkError(
             Problem("no such sensitivity method", path="method", value=repr(method), allowed=tuple(METHODS),

@@ -26,10 +26,12 @@ from numpy.typing import NDArray
 from simulator.formats import Format
 from workloads.calibration import ActivationSite, trained_model, with_free_batch
 from workloads.fake_quantised_model import Calibrated, trained_weight
+from workloads.gradients import open_pass
 from workloads.network import Network
 from workloads.quantisation import activation_parameters, quantise_activation
-from workloads.reverse_pass import ReversePass, input_sites, weight_as_read, weight_slots
+from workloads.reverse_pass import input_sites, weight_as_read, weight_slots
 from workloads.tasks.task import Feed, batches
+from workloads.vector_jacobian import Gradients
 
 PROJECTIONS = 4
 SEED = 20243
@@ -92,6 +94,7 @@ def squared_gradients(
     projections: int = PROJECTIONS,
     seed: int = SEED,
     threads: int = 0,
+    gradients: Gradients = "own",
     progress: Callable[[int, int], None] | None = None,
 ) -> SquaredGradients:
     """Run calibration data forward, and ±1 projections of the outputs backward.
@@ -104,16 +107,18 @@ def squared_gradients(
         one_by_one: run single examples, for networks that cannot batch.
         projections: backward passes for each set of at most ``EXAMPLES_AT_ONCE`` examples.
         seed: of the signs.
-        threads: of onnxruntime; NumPy's own setting decides for the backward pass.
+        threads: of onnxruntime; NumPy's own setting, or torch's, decides for the backward pass.
+        gradients: ``own``, or ``torch``, which must then be installed.
         progress: called with (sets done, sets).
 
-    Raises ``NetworkError`` naming nodes and operators where a gradient cannot be had.
+    Raises ``NetworkError`` naming nodes and operators where a gradient cannot be had, ``MissingPackageError`` where
+    torch is asked for and not installed.
     """
     network = calibrated.network
     weights, sites = weight_slots(network, layers), input_sites(network, layers)
     inputs = {layer: (site.node, site.slot) for layer, site in sites.items()}
     model = with_free_batch(trained_model(network))
-    passes = ReversePass(model, [*weights.values(), *inputs.values()], threads)
+    passes = open_pass(model, [*weights.values(), *inputs.values()], gradients, threads)
     rng = np.random.default_rng(seed)
     weight_sums: dict[str, Any] = dict.fromkeys(layers, 0.0)
     formats = [Format(each) for each in dict.fromkeys(input_formats)]
@@ -126,11 +131,11 @@ def squared_gradients(
         squares: dict[str, Any] = dict.fromkeys(inputs, 0.0)
         for _ in range(projections):
             signs = {name: _signs(rng, output) for name, output in run.outputs.items()}
-            gradients = passes.backward(run, signs)
+            found = passes.backward(run, signs)
             for layer, slot in weights.items():
-                weight_sums[layer] = weight_sums[layer] + np.square(gradients[slot], dtype=np.float64)
+                weight_sums[layer] = weight_sums[layer] + np.square(found[slot], dtype=np.float64)
             for layer, slot in inputs.items():
-                squares[layer] = squares[layer] + np.square(gradients[slot])
+                squares[layer] = squares[layer] + np.square(found[slot])
         for layer, site in sites.items():
             if np.ndim(squares[layer]) == 0:
                 continue  # no output depends on it

@@ -20,6 +20,7 @@ from bitmosaic.explorations.records import (
     HarmRecord,
     OperandEntropyRow,
     SensitivityMethod,
+    rated_gradients,
     rated_quantiser,
 )
 from bitmosaic.explorations.store import RecordFile
@@ -32,6 +33,7 @@ from workloads.network import Network
 from workloads.quantisation import MAX_ABS, Clipping
 from workloads.sensitivity import AT_ONCE, METHODS, Request
 from workloads.tasks import Task
+from workloads.vector_jacobian import Gradients
 from workloads.weight_quantisers import Quantiser
 
 Assignment = Mapping[str, LayerPrecision]
@@ -55,24 +57,28 @@ class AccuracyBook:
         folder: the results folder.
         quantiser, clipping: of the weights, as of ``AccuracyEvaluator``. They are part of every key that they can
             change, so that results of different ones stand beside each other in one folder and never mix.
+        gradients: of the ratings that read them, likewise.
     """
 
     def __init__(
         self, network: Network, task: Task, subject: str, folder: Path, quantiser: Quantiser = "rtn",
-        clipping: Clipping = MAX_ABS,
+        clipping: Clipping = MAX_ABS, gradients: Gradients = "own",
     ) -> None:
         self._network = network
         self._task = task
         self._subject = subject
         self._quantiser: Quantiser = quantiser
         self._clipping = clipping
+        self._gradients: Gradients = gradients
         self._accuracies = RecordFile(folder / ACCURACY_FILE, AccuracyRecord)
         self._harms = RecordFile(folder / SENSITIVITY_FILE, HarmRecord)
         self._entropies = RecordFile(folder / ENTROPY_FILE, EntropyRecord)
 
     @cached_property
     def _evaluator(self) -> AccuracyEvaluator:
-        return AccuracyEvaluator(self._network, self._task, quantiser=self._quantiser, clipping=self._clipping)
+        return AccuracyEvaluator(
+            self._network, self._task, quantiser=self._quantiser, clipping=self._clipping, gradients=self._gradients
+        )
 
     def key(self, assignment: Assignment) -> str:
         """Key of an assignment's accuracy."""
@@ -151,15 +157,18 @@ class AccuracyBook:
             harm = float(table[layers.index(layer), menu.index(precision)])
             self._harms.append(
                 HarmRecord(key=self._harm_key(layer, precision, method), subject=self._subject, method=method,
-                           quantiser=rated_quantiser(method, self._quantiser), layer=layer, precision=precision.label,
+                           quantiser=rated_quantiser(method, self._quantiser),
+                           gradients=rated_gradients(method, self._gradients), layer=layer, precision=precision.label,
                            harm=harm if math.isfinite(harm) else None)
             )
 
     def _harm_key(self, layer: str, precision: LayerPrecision, method: SensitivityMethod) -> str:
+        gradients = rated_gradients(method, self._gradients)
         return content_key(
             "harm",
             {"subject": self._subject, "method": method, "assignment": measured_formats({layer: precision}),
-             **_named(rated_quantiser(method, self._quantiser), self._clipping)},
+             **_named(rated_quantiser(method, self._quantiser), self._clipping),
+             **({} if gradients == "own" else {"gradients": gradients})},
         )
 
 

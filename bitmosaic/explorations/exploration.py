@@ -21,12 +21,14 @@ from bitmosaic.explorations.records import (
     PointRecord,
     SensitivityMethod,
     Settings,
+    rated_gradients,
     rated_quantiser,
 )
 from bitmosaic.explorations.store import RecordFile
 from mapper.pareto import pareto_front as undominated
 from simulator.errors import ConfigurationError, Problem, closest
 from simulator.shown import Shown
+from workloads.vector_jacobian import Gradients
 from workloads.weight_quantisers import Quantiser
 
 CostAxis = Literal["latency", "energy"]
@@ -154,13 +156,15 @@ def pareto_front(points: Sequence[Point], axis: CostAxis) -> tuple[Point, ...]:
 
 
 def rated_harms(
-    records: Iterable[HarmRecord], subject: str, method: SensitivityMethod, quantiser: Quantiser
+    records: Iterable[HarmRecord], subject: str, method: SensitivityMethod, quantiser: Quantiser,
+    gradients: Gradients = "own",
 ) -> dict[tuple[str, str], float]:
-    """(layer, precision) → harm that a method gave weights of a quantiser; infinite where outputs were not finite."""
-    of_weights = rated_quantiser(method, quantiser)
+    """(layer, precision) → harm that a method gave weights of a quantiser, by those gradients; infinite where outputs
+    were not finite."""
+    wanted = (subject, method, rated_quantiser(method, quantiser), rated_gradients(method, gradients))
     return {
         (record.layer, record.precision): math.inf if record.harm is None else record.harm for record in records
-        if (record.subject, record.method, record.quantiser) == (subject, method, of_weights)
+        if (record.subject, record.method, record.quantiser, record.gradients) == wanted
     }
 
 
@@ -190,7 +194,7 @@ def load_exploration(folder: str | Path) -> Exploration:
 
     def rated(method: SensitivityMethod) -> dict[tuple[str, str], float]:
         return {} if settings.method == "flexiq" else rated_harms(
-            ratings, settings.subject, method, settings.quantiser
+            ratings, settings.subject, method, settings.quantiser, settings.gradients
         )
 
     mixed = 0

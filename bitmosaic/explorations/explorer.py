@@ -36,7 +36,9 @@ from simulator.accelerator import Accelerator
 from simulator.errors import ConfigurationError, NetworkError, Problem
 from workloads import Network
 from workloads.flexiq_model import Extraction
+from workloads.gradients import GRADIENTS
 from workloads.tasks import Task
+from workloads.vector_jacobian import Gradients
 from workloads.weight_quantisers import QUANTISERS, Quantiser
 
 DEFAULT_POINTS = 10
@@ -58,6 +60,7 @@ def explore(
     menu: Sequence[str] | None = None,
     objective: Objective = "edp",
     sensitivity: SensitivityMethod | Literal["auto"] = "auto",
+    gradients: Gradients = "own",
     quantiser: Quantiser | None = None,
     method: MethodName | None = None,
     flexiq_selection: FlexiqSelection | None = None,
@@ -85,6 +88,7 @@ def explore(
         sensitivity: how a layer's harm is rated: ``taylor`` (first order), ``perturbation`` (measured),
             ``weight_error``, ``hessian_trace``, ``bit_entropy`` or ``value_entropy``; ``auto`` takes ``taylor``, or
             ``perturbation`` where an operator of the network has no gradient here.
+        gradients: where ``taylor`` and ``hessian_trace`` get theirs: ``own`` rules, or ``torch`` (the extra ``torch``).
         quantiser: of the weights, in ratings and in measurements: ``rtn`` (to nearest, the default), ``gptq``,
             ``gptq_act``, or ``dpq`` for a menu of weights that are expanded to floating point.
         method: a named bundle of these, ``amp``, ``seada``, ``dpq``, ``flexiq`` or ``measured``
@@ -115,14 +119,14 @@ def explore(
     network, accelerator = open_subject(network, accelerator, "explore")
     problems = settings_problems(objective, points, {
         "sensitivity": (sensitivity, ("auto", *SENSITIVITY_METHODS)), "quantiser": (quantiser or "rtn", QUANTISERS),
-        "method": (method or "amp", METHOD_NAMES),
+        "gradients": (gradients, GRADIENTS), "method": (method or "amp", METHOD_NAMES),
     })
     variant, wrong = flexiq_variant(method == "flexiq", flexiq_selection, flexiq_extraction)
     problems += wrong
     problems += limit_problems(weight_memory_limit_kib, accuracy_at_least)
     if problems:
         raise ConfigurationError(problems)
-    plan = make_plan(network, accelerator, method, menu, sensitivity, quantiser, variant)
+    plan = make_plan(network, accelerator, method, menu, sensitivity, quantiser, variant, gradients)
     kept = kept_layers(network, plan, keep_first_last)
     task, data = find_data(network, inputs, task)
     if method is not None and task is None:
@@ -144,7 +148,7 @@ def explore(
         write_inputs(folder, network, accelerator, settings, None if inputs is None else Path(inputs))
         run = job.points(plan, kept, bits_limit)
         try:
-            _score_all(run, job.book(plan.quantiser), plan, points, measure_harm)
+            _score_all(run, job.book(plan.quantiser, plan.gradients), plan, points, measure_harm)
         except KeyboardInterrupt:
             # Baselines whose layers are all mapped take no time any more.
             ready = [each for each in run.baselines(plan.menu) if run.mappings.has(run.jobs(each.assignment))]
@@ -159,12 +163,13 @@ def explore(
 
 
 def _settings(job: Job, plan: MethodPlan, points: int) -> Settings:
-    task, book = job.task, job.book(plan.quantiser)
+    task, book = job.task, job.book(plan.quantiser, plan.gradients)
     return Settings(
         network=job.network.name, network_source=job.network.source, accelerator=job.accelerator.name,
         task=task.name if task else None, metric=task.metric if task else None,
         menu=tuple(precision.label for precision in plan.menu), objective=job.objective,
-        sensitivity=plan.sensitivity, sensitivity_note=plan.note, quantiser=plan.quantiser, method=plan.method,
+        sensitivity=plan.sensitivity, sensitivity_note=plan.note, gradients=plan.gradients, quantiser=plan.quantiser,
+        method=plan.method,
         floating=plan.floating.label if plan.floating else None,
         flexiq=plan.flexiq if plan.selection == "channels" else None,
         points=points, cpu_seconds_per_layer=job.budget.cpu_seconds, target_gap=job.budget.target_gap,

@@ -32,6 +32,7 @@ from simulator.tiled import single_tile
 from workloads import Network, open_network
 from workloads.tasks import Task, find_task
 from workloads.tasks.user_inputs import UserInputsTask
+from workloads.vector_jacobian import Gradients
 from workloads.weight_quantisers import Quantiser
 
 
@@ -54,7 +55,7 @@ class Job:
     folder: Path
     workers: int | None
     progress: Progress
-    _books: dict[Quantiser, AccuracyBook] = field(default_factory=dict)
+    _books: dict[tuple[Quantiser, Gradients], AccuracyBook] = field(default_factory=dict)
     _flexiq: dict[FlexiqVariant, FlexiqBook] = field(default_factory=dict)
     _files: list[tuple[MappingBook, RecordFile[PointRecord]]] = field(default_factory=list)
 
@@ -81,13 +82,16 @@ class Job:
             mapped = [precision for precision in plan.menu if precision != plan.floating]
             check_fits(mapped, self.accelerator, self.progress)
 
-    def book(self, quantiser: Quantiser) -> AccuracyBook | None:
-        """Accuracies and harms with weights of one quantiser; None where there is a cost only."""
+    def book(self, quantiser: Quantiser, gradients: Gradients = "own") -> AccuracyBook | None:
+        """Accuracies and harms with weights of one quantiser, by those gradients; None where there is a cost only."""
         if self.task is None:
             return None
-        if quantiser not in self._books:
-            self._books[quantiser] = AccuracyBook(self.network, self.task, self.subject, self.folder, quantiser)
-        return self._books[quantiser]
+        key = (quantiser, gradients)
+        if key not in self._books:
+            self._books[key] = AccuracyBook(
+                self.network, self.task, self.subject, self.folder, quantiser, gradients=gradients
+            )
+        return self._books[key]
 
     def points(
         self, plan: MethodPlan, kept: Mapping[str, LayerPrecision] | None = None, weight_bits_limit: int | None = None
@@ -97,7 +101,7 @@ class Job:
             mappings = MappingBook(self.accelerator, self.objective, self.budget, self.folder, self.workers)
             self._files.append((mappings, RecordFile(self.folder / POINTS_FILE, PointRecord)))
         mappings, records = self._files[0]
-        accuracy: AccuracyBook | FlexiqBook | None = self.book(plan.quantiser)
+        accuracy: AccuracyBook | FlexiqBook | None = self.book(plan.quantiser, plan.gradients)
         if self.task is not None and plan.selection == "channels":
             if plan.flexiq not in self._flexiq:
                 self._flexiq[plan.flexiq] = FlexiqBook(

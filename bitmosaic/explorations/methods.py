@@ -17,8 +17,10 @@ from simulator.accelerator import Accelerator
 from simulator.errors import ConfigurationError, NetworkError, PrecisionError, Problem, closest
 from simulator.precision import LayerPrecision
 from workloads.flexiq_model import Extraction
+from workloads.gradients import check_gradients
 from workloads.network import Network
-from workloads.sensitivity import default_method
+from workloads.sensitivity import BY_GRADIENTS, default_method
+from workloads.vector_jacobian import Gradients
 from workloads.weight_quantisers import Quantiser
 
 Selection = Literal["program", "subgraphs", "entropy", "channels"]
@@ -93,6 +95,7 @@ class MethodPlan:
         selection: who proposes.
         floating: of the menu what layers may stay in on the machine's floating-point unit; None: nothing.
         flexiq: how channels are selected, where they are.
+        gradients: where the ratings get theirs.
     """
 
     method: MethodName | None
@@ -103,6 +106,7 @@ class MethodPlan:
     selection: Selection
     floating: LayerPrecision | None = None
     flexiq: FlexiqVariant = DEFAULT_FLEXIQ
+    gradients: Gradients = "own"
 
 
 def plan(
@@ -113,17 +117,23 @@ def plan(
     sensitivity: SensitivityMethod | Literal["auto"],
     quantiser: Quantiser | None,
     flexiq: FlexiqVariant = DEFAULT_FLEXIQ,
+    gradients: Gradients = "own",
 ) -> MethodPlan:
     """Make all choices that were left open.
 
-    Raises ``ConfigurationError`` with every option that contradicts the method, ``NetworkError`` for a named method on
+    Raises ``ConfigurationError`` with every option that contradicts the method, or for gradients that nothing reads,
+    ``MissingPackageError`` for torch's where it is not installed, ``NetworkError`` for a named method on
     a network without trained weights, ``PrecisionError`` for a menu that the machine cannot run.
     """
     if method is None:
         precisions = default_menu(accelerator) if menu is None else read_menu(menu, accelerator)
         check_quantiser(quantiser or "rtn", precisions)
-        rated, note = _rated(network, sensitivity)
-        return MethodPlan(None, precisions, rated, note, quantiser or "rtn", "program")
+        rated, note = _rated(network, sensitivity, gradients)
+        if gradients != "own" and rated not in BY_GRADIENTS and not note:
+            rule = f"are not read by the sensitivity {rated}"
+            raise ConfigurationError(Problem(rule, path="gradients", value=gradients))
+        check_gradients(gradients)
+        return MethodPlan(None, precisions, rated, note, quantiser or "rtn", "program", gradients=gradients)
     check_method(method)
     bundle = METHODS[method]
     if network.model is None or not network.trained_layers:
@@ -136,10 +146,17 @@ def plan(
         problems.append(_contradiction(method, "sensitivity", sensitivity, bundle.sensitivities))
     if quantiser is not None and quantiser not in bundle.quantisers:
         problems.append(_contradiction(method, "quantiser", quantiser, bundle.quantisers))
+    reads_gradients = BY_GRADIENTS.intersection(
+        bundle.sensitivities[:1] if sensitivity == "auto" else (sensitivity,)
+    )
+    if gradients != "own" and not reads_gradients:
+        by = f" with the sensitivity {sensitivity}" if sensitivity != "auto" else ""
+        problems.append(Problem(f"are not read by the method {method}{by}", path="gradients", value=gradients))
     if menu is not None and bundle.selection == "channels":
         problems.append(_contradiction(method, "menu", ",".join(menu), ()))
     if problems:
         raise ConfigurationError(problems)
+    check_gradients(gradients)
     precisions = _channels_menu(accelerator) if bundle.selection == "channels" else (
         default_menu(accelerator) if menu is None else read_menu(menu, accelerator)
     )
@@ -148,14 +165,13 @@ def plan(
     own = (bundle.sensitivities or ("taylor",))[0]
     rated, note = (own, "") if sensitivity == "auto" else (sensitivity, "")
     if sensitivity == "auto" and bundle.sensitivities[:2] == ("taylor", "perturbation"):
-        rated, note = _rated(network, "auto")
+        rated, note = _rated(network, "auto", gradients)
     chosen = quantiser or bundle.quantisers[0]
     check_quantiser(chosen, precisions)
     floating = unit_precision(accelerator) if bundle.selection == "entropy" else None
     if floating is not None:
         precisions = (*precisions, floating)
-    return MethodPlan(method, precisions, rated, note, chosen, bundle.selection, floating,
-                      flexiq)
+    return MethodPlan(method, precisions, rated, note, chosen, bundle.selection, floating, flexiq, gradients)
 
 
 def flexiq_variant(
@@ -219,12 +235,12 @@ def _check_expanded(menu: Sequence[LayerPrecision], accelerator: Accelerator) ->
 
 
 def _rated(
-    network: Network, asked: SensitivityMethod | Literal["auto"]
+    network: Network, asked: SensitivityMethod | Literal["auto"], gradients: Gradients
 ) -> tuple[SensitivityMethod, str]:
     """The method to rate with, and why it is not the default one where that was asked for."""
     if asked != "auto":
         return asked, ""
     if network.model is None or not network.bindings:
         return "taylor", ""  # nothing will be rated
-    method, why = default_method(network)
+    method, why = default_method(network, gradients)
     return ("taylor", "") if method == "taylor" else ("perturbation", why)

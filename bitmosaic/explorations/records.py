@@ -20,6 +20,7 @@ from simulator.result import LayerResult, NetworkResult, StallCause, VectorResul
 from simulator.values import ValueSource
 from workloads.flexiq import DEFAULT_EVOLUTION
 from workloads.flexiq_model import Extraction
+from workloads.vector_jacobian import Gradients
 from workloads.weight_quantisers import Quantiser
 
 Origin = Literal["uniform", "latency", "energy", "given", "threshold", "ratio", "largest first", "random"]
@@ -34,6 +35,11 @@ _OF_ROUNDED_CODES = frozenset(("bit_entropy", "value_entropy"))
 def rated_quantiser(method: SensitivityMethod, quantiser: Quantiser) -> Quantiser:
     """The quantiser whose weights a method rates when an exploration quantises with ``quantiser``."""
     return "rtn" if method in _OF_ROUNDED_CODES else quantiser
+
+
+def rated_gradients(method: SensitivityMethod, gradients: Gradients) -> Gradients:
+    """Whose gradients a method rates by when an exploration takes ``gradients``: ``own`` where it reads none."""
+    return gradients if method in ("taylor", "hessian_trace") else "own"
 
 
 class MappingRecord(Record):
@@ -56,11 +62,13 @@ class HarmRecord(Record):
     ``subject`` is the key of network and task. ``harm`` is in the method's unit (taylor, perturbation, Hessian trace:
     squared network output; weight error: squared weight; entropies: bits), and None where the network's outputs were
     not finite. ``quantiser``: of the weights; entropies are those of rounded codes, whatever it is (``rtn``).
+    ``gradients``: where they come from; ``own`` where the method reads none.
     """
 
     subject: str
     method: str
     quantiser: Quantiser = "rtn"
+    gradients: Gradients = "own"
     layer: str
     precision: str
     harm: float | None
@@ -303,9 +311,9 @@ class Settings(Frozen):
 
     ``kept``: layer → precision that it must have; ``weight_bits_limit``, and ``accuracy_at_least`` (0 … 1): what points
     are chosen by. ``method``: the named method that was asked for, else None. ``sensitivity_note``: why it is another
-    one than the default, where none was asked for. ``floating``: what layers may stay in on the floating-point unit.
-    ``flexiq``: of the method of that name. ``context`` as in ``PointRecord``, ``subject`` as in ``HarmRecord``;
-    ``fp32_key`` is the key of FP32's accuracy.
+    one than the default, where none was asked for. ``gradients``: of ratings that read them. ``floating``: what layers
+    may stay in on the floating-point unit. ``flexiq``: of the method of that name. ``context`` as in ``PointRecord``,
+    ``subject`` as in ``HarmRecord``; ``fp32_key`` is the key of FP32's accuracy.
     """
 
     network: str
@@ -317,6 +325,7 @@ class Settings(Frozen):
     objective: Objective
     sensitivity: SensitivityMethod
     sensitivity_note: str = ""
+    gradients: Gradients = "own"
     quantiser: Quantiser = "rtn"
     method: MethodName | None = None
     flexiq: FlexiqVariant | None = None

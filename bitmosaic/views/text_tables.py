@@ -15,7 +15,7 @@ from rich.text import Text
 
 from bitmosaic.explorations.exploration import DEFAULT_ACCURACY_LOSS, Exploration, Point
 from bitmosaic.explorations.rank_correlation import FEWEST_RANKED, correlations_text, rank_correlations
-from bitmosaic.explorations.records import LayerRow, VectorRow
+from bitmosaic.explorations.records import LayerRow, VectorRow, rated_gradients
 from bitmosaic.views.frames import summary_frame
 from mapper.solution import Objective
 from simulator.provenance import UNSTATED, weakest
@@ -284,7 +284,8 @@ def harm_note(exploration: Exploration) -> str:
     from workloads.sensitivity import spearman  # onnxruntime takes long to load, and not every table needs it
 
     settings = exploration.settings
-    note = f"Harms of layers: {settings.sensitivity}."
+    by_torch = rated_gradients(settings.sensitivity, settings.gradients) == "torch"
+    note = f"Harms of layers: {settings.sensitivity}{', gradients by torch' if by_torch else ''}."
     if settings.sensitivity_note:
         note = f"Harms of layers: {settings.sensitivity}, since {settings.sensitivity_note}."
     if measured := _measured_note(exploration):

@@ -7,9 +7,9 @@ They are held to finite differences by the tests.
 from __future__ import annotations
 
 from workloads.vector_jacobian import arrangement, contraction, elementwise, reduction
-from workloads.vector_jacobian.call import Array, Call, Rule
+from workloads.vector_jacobian.call import Array, Call, Gradients, Rule
 
-__all__ = ["RULES", "Array", "Call", "Rule"]
+__all__ = ["RULES", "Array", "Call", "Gradients", "Rule"]
 
 RULES: dict[str, Rule] = {
     **elementwise.RULES, **arrangement.RULES, **reduction.RULES, **contraction.RULES

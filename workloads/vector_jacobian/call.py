@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from simulator.errors import NetworkError, Problem
 
 Array = NDArray[Any]
+Gradients = Literal["own", "torch"]  # where gradients come from: the rules here, or torch
 
 
 @dataclass(frozen=True, eq=False)

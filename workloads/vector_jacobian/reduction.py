@@ -13,7 +13,8 @@ _AXES_AS_INPUT = {"ReduceSum": 13}  # of all other reductions since operator set
 _SOFTMAX_ON_ONE_AXIS = 13  # before: all axes from ``axis`` on, flattened
 
 
-def _reduced_axes(call: Call) -> tuple[int, ...]:
+def reduced_axes(call: Call) -> tuple[int, ...]:
+    """Axes that a reduction or a global pooling sums up, in order and ≥ 0; none for one that does nothing."""
     x = call.input(0)
     if call.operator.startswith("Global"):
         return tuple(range(2, x.ndim))
@@ -32,28 +33,28 @@ def _kept(call: Call, array: Array, axes: tuple[int, ...]) -> Array:
 
 def _sum(call: Call, gradients: tuple[Array, ...]) -> Mapping[int, Array]:
     x = call.input(0)
-    return {0: np.broadcast_to(_kept(call, gradients[0], _reduced_axes(call)), x.shape)}
+    return {0: np.broadcast_to(_kept(call, gradients[0], reduced_axes(call)), x.shape)}
 
 
 def _mean(call: Call, gradients: tuple[Array, ...]) -> Mapping[int, Array]:
-    count = math.prod(call.input(0).shape[axis] for axis in _reduced_axes(call))
+    count = math.prod(call.input(0).shape[axis] for axis in reduced_axes(call))
     return {0: _sum(call, gradients)[0] / count}
 
 
 def _extreme(call: Call, gradients: tuple[Array, ...]) -> Mapping[int, Array]:
-    x, axes = call.input(0), _reduced_axes(call)
+    x, axes = call.input(0), reduced_axes(call)
     hits = x == _kept(call, call.output, axes)
     share = _kept(call, gradients[0], axes) / hits.sum(axis=axes, keepdims=True, dtype=x.dtype)
     return {0: share * hits}
 
 
 def _euclidean_norm(call: Call, gradients: tuple[Array, ...]) -> Mapping[int, Array]:
-    x, axes = call.input(0), _reduced_axes(call)
+    x, axes = call.input(0), reduced_axes(call)
     return {0: x * _kept(call, gradients[0] / call.output, axes)}
 
 
 def _sum_of_squares(call: Call, gradients: tuple[Array, ...]) -> Mapping[int, Array]:
-    return {0: 2 * call.input(0) * _kept(call, gradients[0], _reduced_axes(call))}
+    return {0: 2 * call.input(0) * _kept(call, gradients[0], reduced_axes(call))}
 
 
 def _softmax(call: Call, gradients: tuple[Array, ...]) -> Mapping[int, Array]:
