@@ -26,8 +26,8 @@ from mapper.network import MappingJob, map_many, simulate_network
 from mapper.solution import SearchBudget
 from simulator.errors import BitmosaicError, NetworkError, Problem
 from simulator.precision import LayerPrecision
-from workloads.flexiq import DEFAULT_EVOLUTION, RATIOS, Evolution, Mask, Unit, evolutionary, greedy
-from workloads.flexiq_model import Extraction, FlexiqSession
+from workloads.flexiq import DEFAULT_EVOLUTION, RATIOS, Evolution, Extraction, Mask, Unit, evolutionary, greedy
+from workloads.flexiq_model import FlexiqSession
 from workloads.library import open_network
 from workloads.network import Network
 from workloads.tasks import Task, find_task

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ from simulator.errors import PrecisionError, Problem
 Codes = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 Fitness = Callable[[Mask], float]
+Extraction = Literal["static", "dynamic"]  # of the shifts of activations
 
 WIDE_BITS, NARROW_BITS = 8, 4
 RATIOS = (0.25, 0.5, 0.75, 1.0)

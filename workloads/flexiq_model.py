@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx
@@ -27,6 +27,7 @@ from workloads.fake_quantised_model import trained_weight
 from workloads.flexiq import (
     NARROW_BITS,
     WIDE_BITS,
+    Extraction,
     Mask,
     Unit,
     channel_errors,
@@ -43,7 +44,6 @@ from workloads.quantisation import Quantised, activation_parameters, quantise
 from workloads.quantised_graph import instrumented, site_prefix, weight_name
 from workloads.tasks.task import Feed, Run, batches
 
-Extraction = Literal["static", "dynamic"]
 Lowered = Mapping[str, Mask]
 """Layer → which of its input channels are lowered; layers left out lower none."""
 

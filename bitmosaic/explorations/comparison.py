@@ -52,7 +52,7 @@ from simulator.accelerator import Accelerator
 from simulator.errors import BitmosaicError, ConfigurationError, NetworkError, Problem
 from simulator.shown import Shown
 from workloads import Network
-from workloads.flexiq_model import Extraction
+from workloads.flexiq import Extraction
 from workloads.tasks import Task
 from workloads.weight_quantisers import QUANTISERS, Quantiser
 

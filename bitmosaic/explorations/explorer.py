@@ -35,7 +35,7 @@ from mapper.solution import Objective, SearchBudget
 from simulator.accelerator import Accelerator
 from simulator.errors import ConfigurationError, NetworkError, Problem
 from workloads import Network
-from workloads.flexiq_model import Extraction
+from workloads.flexiq import Extraction
 from workloads.gradients import GRADIENTS
 from workloads.tasks import Task
 from workloads.vector_jacobian import Gradients

@@ -16,7 +16,7 @@ from bitmosaic.explorations.records import DEFAULT_FLEXIQ, FlexiqSelection, Flex
 from simulator.accelerator import Accelerator
 from simulator.errors import ConfigurationError, NetworkError, PrecisionError, Problem, closest
 from simulator.precision import LayerPrecision
-from workloads.flexiq_model import Extraction
+from workloads.flexiq import Extraction
 from workloads.gradients import check_gradients
 from workloads.network import Network
 from workloads.sensitivity import BY_GRADIENTS, default_method

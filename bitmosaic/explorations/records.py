@@ -18,8 +18,7 @@ from simulator.precision import LayerPrecision
 from simulator.provenance import Confidence
 from simulator.result import LayerResult, NetworkResult, StallCause, VectorResult
 from simulator.values import ValueSource
-from workloads.flexiq import DEFAULT_EVOLUTION
-from workloads.flexiq_model import Extraction
+from workloads.flexiq import DEFAULT_EVOLUTION, Extraction
 from workloads.vector_jacobian import Gradients
 from workloads.weight_quantisers import Quantiser
 
