@@ -55,10 +55,7 @@ def core_optimum(
     """The optimum; None where there are terms, several binding budgets, no assignment, or too large a core."""
     if problem.terms:
         return None
-    binding = [
-        name for name in problem.budgets
-        if name != minimise and sum(max(row) for row in scaled[name].down) > problem.room(name, scaled[name])
-    ]
+    binding = problem.binding_budgets(minimise, scaled)
     if len(binding) > 1:
         return None
     found = _settle(problem, minimise, scaled) if not binding else _core(problem, minimise, binding[0], scaled)

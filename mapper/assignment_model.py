@@ -128,14 +128,25 @@ class AssignmentProblem:
         """The picked entry of each row of a ``Scaled``: of groups, then of terms."""
         return [*picks, *(term.combination(picks) for term in self.terms)]
 
-    def room(self, name: str, scaled: Scaled) -> int:
-        """Units of a budgeted quantity, rounded down, that no assignment within the budget exceeds."""
+    def exact_room(self, name: str, scaled: Scaled) -> Fraction:
+        """Units of a budgeted quantity that no assignment within the budget exceeds."""
         limit = self.budgets[name]
         room = Fraction(limit) - scaled.base
         if name != "weight_bits":
             # A sum above the budget by half a float's last digit still rounds to the budget.
             room += Fraction(math.ulp(limit)) / 2
-        return math.floor(room / scaled.unit)
+        return room / scaled.unit
+
+    def room(self, name: str, scaled: Scaled) -> int:
+        """``exact_room``, rounded down."""
+        return math.floor(self.exact_room(name, scaled))
+
+    def binding_budgets(self, minimise: Quantity, scaled: Mapping[str, Scaled]) -> list[str]:
+        """Budgets, but for that of what is minimised, that some picks exceed."""
+        return [
+            name for name in self.budgets
+            if name != minimise and sum(max(row) for row in scaled[name].down) > self.room(name, scaled[name])
+        ]
 
     def restricted(self, options: Sequence[Sequence[int]]) -> AssignmentProblem:
         """Return the problem with some of each group's options only; it must have no terms."""

@@ -63,10 +63,7 @@ def path_optimum(problem: AssignmentProblem, minimise: Quantity, scaled: Mapping
     """
     if not problem.terms:
         return None
-    binding = [
-        name for name in problem.budgets
-        if name != minimise and sum(max(row) for row in scaled[name].down) > problem.room(name, scaled[name])
-    ]
+    binding = problem.binding_budgets(minimise, scaled)
     if len(binding) > 1:
         return None
     costs = scaled[minimise].down
@@ -77,7 +74,9 @@ def path_optimum(problem: AssignmentProblem, minimise: Quantity, scaled: Mapping
     steps = _steps(problem, costs, uses, _remainders(problem, budget, scaled[budget]))
     if steps is None or room < 0:
         return None
-    program = _Program(steps, room, _room_remainder(problem, budget, scaled[budget]) if binding else 1.0)
+    # What rounding down took of the room.
+    room_rest = float(problem.exact_room(budget, scaled[budget]) - room) if binding else 1.0
+    program = _Program(steps, room, room_rest)
     found = program.optimum()
     if found is None:
         return None
@@ -101,13 +100,6 @@ def _remainders(problem: AssignmentProblem, name: str, scaled: Scaled) -> list[l
         least = min(row)
         found.append([float((value - least) / scaled.unit - whole) for value, whole in zip(row, wholes, strict=True)])
     return found + [[0.0] * len(wholes) for wholes in scaled.down[len(rows):]]
-
-
-def _room_remainder(problem: AssignmentProblem, name: str, scaled: Scaled) -> float:
-    """What rounding down took of the room."""
-    limit = problem.budgets[name]
-    room = (Fraction(limit) + (Fraction(math.ulp(limit)) / 2 if name != "weight_bits" else 0) - scaled.base)
-    return float(room / scaled.unit - problem.room(name, scaled))
 
 
 class _Step(NamedTuple):
@@ -198,7 +190,7 @@ def _steps(
         # Signatures after this step, of those groups for which a term still waits.
         after = np.zeros((states, options), np.int64)
         size = 1
-        kept: dict[int, tuple[Ints, dict[int, Ints], int]] = {}
+        kept: dict[int, tuple[dict[int, Ints], int]] = {}  # classes, and the scale of the signature in the state
         for g in [*frontier, group]:
             waits = [number for number in of_group[g] if last[number] > now]
             if not waits:
@@ -208,14 +200,14 @@ def _steps(
                                       return_inverse=True)
             renamed = renamed.ravel()
             after += size * (renamed[None, :] if g == group else renamed[frontier[g][0]][:, None])
-            kept[g] = np.zeros(0, np.int64), {number: rows[:, i] for i, number in enumerate(waits)}, size
+            kept[g] = {number: rows[:, i] for i, number in enumerate(waits)}, size
             size *= len(rows)
             if size > MOST_STATES:
                 return None
         every = np.arange(size)
         frontier = {
             g: (every // scale % len(next(iter(classes.values()))), classes)
-            for g, (_, classes, scale) in kept.items()
+            for g, (classes, scale) in kept.items()
         }
         steps.append(_Step(group, after.astype(np.int32), cost, use, rest))
         states = size

@@ -13,7 +13,7 @@ from bitmosaic.explorations.identity import Json, accelerator_identity, content_
 from bitmosaic.explorations.menu import for_layer
 from bitmosaic.sweeps.accuracy import unmeasurable
 from bitmosaic.sweeps.description import SweepDescription, SweepSource, raise_problems, read_sweep
-from bitmosaic.sweeps.points import HardwarePoint, Points, expand_points, has_values
+from bitmosaic.sweeps.points import HardwarePoint, Points, at_place, expand_points, has_values
 from bitmosaic.sweeps.space import Space, open_space
 from hw_configs.yaml_reader import Document, Place, path_text
 from mapper.cache import MODEL_VERSION
@@ -128,7 +128,7 @@ def expand(source: SweepDescription | Mapping[str, Any] | str | Path) -> Expansi
     problems += points.problems
     if not points.points and not problems and space is None:
         names = ", ".join(points.left_out)
-        problems.append(_problem(read.document, ("limits",), f"leave no hardware point: all are beyond {names}"))
+        problems.append(at_place(read.document, ("limits",), f"leave no hardware point: all are beyond {names}"))
     raise_problems(read.document, problems)
     description = read.description
     assert description is not None
@@ -168,7 +168,7 @@ def _policies(read: SweepSource, problems: list[Problem]) -> Policies:
             problems += _placed(error, document, ("networks", index))
             continue
         if description.accuracy and (why := unmeasurable(networks[name])):
-            problems.append(_problem(document, ("networks", index), why))
+            problems.append(at_place(document, ("networks", index), why))
     policies: dict[str, dict[str, LayerPrecision]] = {}
     for index, text in enumerate(description.precisions):
         place: Place = ("precisions", index)
@@ -179,7 +179,7 @@ def _policies(read: SweepSource, problems: list[Problem]) -> Policies:
     for name, patterns in description.layer_precisions.items():
         place = ("layer_precisions", name)
         if name in policies:
-            problems.append(_problem(document, place, "is the name of a precision already"))
+            problems.append(at_place(document, place, "is the name of a precision already"))
         policy = {}
         for pattern, text in patterns.items():
             try:
@@ -189,14 +189,14 @@ def _policies(read: SweepSource, problems: list[Problem]) -> Policies:
         if len(policy) == len(patterns):
             policies[name] = policy
     if read.description is not None and not description.precisions and not description.layer_precisions:
-        problems.append(_problem(document, (), "must name precisions or layer_precisions"))
+        problems.append(at_place(document, (), "must name precisions or layer_precisions"))
     layers = {network: [layer.name for layer in opened.layers] for network, opened in networks.items()}
     for name, policy in policies.items() if networks else ():
         for pattern in policy if name in description.layer_precisions else ():
             if not any(pattern_fits(layer, pattern) for names in layers.values() for layer in names):
                 near = closest(pattern, [layer for names in layers.values() for layer in names])
                 problems.append(replace(
-                    _problem(document, ("layer_precisions", name, pattern), "fits no layer of any network"),
+                    at_place(document, ("layer_precisions", name, pattern), "fits no layer of any network"),
                     did_you_mean=near,
                 ))
     found = {}
@@ -225,7 +225,3 @@ def _placed(error: BitmosaicError, document: Document, place: Place) -> list[Pro
                 path=": ".join(part for part in (path_text(place), problem.where, problem.path) if part))
         for problem in error.problems
     ]
-
-
-def _problem(document: Document, place: Place, rule: str) -> Problem:
-    return Problem(rule, where=document.where(place), path=path_text(place))
