@@ -162,7 +162,6 @@ METHODS: dict[str, Method] = {
 }
 # A whole table costs them hardly more than one entry: gradients or recorded activations are the work.
 AT_ONCE = frozenset(("taylor", "hessian_trace", "bit_entropy", "value_entropy"))
-BY_GRADIENTS = frozenset(("taylor", "hessian_trace"))
 
 
 def default_method(network: Network, gradients: Gradients = "own") -> tuple[str, str]:

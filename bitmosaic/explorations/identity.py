@@ -57,6 +57,11 @@ def network_identity(network: Network) -> Json:
     return {"graph": graph, "model": model}
 
 
+def subject_key(network: Network, task: str | None, data: str | None = None) -> str:
+    """Key of a network, the task that it is scored on (None: there is none), and data of the user's in its place."""
+    return content_key("subject", {"network": network_identity(network), "task": task, "data": data})
+
+
 def network_shapes(network: Network) -> Json:
     """The graph as JSON: operations in order, and edges from producer to consumer."""
     return {

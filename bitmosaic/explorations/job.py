@@ -14,7 +14,7 @@ from pathlib import Path
 from bitmosaic.explorations.accuracy_book import AccuracyBook
 from bitmosaic.explorations.exploration import MAPPINGS_FILE, POINTS_FILE
 from bitmosaic.explorations.flexiq_book import FlexiqBook
-from bitmosaic.explorations.identity import Json, accelerator_identity, content_key, file_sha256, network_identity
+from bitmosaic.explorations.identity import Json, accelerator_identity, content_key, file_sha256, subject_key
 from bitmosaic.explorations.mapping_book import MappingBook
 from bitmosaic.explorations.menu import check_fits
 from bitmosaic.explorations.methods import MethodPlan
@@ -62,10 +62,7 @@ class Job:
     @cached_property
     def subject(self) -> str:
         """Key of network and task."""
-        return content_key("subject", {
-            "network": network_identity(self.network), "task": self.task.name if self.task else None,
-            "data": self.data,
-        })
+        return subject_key(self.network, self.task.name if self.task else None, self.data)
 
     def context(self, plan: MethodPlan) -> str:
         """Key of all that costs and accuracies of a plan's points depend on, but for their assignments."""

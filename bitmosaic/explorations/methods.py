@@ -12,14 +12,21 @@ from typing import Literal, get_args
 
 from bitmosaic.explorations.floating_layers import unit_precision
 from bitmosaic.explorations.menu import check_quantiser, default_menu, read_menu
-from bitmosaic.explorations.records import DEFAULT_FLEXIQ, FlexiqSelection, FlexiqVariant, MethodName, SensitivityMethod
+from bitmosaic.explorations.records import (
+    BY_GRADIENTS,
+    DEFAULT_FLEXIQ,
+    FlexiqSelection,
+    FlexiqVariant,
+    MethodName,
+    SensitivityMethod,
+)
 from simulator.accelerator import Accelerator
 from simulator.errors import ConfigurationError, NetworkError, PrecisionError, Problem, closest
 from simulator.precision import LayerPrecision
 from workloads.flexiq import Extraction
 from workloads.gradients import check_gradients
 from workloads.network import Network
-from workloads.sensitivity import BY_GRADIENTS, default_method
+from workloads.sensitivity import default_method
 from workloads.vector_jacobian import Gradients
 from workloads.weight_quantisers import Quantiser
 

@@ -29,6 +29,7 @@ SensitivityMethod = Literal["taylor", "perturbation", "weight_error", "hessian_t
 SENSITIVITY_METHODS: tuple[SensitivityMethod, ...] = get_args(SensitivityMethod)
 # They rate codes of 8 bits, rounded to nearest: no quantiser changes them.
 _OF_ROUNDED_CODES = frozenset(("bit_entropy", "value_entropy"))
+BY_GRADIENTS = frozenset(("taylor", "hessian_trace"))
 
 
 def rated_quantiser(method: SensitivityMethod, quantiser: Quantiser) -> Quantiser:
@@ -38,7 +39,7 @@ def rated_quantiser(method: SensitivityMethod, quantiser: Quantiser) -> Quantise
 
 def rated_gradients(method: SensitivityMethod, gradients: Gradients) -> Gradients:
     """Whose gradients a method rates by when an exploration takes ``gradients``: ``own`` where it reads none."""
-    return gradients if method in ("taylor", "hessian_trace") else "own"
+    return gradients if method in BY_GRADIENTS else "own"
 
 
 class MappingRecord(Record):

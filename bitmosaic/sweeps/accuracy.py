@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bitmosaic.explorations.accuracy_book import AccuracyBook
-from bitmosaic.explorations.identity import content_key, network_identity
+from bitmosaic.explorations.identity import subject_key
 from bitmosaic.explorations.records import Accuracy
 from bitmosaic.progress import Progress
 from simulator.errors import BitmosaicError, Problem
@@ -47,8 +47,7 @@ def measure_policies(
         if name not in books:
             task = find_task(network)
             assert task is not None, "refused when the sweep was read"
-            subject = content_key("subject", {"network": network_identity(network), "task": task.name, "data": None})
-            books[name] = AccuracyBook(network, task, subject, folder)
+            books[name] = AccuracyBook(network, task, subject_key(network, task.name), folder)
         bound = {layer: precision for layer, precision in asked.items() if layer in network.bindings}
         try:
             found[name, policy] = books[name].measure(bound)
