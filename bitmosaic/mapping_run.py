@@ -144,8 +144,9 @@ def search(request: MappingRequest, workers: int, progress: Progress) -> Mapping
             workers=workers, progress=lambda done, total: progress.update("mapping", done, total),
         )
     except SearchInterrupted as interrupt:
-        cache.solutions[interrupt.solution.layer.name] = interrupt.solution
-        write(request, interrupt.solution)
+        for solution in interrupt.solutions:
+            cache.solutions[solution.layer.name] = solution
+            write(request, solution)
         interrupted = True
     except KeyboardInterrupt:
         if not cache.solutions:
@@ -155,15 +156,26 @@ def search(request: MappingRequest, workers: int, progress: Progress) -> Mapping
     return MappingsFound(found, interrupted)
 
 
-def simulate_file(request: MappingRequest, path: Path, show: Show) -> LayerResult:
+def simulate_file(request: MappingRequest, path: Path, show: Show, *, front: bool = False) -> LayerResult:
     """Simulate the mapping in a file, and show its nest and cost.
 
-    Raises ``ConfigurationError`` where the file is wrong, ``MappingError`` where its mapping does not fit.
+    Raises ``ConfigurationError`` where the file is wrong, or something of a search is asked for beside it,
+    ``MappingError`` where its mapping does not fit.
     """
     layer = request.only_layer("--from")
-    if request.out is not None:
-        raise ConfigurationError(Problem("nothing is searched for, so there is nothing to write", path="--out",
-                                         value=repr(str(request.out))))
+    wishes = request.wishes
+    given = {
+        "--out": None if request.out is None else repr(str(request.out)), "--front": "" if front else None,
+        "--latency-limit": wishes.latency_limit_cycles, "--energy-limit": wishes.energy_limit_pj,
+        "--constraints": "" if wishes.constraints != MappingConstraints() else None,
+    }
+    problems = [
+        Problem("the mapping is given: nothing is searched for, limited, or written (not together with --from)",
+                path=option, value=str(value))
+        for option, value in given.items() if value is not None
+    ]
+    if problems:
+        raise ConfigurationError(problems)
     precision = request.precisions[layer.name]
     machine = planned_machine(request.accelerator, precision)
     mapping = load_mapping(path)

@@ -6,11 +6,12 @@ Shapes are checked first: what a memory must hold follows from tiles that make s
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from simulator.accelerator import LANES, Buffer, RegisterFile, SystolicPassing
 from simulator.errors import Problem, closest
-from simulator.layer import DIMS, OPERANDS, RELEVANT_DIMS, Operand
+from simulator.layer import DIMS, OPERANDS, RELEVANT_DIMS, Dim, Operand
 
 if TYPE_CHECKING:
     from simulator.plan import Plan
@@ -37,8 +38,12 @@ def shape_problems(plan: Plan) -> list[Problem]:
         if used > size:
             wrong(f"spatial.{name}", used, f"the axis has {size}")
         for dim, factor in unrolled.items():
+            tile = int(plan.buffer_tile[DIMS.index(dim)])
             if factor > 1 and dim not in allowed:
                 wrong(f"spatial.{name}.{dim}", factor, "may not lie along this axis", allowed=allowed)
+            elif factor > tile >= 1:
+                wrong(f"spatial.{name}.{dim}", factor, f"{_outer(plan, dim)} has {tile}")
+    problems += _unheard(plan)
     names = ["dram", *("buffer" if plan.levels == 1 else f"buffer {n}" for n in range(1, plan.levels + 1))]
     for index, dim in enumerate(DIMS):
         for number, name in enumerate(names):
@@ -55,6 +60,10 @@ def shape_problems(plan: Plan) -> list[Problem]:
             wrong("register.tile", mapping.level("register").tile,
                   f"no register file keeps the {operand}, so a lane works on one element")
             break
+    for index, dim in enumerate(DIMS):
+        if plan.register_tile[index] > plan.buffer_tile[index]:
+            wrong(f"register.tile.{dim}", plan.register_tile[index],
+                  f"{_outer(plan, dim)} has {plan.buffer_tile[index]}")
     stationary = plan.timing.stationary
     if isinstance(grid.passing, SystolicPassing) and plan.register_tile.max() > 1:
         wrong("register.tile", mapping.level("register").tile, "must be 1 in a systolic grid")
@@ -73,6 +82,36 @@ def shape_problems(plan: Plan) -> list[Problem]:
     if plan.bypass is not None and plan.accelerator.registers_of(plan.bypass) is None:
         wrong("bypass", plan.bypass, "no register file keeps it")
     return problems
+
+
+def _outer(plan: Plan, dim: Dim) -> str:
+    """What a step, or a register tile, is too long for along a dimension: the layer, or a tile that is shorter."""
+    return "the layer" if plan.buffer_tile[DIMS.index(dim)] >= plan.extent[DIMS.index(dim)] else "the buffer tile"
+
+
+def _unheard(plan: Plan) -> Iterator[Problem]:
+    """What a mapping says at a level that has no such thing, and that would otherwise count for nothing."""
+    mapping, where = plan.mapping, f"mapping of {plan.layer.name}"
+    dram, register = mapping.level("dram"), mapping.level("register")
+    for dim, extent in dram.tile.items():
+        whole = int(plan.extent[DIMS.index(dim)])
+        if extent != whole:
+            yield Problem(f"the tile of DRAM is the layer, which has {whole}", where=where, path=f"dram.tile.{dim}",
+                          value=str(extent))
+    if register.order:
+        yield Problem("inside a register tile there are steps, in no order", where=where, path="register.order",
+                      value="".join(register.order))
+    for path, said, rule in (
+        ("dram.bypass", dram.bypass, "passes buffers by, and not DRAM"),
+        ("dram.double_buffer", dram.double_buffer, "is held twice in buffers, and not in DRAM"),
+        ("register.bypass", register.bypass, "passes buffers by, and not registers"),
+    ):
+        for operand in said:
+            yield Problem(rule, where=where, path=path, value=operand)
+    for operand in register.double_buffer:
+        if not plan.bypasses_all(operand):
+            yield Problem("is held twice in registers only where it bypasses all its buffers", where=where,
+                          path="register.double_buffer", value=operand)
 
 
 def _is_innermost(plan: Plan, operand: Operand) -> bool:

@@ -40,6 +40,10 @@ def test_a_layer_is_shown_written_edited_and_simulated_again(tmp_path: Path) -> 
     again = _run(*command.split())
     assert again.exit_code == 0 and f"latency {found.cost:.4g} cycles, simulated" in again.stdout
 
+    beside = _run(*command.split(), "--latency-limit", "9", "--objective", "energy", "--front", "--out", tmp_path)
+    assert beside.exit_code == 2 and all(
+        f"error: {option}" in beside.stderr for option in ("--latency-limit=9", "--front", "--out=")), beside.stderr
+
     tile = mapping.level("buffer").tile["K"]
     text = path.read_text(encoding="utf-8")
     path.write_text(text.replace(f"K: {tile}, C", "K: 41, C"), encoding="utf-8")
