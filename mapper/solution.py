@@ -113,12 +113,14 @@ class MappingSolution(Shown, Frozen):
 class SearchInterrupted(KeyboardInterrupt):
     """Ctrl-C during a search: ``solution`` is the best mapping so far, with the bound and the gap that were reached.
 
+    ``solutions``: where several processes searched, the best of each of their searches; ``solution`` is the first.
     It is a ``KeyboardInterrupt``, so that whoever does not ask for the solution stops as ever.
     """
 
-    def __init__(self, solution: MappingSolution) -> None:
+    def __init__(self, solution: MappingSolution, *others: MappingSolution) -> None:
         super().__init__()
         self.solution = solution
+        self.solutions = (solution, *others)
 
 
 class ProofInterrupted(KeyboardInterrupt):
