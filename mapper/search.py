@@ -15,6 +15,7 @@ import math
 import time
 from dataclasses import dataclass, replace
 
+from mapper.cache import MODEL_VERSION
 from mapper.candidates import DEEP_SPACE, SPACE
 from mapper.constrained_space import constrained_models
 from mapper.constraints import MappingConstraints
@@ -181,6 +182,7 @@ class LayerSpace:
             solve_seconds=seconds,
             proposals=incumbent.proposals,
             space=self.restrictions,
+            model_version=MODEL_VERSION,
             latency_limit_cycles=None if math.isinf(limits.latency_cycles) else int(limits.latency_cycles),
             energy_limit_pj=None if math.isinf(limits.energy_pj) else limits.energy_pj,
         )

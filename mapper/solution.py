@@ -87,6 +87,7 @@ class MappingSolution(Shown, Frozen):
         gap: (cost − lower_bound) / cost.
         proposals: mappings that were simulated.
         space: the restrictions under which the bound holds, the user's constraints among them.
+        model_version: of the model of machines and of proofs that cost and bound are of; None: not recorded.
         latency_limit_cycles, energy_limit_pj: what the mapping had to keep beside; None: no limit.
         tile: the tile that the mapping is for; None on a machine of one tile.
         offers: what each tile would charge, in the order of the machine's description; empty on a machine of one tile.
@@ -104,6 +105,7 @@ class MappingSolution(Shown, Frozen):
     solve_seconds: float
     proposals: int
     space: str
+    model_version: int | None = None
     tile: str | None = None
     offers: tuple[TileOffer, ...] = ()
     latency_limit_cycles: int | None = None
