@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from bitmosaic.interchange.design import Design
 from bitmosaic.interchange.einsum import Einsum, Index, read_einsum
@@ -340,19 +340,55 @@ def _precision(architecture: Architecture, machine: Machine) -> LayerPrecision:
     return LayerPrecision(weight=plain, input=plain, output=plain, accumulator=Format(f"int{sums}"))
 
 
-def _factors(reading: Reading, directive: Any, path: str) -> dict[str, int]:
-    """``R=3,P=1``, ``R3 P1`` or a list of such: dimension → factor, 0 for what is left."""
+def _factors(reading: Reading, directive: Any, path: str) -> dict[str, tuple[int, int]]:
+    """``R=3,P=3,2``, ``R3 P3,2`` or a list of such: dimension → factor, 0 for what is left; and its remainder, the
+    trips of the last time, which is the factor where it is not given."""
     given = directive.get("factors") or ""
-    parts = [str(each) for each in given] if isinstance(given, list) else re.split(r"[,\s]+", str(given).strip())
-    found = {}
-    for part in parts:
-        match = _FACTOR.fullmatch(part.replace(" ", ""))
-        if match is None and part:
-            rule = "is a remainder: imperfect factors are not understood" if part.isdigit() else "must be such as R=3"
+    text = " ".join(str(each) for each in given) if isinstance(given, list) else str(given)
+    found: dict[str, tuple[int, int]] = {}
+    dim = ""
+    for part in re.split(r"[,\s]+", re.sub(r"\s*=\s*", "=", text.strip())):
+        match = _FACTOR.fullmatch(part)
+        if match is not None:
+            dim = match[1]
+            found[dim] = int(match[2]), int(match[2])
+        elif part.isdigit() and dim and found[dim][0] == found[dim][1] >= int(part) > 0:
+            found[dim] = found[dim][0], int(part)
+        elif part:
+            rule = "is no remainder of the factor before it: from 1 to that factor" if part.isdigit() else \
+                "must be such as R=3, or R=3,2 where the last time makes 2 trips"
             reading.wrong(rule, f"{path}.factors", part, at=directive)
-        elif match is not None:
-            found[match[1]] = int(match[2])
     return found
+
+
+class _Cut(NamedTuple):
+    """One loop over a dimension: where it stands, outermost first, and the trips that it makes the last time."""
+
+    level: int
+    is_temporal: bool
+    trips: int
+    last_trips: int
+
+
+def _ragged(reading: Reading, dim: str, extent: int, cuts: list[_Cut]) -> bool:
+    """Whether a dimension's last tiles are smaller, as remainders say; that they make its extent, in a way that ours
+    has, is checked."""
+    cuts = sorted(cuts)
+    if all(cut.trips == cut.last_trips for cut in cuts):
+        return False
+    made = 0
+    for cut in cuts:
+        made = made * cut.trips + cut.last_trips - 1
+    if any(cut.trips == 0 for cut in cuts) or made + 1 != extent:
+        rule = "0, what is left, is not understood beside remainders" if any(cut.trips == 0 for cut in cuts) else \
+            f"the factors and remainders make {made + 1}, and must make {extent}"
+        reading.wrong(rule, f"mapping.{dim}")
+    on_array = [place for place, cut in enumerate(cuts) if not cut.is_temporal and cut.trips > 1]
+    inside = cuts[on_array[0] :] if on_array else []
+    if any(cut.is_temporal and cut.trips > 1 for cut in inside) and any(cut.trips > cut.last_trips for cut in inside):
+        reading.wrong("leaves a part of what the array holds at once, which is cut further inside each PE: there the "
+                      "last PEs would rest, and here all share the last steps", f"mapping.{dim}")
+    return True
 
 
 def _nest(
@@ -361,6 +397,8 @@ def _nest(
     temporal: dict[str, list[tuple[str, int]]] = {}
     spatial: dict[str, list[tuple[str, int]]] = {}
     names = {level.name: level for level in architecture.levels}
+    order_of = {level.name: place for place, level in enumerate(architecture.levels)}
+    cuts: dict[str, list[_Cut]] = {}
     for number, directive in enumerate(directives):
         path = f"mapping[{number}]"
         if not reading.fields(directive, path, ("target", "type"),
@@ -375,7 +413,10 @@ def _nest(
             reading.wrong("the architecture has no such level", f"{path}.target", target, at=directive,
                           allowed=tuple(names))
             continue
-        factors = _factors(reading, directive, path)
+        with_remainders = _factors(reading, directive, path)
+        factors = {dim: factor for dim, (factor, _) in with_remainders.items()}
+        for dim, pair in with_remainders.items():
+            cuts.setdefault(dim, []).append(_Cut(order_of[target], kind == "temporal", *pair))
         for dim in factors:
             if dim not in einsum.dims:
                 reading.wrong("the problem has no such dimension", f"{path}.factors", dim, at=directive,
@@ -400,7 +441,9 @@ def _nest(
                           allowed=("temporal", "spatial", "datatype", "bypass"))
     reading.finish()
     every = [loop for loops in (*temporal.values(), *spatial.values()) for loop in loops]
-    left = {dim: einsum.layer.extent(ours) for dim, ours in einsum.dims.items()}
+    ragged = {dim for dim, ours in einsum.dims.items()
+              if _ragged(reading, dim, einsum.layer.extent(ours), cuts.get(dim, []))}
+    left = {dim: einsum.layer.extent(ours) for dim, ours in einsum.dims.items() if dim not in ragged}
     for dim, factor in every:
         if factor and dim in left:
             left[dim] = left[dim] // factor if left[dim] % factor == 0 else 0
@@ -423,7 +466,8 @@ def _nest(
     laid = {axis: tuple(one for one in (loop(*each) for each in reversed(loops)) if one.trips > 1)
             for axis, loops in spatial.items()}
     return LoopNest(temporal=tuple(nest), spatial={axis: loops for axis, loops in laid.items() if loops},
-                    stores={operand: tuple(kept) for operand, kept in stores.items()})
+                    stores={operand: tuple(kept) for operand, kept in stores.items()},
+                    ragged=tuple(einsum.dims[dim] for dim in einsum.dims if dim in ragged))
 
 
 def _letters(text: str, einsum: Einsum) -> list[str]:
