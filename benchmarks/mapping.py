@@ -2,14 +2,16 @@
 
     python -m benchmarks.mapping [--networks NAME,…] [--hardware NAME,…] [--objectives latency,…] [--precisions w8a8,…]
                                  [--gap FRACTION] [--seconds-per-layer S] [--layers] [--first N] [--out FILE]
-                                 [--menu w2a2,w4a4,… | --ablation | --cached]
+                                 [--menu w2a2,w4a4,… | --ablation | --provers | --cached]
 
 CPU seconds of one process, kernels compiled before. Nothing comes from the cache. ``--first``: the first distinct
 layers of each network only. ``--out`` keeps each layer's seconds and gap in a file of JSON lines; with the same file
 again, what is there is not searched for again. The last line is over all that was run, or is in the file.
 
 ``--menu``: each layer in a menu of precisions at once, and in separate searches. ``--ablation``: with each device of
-the search off, in turn (both: ``mapping_menus``). ``--cached``: time to take a mapped network from the cache.
+the search off, in turn. ``--provers``: each layer by enumeration and by CP-SAT, of which neither may find anything
+below what the other one proved (all three: ``mapping_menus``). ``--cached``: time to take a mapped network from the
+cache.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.mapping_menus import ablation, compare_menu
+from benchmarks.mapping_menus import ablation, compare_menu, provers
 from hw_configs import open_accelerator
 from mapper.cache import MappingCache, problem_key
 from mapper.network import network_precisions, simulate_network
@@ -142,13 +144,14 @@ def main() -> None:
     asked = parser.add_mutually_exclusive_group()
     asked.add_argument("--menu", default=None, help="precisions to map each layer in, at once and apart")
     asked.add_argument("--ablation", action="store_true", help="with each device of the search off")
+    asked.add_argument("--provers", action="store_true", help="by enumeration and by CP-SAT, against each other")
     asked.add_argument("--cached", action="store_true", help="solve once, and take everything from the cache")
     options = parser.parse_args()
     budget = SearchBudget(
         cpu_seconds=options.seconds_per_layer, target_gap=options.gap, prover=options.prover
     )
     kept = KeptTimes(options.out)
-    if not (options.menu or options.ablation or options.cached):
+    if not (options.menu or options.ablation or options.provers or options.cached):
         print(HEADER)
     for machine in options.hardware.split(","):
         accelerator = open_accelerator(machine)
@@ -163,12 +166,13 @@ def main() -> None:
                         print(title, cached_seconds(network, precision, accelerator, objective, budget), flush=True)
                         continue
                     layers = distinct_layers(network, precision)[: options.first]
-                    if options.menu or options.ablation:
+                    if options.menu or options.ablation or options.provers:
                         print(title)
                         menu = [LayerPrecision.parse(each) for each in (options.menu or "").split(",") if each]
                         plain = [layer for layer, _ in layers]
                         for line in (
                             compare_menu(plain, menu, accelerator, objective, budget) if menu
+                            else provers(layers, accelerator, objective, budget) if options.provers
                             else ablation(layers, accelerator, objective, budget)
                         ):
                             print(line, flush=True)
