@@ -104,19 +104,13 @@ def fitted(mapping: Mapping, places: ChannelPlaces, together: int) -> Iterator[M
         if extent not in seen:
             seen.add(extent)
             levels = [_with_channels(level, extent) for level in mapping.levels]
-            laid = {axis: _clipped(unrolled, extent) for axis, unrolled in spatial.items()}
-            yield mapping.model_copy(update={"spatial": laid, "levels": tuple(levels)})
-
-
-def _clipped(extents: dict[Dim, int], most: int) -> dict[Dim, int]:
-    """Extents of which that along C is at most that of a tile."""
-    return {dim: min(extent, most) if dim == "C" else extent for dim, extent in extents.items()}
+            yield mapping.model_copy(update={"spatial": spatial, "levels": tuple(levels)})
 
 
 def _with_channels(level: MappingLevel, extent: int) -> MappingLevel:
     """A level with a loop over C, innermost where it had none, and at the buffer a tile of so many places."""
     if level.level == "register":
-        return level.model_copy(update={"tile": _clipped(level.tile, extent)})
+        return level
     order: tuple[Dim, ...] = level.order if "C" in level.order else (*level.order, "C")
     tile: dict[Dim, int] = {**level.tile, "C": extent} if level.level == "buffer" else level.tile
     return level.model_copy(update={"order": order, "tile": tile})

@@ -1,17 +1,19 @@
 """Whether a mapping fits: its loops and tiles the layer and the grid, its tiles the memories.
 
-Shapes are checked first: what a memory must hold follows from tiles that make sense.
+Shapes are checked first: what a memory must hold follows from tiles that make sense. What has a meaning, but counts for
+nothing, is a mistake only where people write mappings (``problems_of_nothing``).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from simulator.accelerator import LANES, Buffer, RegisterFile, SystolicPassing
+from simulator.accelerator import LANES, Accelerator, Buffer, RegisterFile, SystolicPassing
 from simulator.errors import Problem, closest
-from simulator.layer import DIMS, OPERANDS, RELEVANT_DIMS, Dim, Operand
+from simulator.layer import DIMS, OPERANDS, RELEVANT_DIMS, Layer, Operand
+from simulator.mapping import Mapping
 
 if TYPE_CHECKING:
     from simulator.plan import Plan
@@ -38,12 +40,8 @@ def shape_problems(plan: Plan) -> list[Problem]:
         if used > size:
             wrong(f"spatial.{name}", used, f"the axis has {size}")
         for dim, factor in unrolled.items():
-            tile = int(plan.buffer_tile[DIMS.index(dim)])
             if factor > 1 and dim not in allowed:
                 wrong(f"spatial.{name}.{dim}", factor, "may not lie along this axis", allowed=allowed)
-            elif factor > tile >= 1:
-                wrong(f"spatial.{name}.{dim}", factor, f"{_outer(plan, dim)} has {tile}")
-    problems += _unheard(plan)
     names = ["dram", *("buffer" if plan.levels == 1 else f"buffer {n}" for n in range(1, plan.levels + 1))]
     for index, dim in enumerate(DIMS):
         for number, name in enumerate(names):
@@ -60,10 +58,6 @@ def shape_problems(plan: Plan) -> list[Problem]:
             wrong("register.tile", mapping.level("register").tile,
                   f"no register file keeps the {operand}, so a lane works on one element")
             break
-    for index, dim in enumerate(DIMS):
-        if plan.register_tile[index] > plan.buffer_tile[index]:
-            wrong(f"register.tile.{dim}", plan.register_tile[index],
-                  f"{_outer(plan, dim)} has {plan.buffer_tile[index]}")
     stationary = plan.timing.stationary
     if isinstance(grid.passing, SystolicPassing) and plan.register_tile.max() > 1:
         wrong("register.tile", mapping.level("register").tile, "must be 1 in a systolic grid")
@@ -84,34 +78,45 @@ def shape_problems(plan: Plan) -> list[Problem]:
     return problems
 
 
-def _outer(plan: Plan, dim: Dim) -> str:
-    """What a step, or a register tile, is too long for along a dimension: the layer, or a tile that is shorter."""
-    return "the layer" if plan.buffer_tile[DIMS.index(dim)] >= plan.extent[DIMS.index(dim)] else "the buffer tile"
+def problems_of_nothing(
+    layer: Layer, extents: Sequence[int], accelerator: Accelerator, mapping: Mapping
+) -> list[Problem]:
+    """What a mapping says that changes nothing: whoever wrote it meant something else.
 
+    PEs and registers beyond the end of the innermost buffer tile (of one axis; several may together reach beyond, since
+    no better product may exist), and tiles, orders, bypass and double buffering at levels that have none. ``extents``:
+    of the layer's loops, with places for channels.
+    """
+    problems: list[Problem] = []
+    dram, buffer, register = (mapping.level(name) for name in ("dram", "buffer", "register"))
 
-def _unheard(plan: Plan) -> Iterator[Problem]:
-    """What a mapping says at a level that has no such thing, and that would otherwise count for nothing."""
-    mapping, where = plan.mapping, f"mapping of {plan.layer.name}"
-    dram, register = mapping.level("dram"), mapping.level("register")
+    def wrong(path: str, value: object, rule: str) -> None:
+        problems.append(Problem(rule, where=f"mapping of {layer.name}", path=path, value=str(value)))
+
+    whole = dict(zip(DIMS, extents, strict=True))
+    for path, given in (*((f"spatial.{axis}", laid) for axis, laid in mapping.spatial.items()),
+                        ("register.tile", register.tile)):
+        for dim, extent in given.items():
+            tile = buffer.tile.get(dim, 1)
+            if extent > min(tile, whole[dim]):
+                wrong(f"{path}.{dim}", extent, f"the layer has {whole[dim]}" if tile >= whole[dim] else
+                      f"the buffer tile has {tile}")
     for dim, extent in dram.tile.items():
-        whole = int(plan.extent[DIMS.index(dim)])
-        if extent != whole:
-            yield Problem(f"the tile of DRAM is the layer, which has {whole}", where=where, path=f"dram.tile.{dim}",
-                          value=str(extent))
+        if extent != whole[dim]:
+            wrong(f"dram.tile.{dim}", extent, f"the tile of DRAM is the layer, which has {whole[dim]}")
     if register.order:
-        yield Problem("inside a register tile there are steps, in no order", where=where, path="register.order",
-                      value="".join(register.order))
-    for path, said, rule in (
-        ("dram.bypass", dram.bypass, "passes buffers by, and not DRAM"),
-        ("dram.double_buffer", dram.double_buffer, "is held twice in buffers, and not in DRAM"),
-        ("register.bypass", register.bypass, "passes buffers by, and not registers"),
-    ):
-        for operand in said:
-            yield Problem(rule, where=where, path=path, value=operand)
+        wrong("register.order", "".join(register.order), "inside a register tile there are steps, in no order")
+    for operand in dram.bypass:
+        wrong("dram.bypass", operand, "passes buffers by, and not DRAM")
+    for operand in dram.double_buffer:
+        wrong("dram.double_buffer", operand, "is held twice in buffers, and not in DRAM")
+    for operand in register.bypass:
+        wrong("register.bypass", operand, "passes buffers by, and not registers")
     for operand in register.double_buffer:
-        if not plan.bypasses_all(operand):
-            yield Problem("is held twice in registers only where it bypasses all its buffers", where=where,
-                          path="register.double_buffer", value=operand)
+        levels = {accelerator.level_of(each) for each in accelerator.buffers_of(operand)}
+        if not all(mapping.bypasses(operand, level) for level in levels if level < len(mapping.levels)):
+            wrong("register.double_buffer", operand, "is held twice in registers only where it bypasses all buffers")
+    return problems
 
 
 def _is_innermost(plan: Plan, operand: Operand) -> bool:
