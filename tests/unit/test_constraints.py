@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
 import time
@@ -150,6 +151,18 @@ def test_limits_bind_and_are_explained_where_they_cannot_be_kept() -> None:
     with pytest.raises(ConfigurationError, match="split by channel"):
         map_layer(layer, LayerPrecision.parse("w8a8/w4a4@0.5"), open_accelerator("bit_fusion"), "edp",
                   latency_limit_cycles=5)
+
+
+@pytest.mark.parametrize("machine", ["eyeriss_like", "flexiq_like"])
+def test_a_limit_that_is_said_to_be_met_is_met(machine: str) -> None:
+    layer = Layer(name="fc", dims={"K": 48, "C": 40, "P": 5})
+    for objective, limit in (("latency", "energy_limit_pj"), ("energy", "latency_limit_cycles")):
+        with pytest.raises(InfeasibleError) as caught:
+            map_layer(layer, W8A8, open_accelerator(machine), objective, budget=BUDGET, **{limit: 5})
+        (said,) = re.findall(r"a limit of ([\d,.]+) \w+ or more can be met", str(caught.value))
+        found = map_layer(layer, W8A8, open_accelerator(machine), objective, budget=BUDGET,
+                          **{limit: float(said.replace(",", ""))})
+        assert found.status == "optimal"
 
 
 def test_wishes_are_part_of_a_problems_key() -> None:
