@@ -102,8 +102,17 @@ def test_constraints_that_leave_nothing_are_named_with_demand_and_capacity() -> 
     order = constraints(tile={"K": 8, "P": 4, "Q": 4}, order={"dram": ["P", "K", "Q"]})
     with pytest.raises(InfeasibleError, match=r"order\.dram=P K Q: .* \(allowed: .*GKNPQCRS"):
         map_layer(LAYER, W8A8, machine, constraints=order)
+    # Tiles of 4 and of 3 are neighbours; and a tile that is given makes the trips that it makes.
+    for wanted, said in (
+        ({"trips": {"K": 7}},
+         "trips.K=7: no tile of the 24 along K makes such trips: tiles of 4 make 6, tiles of 3 make 8"),
+        ({"tile": {"K": 24}, "trips": {"K": 2}},
+         "trips.K=2: no tile of the 24 along K with tile.K=24 makes such trips: tiles of 24 make 1"),
+    ):
+        with pytest.raises(InfeasibleError, match=re.escape(said)):
+            map_layer(LAYER, W8A8, machine, constraints=constraints(**wanted))
     with pytest.raises(InfeasibleError, match=r"tile\.K.*and the others"):
-        map_layer(LAYER, W8A8, machine, constraints=constraints(tile={"K": 24}, trips={"K": 2}))
+        map_layer(LAYER, W8A8, machine, constraints=constraints(tile={"K": 8}, spatial={"columns": {"K": 24}}))
 
 
 def test_files_of_constraints_are_read_and_refused_with_their_lines(tmp_path: Path) -> None:
