@@ -89,7 +89,7 @@ def test_the_search_finds_and_proves_the_optimum(case: Case, objective: Objectiv
 @fewer_examples
 @given(cases(max_macs=24, max_levels=1, split=True), st.sampled_from(OBJECTIVES))
 def test_so_does_cp_sat(case: Case, objective: Objective) -> None:
-    budget = SearchBudget(cpu_seconds=5, prover="cp_sat")
+    budget = SearchBudget(cpu_seconds=1, prover="cp_sat")
     check_search(case, objective, best_of_everything(case)[objective], budget)
 
 
