@@ -221,7 +221,6 @@ def simulate(
         layers_table,
         mappings_table,
         offers_table,
-        split_note,
         tiles_note,
         value_note,
     )
@@ -259,8 +258,6 @@ def simulate(
         f"{opened.name} in {point.label}: {record.total_cycles:,} cycles, {record.latency_ms:.4g} ms, "
         f"{record.energy_uj:.4g} µJ, worst gap {100 * record.worst_gap:.1f} %"
     )
-    if note := split_note(point):
-        click.echo(note)
     if note := value_note(point):
         click.echo(note)
         for found in sorted(run.value_notes):

@@ -15,6 +15,8 @@ The space (it is named in every certificate):
   whole inner ones; where a dimension has more than ``MOST_TILES`` such tiles, those of 1, 2, 3, 4, 6, 8, 12, 16, …
   trips;
 - register tiles come from ``REGISTER_TILES``, or are the whole dimension;
+- along the channels of a split layer factors and tiles are those of all places, and also those of the narrow places
+  and of the wide ones as if they were alone: they let the border between both fall between tiles or steps;
 - of two ways to cut a dimension of which one is equal or worse in everything that a cost or limit counts, only the
   other stays.
 """
@@ -30,9 +32,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mapper.factor_table import FactorTable
+from mapper.split_channels import SplitChannels, layer_in_places, split_channels, split_columns
 from simulator.accelerator import LANES, Accelerator, MulticastPassing
 from simulator.kernels import nested_starts, non_dominated, touched_counts
-from simulator.layer import DIMS, OPERANDS, RELEVANT_DIMS, Dim, Layer
+from simulator.layer import DIMS, OPERANDS, RELEVANT_DIMS, Dim, Layer, Operand
 from simulator.precision import LayerPrecision
 
 SPACE = (
@@ -46,6 +49,9 @@ DEEP_SPACE = SPACE.replace(
     "outer buffer tiles ceil(n/T) or these rounded up to inner ones; on dimensions of many such tiles T of 1, 2, 3, 4, "
     "6, 8, 12, 16, ...; two orders of the loops of DRAM and of each outer buffer for each operand that they hold, one "
     "of the innermost buffer's; weights and inputs that lie in several buffers are held twice wherever there is room"
+)
+SPLIT_SPACE = (
+    "; along C, counted in places, axis factors and buffer tiles also of the narrow and of the wide places alone"
 )
 REGISTER_TILES = (1, 2, 4, 8, 16)
 MOST_TILES = 12
@@ -259,11 +265,19 @@ def nested_tiles(extent: int, grid_tile: int, levels: int, own: tuple[int, ...] 
 
 
 def dimension_choices(
-    dim: Dim, extent: int, axes: Axes, register_tiles: tuple[int, ...], levels: int = 1, own: OwnNumbers | None = None
+    dim: Dim, extent: int, axes: Axes, register_tiles: tuple[int, ...], levels: int = 1, border: int = 0,
+    own: OwnNumbers | None = None,
 ) -> DimChoices:
     """All ways to cut one dimension on axes given as (size, dimensions allowed), for some levels of buffers; with
-    ``own`` numbers too."""
-    per_axis = [axis_factors(extent, size) if dim in allowed else [1] for size, allowed in axes]
+    ``own`` numbers too. ``border``: where the narrow places end along a dimension that is split."""
+    parts = [part for part in (border, extent - border) if border and part]
+    per_axis = [
+        sorted({factor for whole in (extent, *parts) for factor in axis_factors(whole, size)}) if dim in allowed
+        else [1]
+        for size, allowed in axes
+    ]
+    of_parts = {tile for part in parts for tile in (smallest_tiles if levels == 1 else few_smallest_tiles)(part)}
+    own_tiles = tuple(sorted({*of_parts, *(() if own is None else own.buffer_tiles)}))
     if own is not None:
         per_axis = [sorted({*mine, *more}) for mine, more in zip(per_axis, own.axis_factors, strict=True)]
     rows: list[tuple[int, ...]] = []
@@ -278,7 +292,7 @@ def dimension_choices(
                 continue
             held = unroll * register
             if held not in nests:
-                nests[held] = nested_tiles(extent, held, levels, () if own is None else own.buffer_tiles)
+                nests[held] = nested_tiles(extent, held, levels, own_tiles)
             for nest in nests[held]:
                 if nest[-1] > unroll * (register - 1) and (nest[-1] >= unroll or nest[-1] == extent):
                     rows.append((*factors, register, *nest))
@@ -286,7 +300,7 @@ def dimension_choices(
     return DimChoices(dim, extent, table[:, : len(axes)], table[:, len(axes)], table[:, len(axes) + 1 :])
 
 
-ChoicesOf = Callable[[Dim, int, Axes, tuple[int, ...], int], DimChoices]
+ChoicesOf = Callable[[Dim, int, Axes, tuple[int, ...], int, int], DimChoices]
 
 
 def _plain_columns(choice: DimChoices) -> dict[str, Ints]:
@@ -311,14 +325,28 @@ def _plain_columns(choice: DimChoices) -> dict[str, Ints]:
     return columns
 
 
-def _prefilter(choice: DimChoices, *, single_trips: bool = False) -> DimChoices:
+def _channel_columns(choice: DimChoices, split: SplitChannels | None) -> dict[str, Ints]:
+    """Integers of the channels. Of a split layer's, tiles are counted in bits and steps in cycles; what the outputs
+    need of them, and folds, in numbers as ever."""
+    plain = _plain_columns(choice)
+    if split is None:
+        return plain
+    trips = [f"trips{level}" for level in range(1, choice.levels + 1)]
+    columns = {name: plain[name] for name in ("steps", "active", "fetches", *trips)}
+    return columns | split_columns(
+        split, choice.buffer_tiles, choice.unroll, choice.axis_factors[:, -1], choice.grid_tile, plain["register"],
+        plain[f"last{choice.levels}"], plain["last_inner"],
+    )
+
+
+def _prefilter(choice: DimChoices, columns: dict[str, Ints], *, single_trips: bool = False) -> DimChoices:
     """Drop the rows of one dimension that are worse in everything that any cost or limit can ask.
 
-    ``single_trips``: for that, a loop of more than one trip is worse than one of a single trip.
+    ``columns``: what those ask of it. ``single_trips``: for that, a loop of more than one trip is worse than one of a
+    single trip.
     """
     if len(choice.buffer_tile) < 2:
         return choice
-    columns = _plain_columns(choice)
     loops = [~choice.single_trip(level) for level in range(choice.levels + 1)] if single_trips else []
     # Halo sums fall when the trips or fetches do, so the columns below cover them.
     values = np.column_stack([*columns.values(), choice.axis_factors, *loops])
@@ -400,18 +428,28 @@ def _input_registers(layer: Layer, axis: int, position: DimChoices, tap: DimChoi
 class RowProblem:
     """All that the rows of the blocks follow from: precisions that agree in it choose from the same rows.
 
-    ``axes`` are the grid's, then the lanes; ``register_tiles`` of each of ``DIMS``. The layer has no name.
+    ``axes`` are the grid's, then the lanes; ``register_tiles`` of each of ``DIMS``. The layer has no name, and as many
+    channels as there are places. ``split``: None where no channels are narrow.
     """
 
     layer: Layer
     axes: Axes
     register_tiles: tuple[tuple[int, ...], ...]
     levels: int
+    split: SplitChannels | None = None
 
 
 def row_problem(layer: Layer, precision: LayerPrecision, accelerator: Accelerator) -> RowProblem:
-    """What the rows of a layer's blocks follow from. Widths count only by the lanes, and by the room in registers."""
+    """What the rows of a layer's blocks follow from.
+
+    Widths count by the lanes and by the room in registers alone; where channels are split, also as such.
+    """
     grid = accelerator.grid
+    split = split_channels(layer, precision, accelerator)
+
+    def register_bits(operand: Operand) -> int:
+        return precision.register_bits(operand) if split is None or operand == "output" else split.widest_bits(operand)
+
     axes = tuple((axis.size, axis.unroll) for axis in grid.axes)
     axes += ((accelerator.processing_element.lanes(precision), grid.lane_unroll),)
     has_registers = isinstance(grid.passing, MulticastPassing) and all(
@@ -422,14 +460,15 @@ def row_problem(layer: Layer, precision: LayerPrecision, accelerator: Accelerato
         tiles: tuple[int, ...] = (1,)
         if has_registers:
             room = min(
-                file.size_bits // precision.register_bits(operand)
+                file.size_bits // register_bits(operand)
                 for operand in OPERANDS
                 if dim in RELEVANT_DIMS[operand] and (file := accelerator.registers_of(operand)) is not None
             )
             tiles = tuple(tile for tile in REGISTER_TILES if tile <= max(1, room))
         register_tiles.append(tiles)
     return RowProblem(
-        layer.model_copy(update={"name": ""}), axes, tuple(register_tiles), accelerator.buffer_levels
+        layer_in_places(layer, precision, accelerator).model_copy(update={"name": ""}), axes, tuple(register_tiles),
+        accelerator.buffer_levels, split,
     )
 
 
@@ -442,18 +481,23 @@ def build_blocks(
     ``choices_of`` gives the ways to cut a dimension; ``dominance``: leave out those that others dominate, with
     ``single_trips`` only those that do so with no more loops.
     """
-    layer, axes = problem.layer, problem.axes
+    layer, axes, split = problem.layer, problem.axes, problem.split
+
+    def columns_of(choice: DimChoices) -> dict[str, Ints]:
+        return _channel_columns(choice, split) if choice.dim == "C" else _plain_columns(choice)
+
     choices: dict[Dim, DimChoices] = {}
     for dim, register_tiles in zip(DIMS, problem.register_tiles, strict=True):
-        every = choices_of(dim, layer.extent(dim), axes, register_tiles, problem.levels)
-        choices[dim] = _prefilter(every, single_trips=single_trips) if dominance else every
+        border = split.places.narrow_places if split is not None and dim == "C" else 0
+        every = choices_of(dim, layer.extent(dim), axes, register_tiles, problem.levels, border)
+        choices[dim] = _prefilter(every, columns_of(every), single_trips=single_trips) if dominance else every
     blocks = []
     for dims in BLOCKS:
         if len(dims) == 2:
             blocks.append(_pair_block(layer, 0 if dims[0] == "P" else 1, choices[dims[0]], choices[dims[1]]))
         else:
             choice = choices[dims[0]]
-            columns = {f"{name}_{choice.dim}": column for name, column in _plain_columns(choice).items()}
+            columns = {f"{name}_{choice.dim}": column for name, column in columns_of(choice).items()}
             blocks.append(Block((choice,), columns, choice.axis_factors))
     sizes = np.array([size for size, _ in axes])
     return tuple(block.take(np.flatnonzero((block.axis_use <= sizes).all(axis=1))) for block in blocks)

@@ -67,8 +67,10 @@ def _models(
     axis_names = (*(axis.name for axis in accelerator.grid.axes), LANES)
     asked = constraints.by_level(accelerator.buffer_levels)
 
-    def choices_of(dim: Dim, extent: int, axes: Axes, register_tiles: tuple[int, ...], levels: int) -> DimChoices:
-        return _choices(constraints, asked, axis_names, dim, extent, axes, register_tiles, levels)
+    def choices_of(
+        dim: Dim, extent: int, axes: Axes, register_tiles: tuple[int, ...], levels: int, border: int
+    ) -> DimChoices:
+        return _choices(constraints, asked, axis_names, dim, extent, axes, register_tiles, levels, border)
 
     def wanted(variant: Variant) -> bool:
         return all(_bypasses(variant, operand, level) == wish for _, level, operand, wish in asked.bypass)
@@ -99,14 +101,14 @@ def _bypasses(variant: Variant, operand: Operand, level: int | None) -> bool:
 
 def _choices(
     constraints: MappingConstraints, asked: ConstraintsByLevel, axis_names: tuple[str, ...], dim: Dim, extent: int,
-    axes: Axes, register_tiles: tuple[int, ...], levels: int,
+    axes: Axes, register_tiles: tuple[int, ...], levels: int, border: int,
 ) -> DimChoices:
     """Ways to cut a dimension that keep the constraints on its numbers."""
     on_axis = [constraints.spatial.get(name, {}).get(dim) for name in axis_names]
     register = constraints.register_tile.get(dim)
     numbers = [(kind, level, wish) for _, kind, level, about, wish in asked.numbers if about == dim]
     if register is None and not numbers and not any(on_axis):
-        return dimension_choices(dim, extent, axes, register_tiles, levels)
+        return dimension_choices(dim, extent, axes, register_tiles, levels, border)
     own_factors = []
     for wish, (size, allowed) in zip(on_axis, axes, strict=True):
         more: set[int] = set()
@@ -124,10 +126,12 @@ def _choices(
             outer = {extent} if level == 0 else {*few_smallest_tiles(extent), *own_tiles}
             own_tiles |= {-(-tile // number) for number in trips for tile in outer}
         else:
-            held = dimension_choices(dim, extent, axes, register_tiles, own=OwnNumbers(tuple(own_factors))).grid_tile
+            held = dimension_choices(
+                dim, extent, axes, register_tiles, border=border, own=OwnNumbers(tuple(own_factors))
+            ).grid_tile
             own_tiles |= {int(tile) * number for number in trips for tile in np.unique(held) if tile * number <= extent}
     found = dimension_choices(
-        dim, extent, axes, register_tiles, levels, own=OwnNumbers(tuple(own_factors), tuple(sorted(own_tiles)))
+        dim, extent, axes, register_tiles, levels, border, OwnNumbers(tuple(own_factors), tuple(sorted(own_tiles)))
     )
     keep = np.ones(len(found.buffer_tile), dtype=np.bool_)
     for place, wish in enumerate(on_axis):

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from mapper.constraints import TILE, ConstraintsByLevel, MappingConstraints, level_names
+from mapper.split_channels import layer_in_places
 from simulator.accelerator import LANES, Accelerator, SystolicPassing
 from simulator.errors import Problem, closest
 from simulator.layer import OPERANDS, Layer, Operand
@@ -22,6 +23,7 @@ def impossible(
 ) -> Iterator[Problem]:
     """Name each constraint that no mapping of a layer on a machine can keep."""
     where = f"constraints on {layer.name}"
+    layer = layer_in_places(layer, precision, accelerator)
     asked = constraints.by_level(accelerator.buffer_levels)
     names = level_names(accelerator.buffer_levels)
     for path in asked.unknown:

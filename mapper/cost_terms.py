@@ -30,13 +30,15 @@ from mapper.candidates import (
     row_problem,
 )
 from mapper.cost_model import Capacity, CostModel, Exposed, Term
+from mapper.split_channels import split_channels
 from mapper.variants import IRRELEVANT, Variant, variants
 from simulator.accelerator import Accelerator, Buffer
+from simulator.counts import MOVED_INWARD
 from simulator.interconnect import hops
 from simulator.kernels import non_dominated
 from simulator.layer import DIMS, OPERANDS, RELEVANT_DIMS, Dim, Layer, Operand
 from simulator.output_stage import OutputStage
-from simulator.plan import grid_timing
+from simulator.plan import channel_places, grid_timing, products_of
 from simulator.precision import LayerPrecision
 
 Floats = npt.NDArray[np.float64]
@@ -50,10 +52,17 @@ class _Problem:
         self.layer, self.precision, self.accelerator = layer, precision, accelerator
         self.timing = grid_timing(accelerator)
         self.bits = {operand: precision.stored_bits(operand) for operand in OPERANDS}
+        self.split = split_channels(layer, precision, accelerator)
         plain_inputs = layer.extent("G") * layer.extent("N") * layer.extent("C")
         self.counts: dict[Operand, int] = {
             "weight": layer.weight_count, "input": plain_inputs, "output": layer.output_count,
         }
+        self.products = products_of(layer, precision, channel_places(layer, precision, accelerator))
+        # All elements once, those of the input for each row and column.
+        self.all_bits = {operand: count * self.bits[operand] for operand, count in self.counts.items()}
+        if self.split is not None:
+            for operand in MOVED_INWARD:
+                self.all_bits[operand] = self.counts[operand] // layer.extent("C") * self.split.bits(operand)
         self.buffers = [(buffer, accelerator.level_of(buffer)) for buffer in accelerator.buffers]
 
 
@@ -66,6 +75,7 @@ class _Builder:
         self.accelerator, self.variant = problem.accelerator, variant
         self.levels = variant.levels
         self.timing, self.bits, self.counts = problem.timing, problem.bits, problem.counts
+        self.split, self.all_bits, self.products = problem.split, problem.all_bits, problem.products
         self.all_buffers = problem.buffers
 
     def term(self, name: str, coefficient: float, *, pair: str = "", **columns: str) -> Term:
@@ -83,13 +93,26 @@ class _Builder:
             factors = self.own.factors[key] = tuple(found)
         return Term(name, coefficient, factors)
 
-    def tile(self, operand: Operand, column: str, input_column: str, name: str, bits: int | None = None) -> Term:
-        """Bits of a tile of an operand; ``bits`` of an element where it is not as stored."""
-        bits = bits or self.bits[operand]
-        if operand == "input":
-            return self.term(name, bits, pair=input_column, G=column, N=column, C=column)
-        dims = {dim: column for dim in DIMS if dim in RELEVANT_DIMS[operand]}
-        return self.term(name, bits, **dims)
+    def tile(
+        self, operand: Operand, column: str, input_column: str, name: str, bits: int | None = None, *,
+        split_column: str = "",
+    ) -> Term:
+        """Bits of a tile of an operand; ``bits`` of an element where it is not as stored.
+
+        ``split_column``: C's column where channels are split, if it is not that of all dimensions.
+        """
+        pair = input_column if operand == "input" else ""
+        dims = dict.fromkeys(("G", "N", "C") if pair else [d for d in DIMS if d in RELEVANT_DIMS[operand]], column)
+        coefficient = bits or self.bits[operand]
+        if self.split is not None and operand != "output":
+            coefficient, dims["C"] = 1, f"{split_column or column}_{operand}"
+        return self.term(name, coefficient, pair=pair, **dims)
+
+    def cycles(self, name: str, columns: dict[Dim, str]) -> Term:
+        """Cycles of steps, whose numbers are in some columns."""
+        if self.split is not None:
+            return self.term(name, 1, **{**columns, "C": f"{columns['C']}_cycles"})
+        return self.term(name, self.accelerator.processing_element.cycles_per_step(self.precision), **columns)
 
     def refetch(self, operand: Operand, level: int) -> dict[str, str]:
         """Columns of the trips that bring an operand to its place at a level again."""
@@ -110,7 +133,7 @@ class _Builder:
         pair = ""
         if operand == "input":
             pair = "input_grid_sum" if level > self.levels else f"input_sum{level}" + ("_padded" if padded else "")
-        return self.term(operand, self.counts[operand] * self.bits[operand], pair=pair, **again)
+        return self.term(operand, self.all_bits[operand], pair=pair, **again)
 
     def dram_terms(self) -> dict[str, Term]:
         """Bits between DRAM and chip (``filled``)."""
@@ -133,10 +156,8 @@ class _Builder:
         """Cycles that cannot overlap on the grid's timeline (``simulator.bound``)."""
         timing, memory = self.timing, self.accelerator.dram
         bandwidth = memory.bandwidth_bits_per_cycle
-        step = self.accelerator.processing_element.cycles_per_step(self.precision)
-        all_steps = dict.fromkeys(DIMS, "steps")
-        compute = self.term("compute", step, **all_steps)
-        terms = [replace(compute, floor=step * self.fewest_steps)]
+        compute = self.cycles("compute", dict.fromkeys(DIMS, "steps"))
+        terms = [replace(compute, floor=compute.coefficient * self.fewest_steps)]
         constant = float(memory.latency_cycles) + constant_bits / bandwidth
         if timing.stationary is None:
             constant += timing.tail_cycles
@@ -167,12 +188,12 @@ class _Builder:
         operand: Operand
         for operand in ("weight", "input"):
             level = self.outermost(operand)
-            column, pair = f"tile{level}", f"input_first{level}"
+            column, pair, split_column = f"tile{level}", f"input_first{level}", f"first{level}"
             if level > self.levels:
-                column, pair = "first_grid", "input_first_grid"
+                column, pair, split_column = "first_grid", "input_first_grid", ""
             elif self.is_ahead(operand):
                 pair += "_padded"
-            first = self.tile(operand, column, pair, f"first_{operand}")
+            first = self.tile(operand, column, pair, f"first_{operand}", split_column=split_column)
             doubled = self.scaled(first, 1 / bandwidth, f"first_{operand}")
             every_load = self.scaled(dram[operand], 1 / bandwidth, f"all_{operand}")
             found.append(Exposed(operand, doubled, doubled if self.is_ahead(operand) else every_load, 0.0))
@@ -196,7 +217,6 @@ class _Builder:
         """Cycles of all loads, and behind them the last pass and the last write."""
         memory, bypass = self.accelerator.dram, self.variant.bypass
         bandwidth = memory.bandwidth_bits_per_cycle
-        step = self.accelerator.processing_element.cycles_per_step(self.precision)
         columns = {
             dim: "last_inner_steps" if bypass and dim in RELEVANT_DIMS[bypass] else "last_steps" for dim in DIMS
         }
@@ -206,7 +226,7 @@ class _Builder:
         terms = (
             self.scaled(dram["weight"], 1 / bandwidth, "loads_weight"),
             self.scaled(inputs, 1 / bandwidth, "loads_input"),
-            self.term("last_pass", step, **columns),
+            self.cycles("last_pass", columns),
             self._last_write(bandwidth),
         )
         return terms, memory.latency_cycles + parameter_bits / bandwidth + self.timing.tail_cycles
@@ -218,7 +238,7 @@ class _Builder:
         element = machine.processing_element
         terms: list[Term] = []
         output_count = self.counts["output"]
-        out_bits = output_count * bits["output"]
+        out_bits = self.all_bits["output"]
         constant = precision.parameter_bits(layer) * memory.read_energy_pj_per_bit
         constant += output_count * precision.output.bits * memory.write_energy_pj_per_bit
         constant -= out_bits * (memory.read_energy_pj_per_bit + memory.write_energy_pj_per_bit)
@@ -247,7 +267,7 @@ class _Builder:
                 *outer, buffer = self.buffers(operand)
                 read, write = buffer.read_energy_pj_per_bit, buffer.write_energy_pj_per_bit
                 pair = "input_grid_sum" if operand == "input" else ""
-                count = self.counts[operand] * bits[operand]
+                count = self.all_bits[operand]
                 again = self.refetch_grid(operand)
                 if operand == "output":
                     # Visits write, all but the first read; a visit from outside fills, all write back.
@@ -265,17 +285,28 @@ class _Builder:
                     per_bit[operand] += first.read_energy_pj_per_bit
                     constant -= count * (first.read_energy_pj_per_bit + first.write_energy_pj_per_bit)
             terms.append(self.scaled(dram[operand], per_bit[operand], f"dram_{operand}"))
-        active = element.energy_pj_per_cycle_at(precision) * element.cycles_per_step(precision)
+        # Of PEs and steps in which they work, energy of each; where channels are split, of each cycle of either part.
+        at_work = {"active": 0.0}
+        if self.split is None:
+            at_work["active"] = element.energy_pj_per_cycle_at(precision) * element.cycles_per_step(precision)
+        else:
+            at_work |= {
+                column: element.energy_pj_per_cycle_at(part)
+                for column, part in zip(("wide_cycles", "narrow_cycles"), precision.parts, strict=True)
+            }
         for operand in OPERANDS:
             file = machine.registers_of(operand)
             if file is None:
                 continue
             if operand == "output":
-                active += bits[operand] * (file.read_energy_pj_per_bit + file.write_energy_pj_per_bit)
+                at_work["active"] += bits[operand] * (file.read_energy_pj_per_bit + file.write_energy_pj_per_bit)
             else:
-                constant += layer.macs * precision.register_bits(operand) * file.read_energy_pj_per_bit
-        if active:
-            terms.append(self.term("active", active, **dict.fromkeys(DIMS, "active")))
+                constant += sum(
+                    count * part.register_bits(operand) * file.read_energy_pj_per_bit for part, count in self.products
+                )
+        for column, energy_pj in at_work.items():
+            if energy_pj:
+                terms.append(self.term(column, energy_pj, **{**dict.fromkeys(DIMS, "active"), "C": column}))
         return tuple(terms), constant
 
     def buffers(self, operand: Operand) -> tuple[Buffer, ...]:
@@ -360,7 +391,8 @@ def build_cost_models(
 class _Own:
     """The blocks that a variant may choose from, and what follows from them alone.
 
-    ``fewest_steps``: that they allow; 0 where nothing fits. ``factors``: of the terms asked for so far.
+    ``fewest_steps``: that they allow (of split channels, the fewest cycles); 0 where nothing fits. ``factors``: of the
+    terms asked for so far.
     """
 
     blocks: tuple[Block, ...]
@@ -395,7 +427,8 @@ def _plain_rows(problem: RowProblem, dominance: bool) -> _Rows:
 
 
 def _fewest_steps(blocks: tuple[Block, ...], axis_sizes: tuple[int, ...]) -> int:
-    """Fewest steps that any unrolling allows: the axes are shared, which single blocks do not see.
+    """Fewest steps that any unrolling allows, or of split channels their fewest cycles: the axes are shared, which
+    single blocks do not see.
 
     0 where none fits: loops that must make one trip may need more of an axis together than it has.
     """
@@ -404,7 +437,7 @@ def _fewest_steps(blocks: tuple[Block, ...], axis_sizes: tuple[int, ...]) -> int
     for block, dims in zip(blocks, BLOCKS, strict=True):
         steps = np.ones(block.size, dtype=np.int64)
         for dim in dims:
-            steps = steps * block.columns[f"steps_{dim}"]
+            steps = steps * block.columns.get(f"steps_cycles_{dim}", block.columns[f"steps_{dim}"])
         table = np.column_stack([block.axis_use, steps])
         options = np.unique(table[non_dominated(table)], axis=0)
         following: dict[tuple[int, ...], int] = {}

@@ -122,9 +122,6 @@ def map_front(
     if budget.target_gap:
         raise ConfigurationError(Problem("a front is searched for without a gap allowed", path="target_gap",
                                          value=str(budget.target_gap), allowed=("0",)))
-    if precision.split is not None:
-        raise ConfigurationError(Problem("layers split by channel have no front: their mappings are fitted",
-                                         where=f"layer {layer.name}", path="precision", value=precision.label))
     accelerator.processing_element.check(precision)
     constraints = constraints or MappingConstraints()
     machine = planned_machine(accelerator, precision)

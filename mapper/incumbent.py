@@ -15,6 +15,7 @@ from mapper.descent import ROUNDING, Candidate, double_buffer_bits, double_buffe
 from mapper.devices import EVERY_DEVICE, SearchDevices
 from mapper.interruptible import heard
 from mapper.solution import NO_LIMITS, Limits, Objective, objective_cost
+from mapper.split_channels import layer_in_places
 from mapper.twins import Simulated, looping, sequences
 from simulator.accelerator import Accelerator
 from simulator.engine import simulate
@@ -62,9 +63,11 @@ class Incumbent:
     promise: dict[int, float] = field(default_factory=dict)
     _simulated: set[tuple[object, ...]] = field(default_factory=set)
     _noted: Simulated = field(init=False)
+    _nest_shape: tuple[int, ...] = field(init=False)
     _walks: dict[object, WalkInput] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._nest_shape = layer_in_places(self.layer, self.precision, self.accelerator).shape
         self._noted = Simulated(only_cycles=self.objective == "latency" and self.limits == NO_LIMITS)
 
     @property
@@ -174,7 +177,7 @@ class Incumbent:
         """
         every = True
         for mapping in build_mapping(model, candidate, self.accelerator):
-            program = _program(self.layer, mapping)
+            program = _program(self._nest_shape, mapping)
             if program in self._simulated:
                 continue
             try:
@@ -257,9 +260,9 @@ class Incumbent:
             self._mapping, self._result, self._adopted = mapping, result, None
 
 
-def _program(layer: Layer, mapping: Mapping) -> tuple[object, ...]:
+def _program(nest_shape: tuple[int, ...], mapping: Mapping) -> tuple[object, ...]:
     """A mapping without the loops of one trip: equal ones give equal programs of transfers and passes."""
-    tiles = [layer.shape, *(tuple(level.tile.get(dim, 1) for dim in DIMS) for level in mapping.buffer_levels)]
+    tiles = [nest_shape, *(tuple(level.tile.get(dim, 1) for dim in DIMS) for level in mapping.buffer_levels)]
     held = tuple(mapping.level("register").tile.get(dim, 1) * mapping.unrolled(dim) for dim in DIMS)
     orders = tuple(
         tuple(dim for dim in level.order if outer[DIMS.index(dim)] > inner[DIMS.index(dim)])

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from mapper.cache import MODEL_VERSION
-from mapper.candidates import DEEP_SPACE, SPACE
+from mapper.candidates import DEEP_SPACE, SPACE, SPLIT_SPACE
 from mapper.constrained_space import constrained_models
 from mapper.constraints import MappingConstraints
 from mapper.cost_model import CostModel
@@ -37,7 +37,7 @@ from mapper.solution import (
     SearchBudget,
     SearchInterrupted,
 )
-from mapper.split_mapping import map_split_layer
+from mapper.split_channels import split_channels
 from mapper.starts import start
 from mapper.twins import distinct_in_time, thriftiest
 from simulator.accelerator import Accelerator
@@ -117,7 +117,8 @@ def map_layer(
     Where the time of a step depends on values, which are not known here, mapping, result, cost and bound are those of
     the machine whose steps all take ``planned_step_cycles``; ``simulate`` then gives the mapping's cycles with values.
 
-    A layer split by channel is mapped by ``split_mapping``: found for its parts, simulated with the split, not proven.
+    A mapping of a layer split by channel, and constraints on it, count places along C ("Layers split by channel" in
+    docs/simulator.md).
 
     ``hint`` is a mapping to start from that keeps the constraints, such as that of the same layer in another precision
     (``precision_menu``); it need not fit. ``devices`` are for measuring what each of them is worth.
@@ -126,13 +127,6 @@ def map_layer(
     accelerator.processing_element.check(precision)
     limits = _limits(objective, latency_limit_cycles, energy_limit_pj)
     constraints = constraints or MappingConstraints()
-    if precision.split is not None:
-        if limits != NO_LIMITS or constraints != MappingConstraints():
-            raise ConfigurationError(
-                Problem("layers split by channel are mapped without constraints and limits: their mappings are those "
-                        "of the parts, fitted", where=f"layer {layer.name}", path="precision", value=precision.label)
-            )
-        return map_split_layer(layer, precision, accelerator, objective, budget, search=map_layer)
     accelerator = planned_machine(accelerator, precision)
     began = time.process_time()
     models = constrained_models(layer, precision, accelerator, constraints, dominance=devices.dominance)
@@ -156,7 +150,9 @@ class LayerSpace:
     @property
     def restrictions(self) -> str:
         """The restrictions of the space in words, the user's constraints among them."""
-        return self.constraints.space(SPACE if self.accelerator.buffer_levels == 1 else DEEP_SPACE)
+        space = SPACE if self.accelerator.buffer_levels == 1 else DEEP_SPACE
+        is_split = split_channels(self.layer, self.precision, self.accelerator) is not None
+        return self.constraints.space(space + SPLIT_SPACE if is_split else space)
 
     def incumbent(self, objective: Objective, budget: SearchBudget, limits: Limits = NO_LIMITS) -> Incumbent:
         """A search that has found nothing yet."""

@@ -132,10 +132,10 @@ def _held_across(variant: Variant) -> Iterator[Variant]:
 def _finishing(variant: Variant, *, narrower: bool) -> Iterator[Variant]:
     """A variant, and where finished outputs take less room than sums, those in which outer buffers get no sums.
 
-    There are none where reduced dimensions make one trip in all loops outside a smaller place.
+    There are none where reduced dimensions make one trip in all loops that bring outputs to a smaller place again.
     """
     yield variant
     for level in variant.places_of("output")[1:] if narrower else ():
-        if variant.refill_level("output", level) > 0 and "output" not in variant.held[:level]:
-            single = {(outer, dim) for outer in range(level) for dim in DIMS if dim in REDUCTION_DIMS}
+        if down_to := variant.refill_level("output", level):
+            single = {(outer, dim) for outer in range(down_to) for dim in DIMS if dim in REDUCTION_DIMS}
             yield replace(variant, finished_to=level, single_trip=variant.single_trip | single)

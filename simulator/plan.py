@@ -86,6 +86,15 @@ def channel_places(layer: Layer, precision: LayerPrecision, accelerator: Acceler
     )
 
 
+def products_of(
+    layer: Layer, precision: LayerPrecision, channels: ChannelPlaces
+) -> tuple[tuple[LayerPrecision, int], ...]:
+    """Precision of each part of a layer's channels, and how many of its products are in it."""
+    of_a_channel = layer.macs // channels.channels
+    counts = (of_a_channel * (channels.channels - channels.narrow_channels), of_a_channel * channels.narrow_channels)
+    return tuple(zip(precision.parts, counts, strict=False))
+
+
 @dataclass(frozen=True)
 class Place:
     """A memory that an operand passes: its level among the buffers (registers stand below all), and whether the
@@ -423,10 +432,7 @@ class Plan:
 
     def products(self) -> tuple[tuple[LayerPrecision, int], ...]:
         """Precision of each part of the channels, and how many products of the layer are in it."""
-        of_a_channel = self.layer.macs // self.channels.channels
-        narrow = self.channels.narrow_channels
-        counts = (of_a_channel * (self.channels.channels - narrow), of_a_channel * narrow)
-        return tuple(zip(self.precision.parts, counts, strict=False))
+        return products_of(self.layer, self.precision, self.channels)
 
     @cached_property
     def event_count(self) -> int:

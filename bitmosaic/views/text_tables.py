@@ -167,17 +167,6 @@ def _value_cells(row: LayerRow) -> tuple[str, str]:
     return row.value_source or "", mean
 
 
-def split_note(point: Point) -> str | None:
-    """What to know of a point with layers split by channel; None where it has none."""
-    if not any("/" in row.precision for row in point.record.layers):
-        return None
-    return (
-        "Layers split by channel: mappings were searched for in each part's precision alone, and the cheapest when "
-        "simulated with the split was taken. Their bounds are compulsory traffic and products at their full rate: the "
-        "gaps prove little."
-    )
-
-
 def value_note(point: Point) -> str | None:
     """What to know of a point whose time depends on values; None where it does not."""
     sources = {row.value_source for row in point.record.layers} - {None}

@@ -32,6 +32,7 @@ try:
     from simulator.kernels.extents import nested_starts, touched_counts
     from simulator.kernels.functional import narrow_products, ordered_sums, patches, wide_products
     from simulator.kernels.plain_walk import full_unless_plain, is_plain, plain_walk
+    from simulator.kernels.split_rows import largest_tiles, step_cycles
     from simulator.kernels.tile_walk import full_walk, walk
     from simulator.kernels.tiling_cycles import tiling_cycles
     from simulator.kernels.value_steps import input_counts, pass_times, weight_counts
@@ -40,7 +41,7 @@ finally:
 
 __all__ = [
     "bit_fusion_tiling", "bound_batch", "chains", "compile_enumeration", "enumerate_choices", "full_unless_plain",
-    "full_walk", "input_counts", "is_plain", "least_cost", "narrow_products", "nest_front", "nested_starts",
-    "non_dominated", "ordered_sums", "pass_times", "patches", "plain_walk", "random_descents", "tiling_cycles",
-    "touched_counts", "walk", "walk_batch", "weight_counts", "wide_products",
+    "full_walk", "input_counts", "is_plain", "largest_tiles", "least_cost", "narrow_products", "nest_front",
+    "nested_starts", "non_dominated", "ordered_sums", "pass_times", "patches", "plain_walk", "random_descents",
+    "step_cycles", "tiling_cycles", "touched_counts", "walk", "walk_batch", "weight_counts", "wide_products",
 ]

@@ -3,7 +3,8 @@ results, and many times the speed.
 
 What a pass and its transfers cost depends on which loops are at their last trips, where tiles are cut short: a table by
 that set (a bit a loop) is filled as sets come up, and an event then takes a look at the table and a few maxima. Only
-the input's extents depend on where a tile lies; transfers of as many bits as the last take as long as the last.
+the input's extents depend on where a tile lies, and the channels of a split layer, for which there are a few such
+tables (``_part``); transfers of as many bits as the last take as long as the last.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from simulator.kernels.channels import stretch_bits
 from simulator.kernels.compiled import inner
 from simulator.kernels.loop_nest import INPUT, OUTPUT, WEIGHT, C, P, Q, R, S
 from simulator.kernels.numbers import named_numbers
+from simulator.kernels.occupation import occupation
 from simulator.kernels.transfers import (
     BUSY,
     CAUSES,
@@ -43,7 +46,7 @@ from simulator.kernels.transfers import (
 MOST_LOOPS = 16
 (_BUFFER,) = named_numbers(1, 2)  # the level of the buffer's loops
 
-# Columns of the table. ``_TAIL``: from the end of a pass on the grid to its results; ``_INPUTS``: elements of the
+# Columns of the table. ``_TAIL``: from the end of a pass on the grid to its results; ``_INPUTS``: bits of the
 # input's tile in each row and column that it touches. A row without ``_OCCUPIED`` is not filled.
 _OCCUPIED, _COMPUTE, _TAIL, _WEIGHT_BITS, _WEIGHT_CYCLES, _INPUTS = 0, 1, 2, 3, 4, 5
 _SUM_BITS, _SUM_CYCLES, _WRITE_BITS, _WRITE_CYCLES, _IS_FINISHED = 6, 7, 8, 9, 10
@@ -54,7 +57,7 @@ def is_plain(w: WalkInput) -> bool:
     """Whether ``plain_walk`` gives the results of the walk; if so, it does for every tiling with the same bypass."""
     return (
         w.tile.shape[0] == 2 and w.loop_dim.shape[0] <= MOST_LOOPS and w.place_level.shape[1] == 1
-        and not w.grid_ports and not w.has_rows and w.pass_compute.size == 0 and w.split.narrow_channels == 0
+        and not w.grid_ports and not w.has_rows and w.pass_compute.size == 0
     )
 
 
@@ -71,8 +74,20 @@ def _cycles(bits, burst, bandwidth):
 
 
 @inner(error_model="numpy")
-def _fill(w, last, table):
-    """Fill the row of a set of loops at their last trips: ``last``, a bit a loop."""
+def _part(split, begin, count):
+    """Of ``count`` places from ``begin`` on: 0 where all are narrow and full, 2 where all are wide, 1 where the last
+    narrow one is among them, which is so of one tile alone."""
+    if begin + count < split.narrow_places:
+        return 0
+    return 2 if begin >= split.narrow_places else 1
+
+
+@inner(error_model="numpy")
+def _fill(w, last, tile_begin, begin, row):
+    """Fill the row of a set of loops at their last trips: ``last``, a bit a loop.
+
+    ``tile_begin``, ``begin``: where the buffer tile and the pass of this row begin along C.
+    """
     tile, covered = w.extent.copy(), w.extent.copy()  # extents of the buffer tile and of the pass
     is_finished = 1
     for loop in range(w.loop_dim.shape[0]):
@@ -84,32 +99,26 @@ def _fill(w, last, table):
             tile[d] = covered[d]
         if level < w.place_level[OUTPUT, 0] and d in (C, R, S) and not last >> loop & 1:
             is_finished = 0
-    elements = np.ones(3, dtype=np.int64)
+    found = np.ones(3, dtype=np.int64)  # bits of weights and inputs, elements of outputs
     for operand in range(3):
-        length = tile if w.place_level[operand, 0] == 1 else covered
+        whole_tile = w.place_level[operand, 0] == 1
+        length = tile if whole_tile else covered
         for d in range(8):
-            if w.relevant[operand, d] and not (operand == INPUT and d >= P):
-                elements[operand] *= length[d]
-    folds, steps = 1, 1
-    for d in range(8):
-        count = -(-covered[d] // w.unroll[d])
-        if w.folds_on and not w.streamed[d]:
-            folds *= count
-        else:
-            steps *= count
-    cycles = steps * w.step_cycles
-    paced = max(cycles, w.drain_cycles) if w.overlap else cycles + w.tail_cycles
-    period = max(paced, w.load_cycles) if w.preload else w.load_cycles + paced
-    row = table[last]
-    row[_OCCUPIED] = w.load_cycles + (folds - 1) * period + paced
-    row[_COMPUTE] = folds * cycles
-    row[_TAIL] = w.tail_cycles - (paced - cycles) if w.overlap else 0
-    row[_WEIGHT_BITS] = elements[WEIGHT] * w.element_bits[WEIGHT]
+            if w.relevant[operand, d] and d != C and not (operand == INPUT and d >= P):
+                found[operand] *= length[d]
+        if operand != OUTPUT:
+            first = tile_begin if whole_tile else begin
+            found[operand] *= stretch_bits(w.split, operand, w.element_bits[operand], first, length[C])
+    begins = np.zeros(8, dtype=np.int64)
+    begins[C] = begin
+    row[_OCCUPIED], _, row[_COMPUTE], _, _, _, early = occupation(w, begins, covered)
+    row[_TAIL] = (w.tail_cycles if w.overlap else 0) - early
+    row[_WEIGHT_BITS] = found[WEIGHT]
     row[_WEIGHT_CYCLES] = _cycles(row[_WEIGHT_BITS], w.burst, w.bandwidth)
-    row[_INPUTS] = elements[INPUT]
-    row[_SUM_BITS] = elements[OUTPUT] * w.element_bits[OUTPUT]
+    row[_INPUTS] = found[INPUT]
+    row[_SUM_BITS] = found[OUTPUT] * w.element_bits[OUTPUT]
     row[_SUM_CYCLES] = _cycles(row[_SUM_BITS], w.burst, w.bandwidth)
-    row[_WRITE_BITS] = elements[OUTPUT] * w.element_bits[3 if is_finished else OUTPUT]
+    row[_WRITE_BITS] = found[OUTPUT] * w.element_bits[3 if is_finished else OUTPUT]
     row[_WRITE_CYCLES] = _cycles(row[_WRITE_BITS], w.burst, w.bandwidth)
     row[_IS_FINISHED] = is_finished
 
@@ -153,7 +162,9 @@ def _write_back(ended, complete, channel, written):
 def plain_walk(w):
     """Walk all events of a layer. Returns what ``tile_walk.walk`` returns; ``w`` must be plain (``is_plain``)."""
     loops = w.loop_dim.shape[0]
-    table = np.zeros((1 << loops, _COLUMNS), dtype=np.int64)
+    # Where channels are split, a table for each part of them in which the buffer tile, and the pass, may lie.
+    is_split = w.split.narrow_channels > 0
+    table = np.zeros((9 << loops if is_split else 1 << loops, _COLUMNS), dtype=np.int64)
     at = np.zeros(loops + 1, dtype=np.int64)
     # Trips of each loop. Those of an inner loop are fewer in the last trip of the loop around it in its dimension.
     trips, whole, cut = np.ones(loops, np.int64), np.ones(loops, np.int64), np.ones(loops, np.int64)
@@ -172,7 +183,6 @@ def plain_walk(w):
     last = np.int64(0)
     moved_on = 0  # loops beyond their first trip
     sum_loops, tile_loops = _output_loops(w)
-    _fill(w, last, table)
 
     # Where the input's tile lies: its numbers along P, R and Q, S, of loops at its level or outside.
     input_level = w.place_level[INPUT, 0]
@@ -194,7 +204,6 @@ def plain_walk(w):
     width_rows, width_columns = w.touched_width[0, input_level], w.touched_width[1, input_level]
 
     latency, burst, bandwidth = w.latency, w.burst, w.bandwidth
-    input_bits = w.element_bits[INPUT]
     weight_depth, input_depth = w.place_depth[WEIGHT, 0], w.place_depth[INPUT, 0]
     output_depth = w.place_depth[OUTPUT, 0]
     double_weight, double_input = w.double_buffer[WEIGHT, 0], w.double_buffer[INPUT, 0]
@@ -214,9 +223,23 @@ def plain_walk(w):
     known_bits = known_cycles = np.int64(0)
     sums = False
     loop = -1  # every run begins with the first event
-    previous, changed = last, 0
+    # Where the buffer tile and the pass begin along C.
+    channel_out, channel_in = _loop_of(w, C, 0), _loop_of(w, C, _BUFFER)
+    tile_begin = begin = previous = np.int64(0)
+    changed = 0
     while True:
-        row = table[last]
+        now = last
+        if is_split:
+            if channel_out >= 0:
+                tile_begin = begin = w.tile[1, C] * at[channel_out]
+            count = covered = min(w.tile[1, C], w.extent[C] - tile_begin)
+            if channel_in >= 0:
+                begin = tile_begin + w.grid_tile[C] * at[channel_in]
+                covered = min(w.grid_tile[C], tile_begin + count - begin)
+            now += (3 * _part(w.split, tile_begin, count) + _part(w.split, begin, covered)) << loops
+        row = table[now]
+        if row[_OCCUPIED] == 0:
+            _fill(w, last, tile_begin, begin, row)
         # Loads of weights and inputs whose runs begin with this event.
         if loop < weight_depth:
             earliest = weight_freed if double_weight else grid_free
@@ -233,7 +256,7 @@ def plain_walk(w):
             position = at[column_out] * column_trips + at[column_in]
             tap = at[column_tap_out] * column_tap_trips + at[column_tap_in]
             columns = touched[start_columns + position * width_columns + tap]
-            bits = row[_INPUTS] * rows * columns * input_bits
+            bits = row[_INPUTS] * rows * columns
             if bits != known_bits:
                 known_bits, known_cycles = bits, np.int64(_cycles(bits, burst, bandwidth))
             if bits > 0:
@@ -292,7 +315,7 @@ def plain_walk(w):
         events += 1
 
         # The next event.
-        previous = last
+        previous = now
         loop = loops - 1
         changed = 0
         while loop >= 0:
@@ -318,8 +341,6 @@ def plain_walk(w):
             within = inside[one]
             if within >= 0:
                 trips[within] = cut[within] if is_last else whole[within]
-        if table[last, _OCCUPIED] == 0:
-            _fill(w, last, table)
 
     last_write = _write_back(table[previous], complete, channel, written)
     result = np.zeros(RESULT_SIZE, dtype=np.int64)

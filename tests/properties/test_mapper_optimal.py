@@ -30,6 +30,7 @@ from simulator.accelerator import (
     Buffer,
     Dram,
     Grid,
+    MulticastPassing,
     RegisterFile,
     SystolicPassing,
     VectorUnit,
@@ -139,6 +140,11 @@ def energy_of_program(
 @few_examples
 @given(cases(max_levels=2), st.data())
 def test_the_cost_model_is_the_bound_engine(case: Case, data: st.DataObject) -> None:
+    check_cost_model(case, data)
+
+
+def check_cost_model(case: Case, data: st.DataObject) -> None:
+    """The closed form of a drawn choice against the bound engine's cycles and energy of its mappings."""
     models = models_of(case)
     place = data.draw(st.integers(0, len(models) - 1))
     model = models[place]
@@ -176,6 +182,11 @@ def test_the_cost_model_is_the_bound_engine(case: Case, data: st.DataObject) -> 
 @few_examples
 @given(cases(max_levels=2), st.data(), st.sampled_from(OBJECTIVES))
 def test_batches_cost_what_the_simulator_says(case: Case, data: st.DataObject, objective: Objective) -> None:
+    check_batches(case, data, objective)
+
+
+def check_batches(case: Case, data: st.DataObject, objective: Objective) -> None:
+    """Many choices simulated at once against each of their mappings."""
     models = models_of(case)
     model = models[data.draw(st.integers(0, len(models) - 1))]
     most = 40 if case.accelerator.buffer_levels == 1 else 5
@@ -402,3 +413,29 @@ def test_loads_behind_a_pass_are_not_counted_for_each_of_its_folds() -> None:
                 tried += bool(mapping.bypass)
                 assert cost <= simulate(layer, LayerPrecision(), machine, mapping).total_cycles + 1e-6
     assert tried > 100
+
+
+def test_outputs_that_are_finished_inside_may_fit_where_sums_do_not() -> None:
+    """The outer buffer of 40 bits holds two finished outputs, and no two sums: those stay in the inner one."""
+    free = {"read_energy_pj_per_bit": 0.0, "write_energy_pj_per_bit": 0.0}
+    machine = Accelerator(
+        name="machine", description="a small buffer of outputs", clock_mhz=1.0,
+        memories=(
+            Dram(bandwidth_bits_per_cycle=64, latency_cycles=3, **free),
+            Buffer(name="weights", keeps=("weight",), level=1, size_bits=400, **free),
+            Buffer(name="outputs", keeps=("output",), level=1, size_bits=40, **free),
+            Buffer(name="operands", keeps=("weight", "input"), level=2, size_bits=24, double_buffer=True, **free),
+            Buffer(name="sums", keeps=("output",), level=2, size_bits=120, double_buffer=True, **free),
+        ),
+        grid=Grid(axes=(Axis(name="rows", size=2, unroll=("R",)),), passing=MulticastPassing()),
+        processing_element=FixedElement(energy_pj_per_cycle=0.0),
+        vector_unit=VectorUnit(lanes=1, energy_pj_per_operation=0.0),
+    )
+    layer = Layer(name="layer", dims={"G": 2, "C": 4})
+    whole = Mapping(levels=(
+        MappingLevel(level="dram"), MappingLevel(level="buffer", tile={"G": 2, "C": 4}, order=("G", "C")),
+        MappingLevel(level="buffer"), MappingLevel(level="register"),
+    ), double_buffer=("input",))
+    known = simulate(layer, LayerPrecision(), machine, whole).total_cycles
+    found = map_layer(layer, LayerPrecision(), machine, budget=SearchBudget(cpu_seconds=20, prover="enumeration"))
+    assert found.status == "optimal" and found.cost <= known

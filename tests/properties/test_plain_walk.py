@@ -29,10 +29,11 @@ def plain(case: Case) -> Case:
     return replace(case, accelerator=case.accelerator.model_copy(update={"memories": tuple(memories)}))
 
 
+@pytest.mark.parametrize("split", [False, True])
 @pytest.mark.parametrize("dataflow", DATAFLOWS)
-def test_the_short_walk_gives_what_the_full_one_gives(dataflow: Dataflow) -> None:
+def test_the_short_walk_gives_what_the_full_one_gives(dataflow: Dataflow, split: bool) -> None:
     @share_of_examples
-    @given(cases(dataflow, max_macs=2000, max_events=200, max_levels=1))
+    @given(cases(dataflow, max_macs=2000, max_events=200, max_levels=1, split=split))
     def check(drawn: Case) -> None:
         case = plain(drawn)
         laid_out = walk_input(Plan(case.layer, case.precision, case.accelerator, case.mapping))

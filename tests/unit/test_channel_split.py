@@ -12,12 +12,13 @@ import bitmosaic
 from bitmosaic.cli import main
 from bitmosaic.explorations.menu import for_layer, read_menu
 from mapper.cache import problem_key
+from mapper.constraints import MappingConstraints
 from mapper.search import map_layer
 from mapper.solution import SearchBudget
 from simulator.accelerator import Accelerator, Axis, Buffer, Dram, Grid, MulticastPassing, RegisterFile, VectorUnit
 from simulator.channel_split import ChannelPlaces, ChannelSplit
 from simulator.engine import simulate
-from simulator.errors import MappingError, PrecisionError
+from simulator.errors import InfeasibleError, MappingError, PrecisionError
 from simulator.functional import compute_layer
 from simulator.layer import OPERANDS, Layer
 from simulator.mapping import Mapping, MappingLevel
@@ -215,32 +216,57 @@ def test_explore_refuses_them() -> None:
 # Mappings
 
 
-def test_the_mapper_fits_the_mappings_of_both_parts() -> None:
+def test_the_mapper_proves_the_mappings_of_split_layers() -> None:
     layer = Layer(name="conv", dims={"K": 64, "C": 128, "P": 14, "Q": 14, "R": 3, "S": 3})
     flexiq = bitmosaic.open_accelerator("flexiq_like")
-    budget = SearchBudget(cpu_seconds=1.0, target_gap=0.05)
-    costs = {}
-    for label in ("w8a8", "w8a8/w4a4@0.5:32", "w4a4"):
-        found = map_layer(layer, LayerPrecision.parse(label), flexiq, budget=budget)
-        assert found.lower_bound <= found.cost == found.result.total_cycles
-        costs[label] = found.cost
-    assert costs["w4a4"] < costs["w8a8/w4a4@0.5:32"] < costs["w8a8"]
-    split = map_layer(layer, LayerPrecision.parse("w8a8/w4a4@0.5:32"), flexiq, budget=budget)
-    assert split.status == "feasible" and "no space searched for the split" in split.space
+    found = {
+        label: map_layer(layer, LayerPrecision.parse(label), flexiq, budget=SearchBudget(cpu_seconds=60.0))
+        for label in ("w8a8", "w8a8/w4a4@0.5:32", "w4a4")
+    }
+    assert {each.status for each in found.values()} == {"optimal"}
+    split = found["w8a8/w4a4@0.5:32"]
+    assert found["w4a4"].cost < split.cost == split.lower_bound == split.result.total_cycles < found["w8a8"].cost
+    assert "of the narrow and of the wide places alone" in split.space
     # 64 narrow channels on 16 places and 64 wide ones: on 32 rows three steps in place of four.
     assert split.result.compute_cycles <= 3 * (64 // 32) * 14 * 14 * 9
 
 
-def test_the_mapper_fits_them_on_two_levels_of_buffers_too() -> None:
+def test_a_border_between_steps_is_tried() -> None:
+    """48 narrow places and 32 wide ones on 32 rows: three steps, one across the border, take longer."""
+    serial = machine(SERIAL, 32, size_bits=1 << 20)
+    dram, *memories = serial.memories
+    fast = serial.model_copy(update={
+        "memories": (dram.model_copy(update={"bandwidth_bits_per_cycle": 4096}), *memories),
+    })
+    layer = Layer(name="layer", dims={"C": 80, "P": 64})
+    precision = LayerPrecision.parse("w8a8/w4a4@0.6")
+    found = map_layer(layer, precision, fast, budget=SearchBudget(cpu_seconds=60.0))
+    assert found.status == "optimal"
+    assert found.mapping.level("buffer").tile["C"] == 48
+    assert found.result.compute_cycles == 64 * (4 + 4 + 8)
+
+
+def test_the_mapper_proves_them_on_two_levels_of_buffers_too() -> None:
     one = machine(FUSION, 4)
     energies = {"read_energy_pj_per_bit": 1.0, "write_energy_pj_per_bit": 1.0}
     outer = Buffer(name="outer", keeps=OPERANDS, size_bits=1 << 20, **energies)
     two = Accelerator.model_validate(dict(one) | {"memories": (one.dram, outer, *one.memories[1:])})
     assert two.buffer_levels == 2
     layer = Layer(name="product", dims={"K": 4, "C": 16})
-    found = map_layer(layer, HALF, two, budget=SearchBudget(cpu_seconds=1.0))
-    assert len(found.mapping.buffer_levels) == 2 and "no space searched for the split" in found.space
-    assert found.lower_bound <= found.cost == simulate(layer, HALF, two, found.mapping).total_cycles
+    found = map_layer(layer, HALF, two, budget=SearchBudget(cpu_seconds=10.0))
+    assert len(found.mapping.buffer_levels) == 2 and found.status == "optimal"
+    assert found.lower_bound == found.cost == simulate(layer, HALF, two, found.mapping).total_cycles
+
+
+def test_constraints_count_places() -> None:
+    layer, flexiq = Layer(name="layer", dims={"C": 64, "K": 8}), bitmosaic.open_accelerator("flexiq_like")
+    asked = MappingConstraints.model_validate({"tile": {"C": 8}})
+    found = map_layer(layer, HALF, flexiq, "energy", constraints=asked)
+    assert found.status == "optimal" and found.mapping.level("buffer").tile["C"] == 8
+    # 32 narrow channels on 8 places, and 32 wide ones.
+    too_many = MappingConstraints.model_validate({"tile": {"C": 41}})
+    with pytest.raises(InfeasibleError, match="the layer has 40 along C"):
+        map_layer(layer, HALF, flexiq, constraints=too_many)
 
 
 def test_without_narrow_channels_the_proof_stands() -> None:
@@ -260,11 +286,10 @@ def test_every_share_is_a_problem_of_its_own() -> None:
     assert len(keys) == len(labels)
 
 
-def test_simulate_says_that_nothing_is_proven() -> None:
+def test_simulate_maps_a_network_that_is_split() -> None:
     done = CliRunner().invoke(main, [
         "simulate", "digits_cnn", "--hardware", "flexiq_like", "--precision", "w8a8/w4a4@0.5", "--workers", "1",
         "--seconds-per-layer", "0.5",
     ])
     assert done.exit_code == 0, done.output
     assert "digits_cnn in w8a8/w4a4@0.5:" in done.output
-    assert "Layers split by channel: mappings were searched for in each part's precision alone" in done.output

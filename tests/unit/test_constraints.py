@@ -157,9 +157,6 @@ def test_limits_bind_and_are_explained_where_they_cannot_be_kept() -> None:
             map_layer(layer, W8A8, machine, "latency", **wrong)
     with pytest.raises(ConfigurationError, match="one limit at a time"):
         map_layer(layer, W8A8, machine, "edp", latency_limit_cycles=5, energy_limit_pj=5.0)
-    with pytest.raises(ConfigurationError, match="split by channel"):
-        map_layer(layer, LayerPrecision.parse("w8a8/w4a4@0.5"), open_accelerator("bit_fusion"), "edp",
-                  latency_limit_cycles=5)
 
 
 @pytest.mark.parametrize("machine", ["eyeriss_like", "flexiq_like"])
