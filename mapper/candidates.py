@@ -34,7 +34,7 @@ import numpy.typing as npt
 from mapper.factor_table import FactorTable
 from mapper.split_channels import SplitChannels, layer_in_places, split_channels, split_columns
 from simulator.accelerator import LANES, Accelerator, MulticastPassing
-from simulator.kernels import nested_starts, non_dominated, touched_counts
+from simulator.kernels import non_dominated, touched_by_nests
 from simulator.layer import DIMS, OPERANDS, RELEVANT_DIMS, Dim, Layer, Operand
 from simulator.precision import LayerPrecision
 
@@ -142,11 +142,13 @@ class Block:
     """Rows of choices for a block of dimensions, with the integers that costs are made of.
 
     ``columns`` maps a name to an array of shape (rows,): see ``_columns``. ``axis_use`` has shape (rows, axes).
+    ``found``: what others find out about these rows alone, kept for the next search.
     """
 
     choices: tuple[DimChoices, ...]
     columns: dict[str, Ints]
     axis_use: Ints
+    found: dict[str, object] = field(default_factory=dict, init=False, repr=False, compare=False)
     _products: dict[tuple[str, ...], Ints | None] = field(default_factory=dict, repr=False, compare=False)
     _table: FactorTable = field(default_factory=FactorTable, repr=False, compare=False)
 
@@ -175,6 +177,13 @@ class Block:
         size = self.product(sizes)
         use = self.axis_use.prod(axis=1)
         return int(np.argmin(use if size is None else use * size.astype(np.float64)))
+
+    @cached_property
+    def kinds(self) -> Ints:
+        """Tiles and unrolling of the rows, shape (rows, numbers)."""
+        return np.column_stack([
+            numbers for choice in self.choices for numbers in (choice.buffer_tiles, choice.unroll)
+        ])
 
     def take(self, rows: npt.NDArray[np.bool_] | Ints) -> Block:
         """Keep some rows."""
@@ -353,12 +362,6 @@ def _prefilter(choice: DimChoices, columns: dict[str, Ints], *, single_trips: bo
     return choice.take(non_dominated(values))
 
 
-def _starts(extent: int, tiles: Ints) -> Ints:
-    """Starts of the innermost of nested tiles."""
-    starts: Ints = nested_starts(extent, np.ascontiguousarray(tiles))
-    return starts
-
-
 def _pair_block(layer: Layer, axis: int, position: DimChoices, tap: DimChoices) -> Block:
     """All combinations of a position's and a tap's choices, with the input extents of each.
 
@@ -403,13 +406,11 @@ def _touched_columns(layer: Layer, axis: int, positions: Ints, taps: Ints) -> tu
     geometry = layer.stride[axis], layer.dilation[axis], layer.padding_begin[axis], layer.stored_input_size[axis]
     position, tap = BLOCKS[4 + axis]
     both, which = np.unique(np.column_stack([positions, taps]), axis=0, return_inverse=True)
-    found = np.empty((len(both), 4), dtype=np.int64)
     depth = positions.shape[1]
-    for number, nest in enumerate(both):
-        touched = touched_counts(
-            _starts(layer.extent(position), nest[:depth]), _starts(layer.extent(tap), nest[depth:]), *geometry
-        )
-        found[number] = touched.sum(), touched.max(), touched[0, 0], touched.min()
+    found: Ints = touched_by_nests(
+        layer.extent(position), layer.extent(tap), np.ascontiguousarray(both[:, :depth]),
+        np.ascontiguousarray(both[:, depth:]), *geometry,
+    )
     sums, largest, first, least = found[which.ravel()].T
     return sums, largest, first, least
 

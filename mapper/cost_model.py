@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,12 @@ import numpy.typing as npt
 from mapper.candidates import Block
 from mapper.variants import Variant
 from simulator.layer import Operand
+
+Ints = npt.NDArray[np.int64]
+
+
+def _rows_of(factor: Ints, kept: npt.NDArray[np.bool_] | Ints) -> Ints:
+    return factor[kept]
 
 
 @dataclass(frozen=True)
@@ -103,9 +110,14 @@ class CostModel:
 
     def take(self, rows: Sequence[npt.NDArray[np.bool_] | npt.NDArray[np.int64]]) -> CostModel:
         """The model of some rows of each block: a mask of them, or their numbers."""
+        blocks = tuple(block.take(kept) for block, kept in zip(self.blocks, rows, strict=True))
+        return self.of_blocks(blocks, [partial(_rows_of, kept=kept) for kept in rows])
+
+    def of_blocks(self, blocks: tuple[Block, ...], factor_of: Sequence[Callable[[Ints], Ints]]) -> CostModel:
+        """The model of other rows of its blocks: ``factor_of``, for each block, has theirs of a term's factors."""
 
         def term(whole: Term) -> Term:
-            factors = (None if f is None else f[kept] for f, kept in zip(whole.factors, rows, strict=True))
+            factors = (None if f is None else own(f) for f, own in zip(whole.factors, factor_of, strict=True))
             return replace(whole, factors=tuple(factors))
 
         def terms(whole: tuple[Term, ...]) -> tuple[Term, ...]:
@@ -113,7 +125,7 @@ class CostModel:
 
         return replace(
             self,
-            blocks=tuple(block.take(kept) for block, kept in zip(self.blocks, rows, strict=True)),
+            blocks=blocks,
             grid=terms(self.grid), channel=terms(self.channel), final=terms(self.final), energy=terms(self.energy),
             exposed=tuple(replace(each, doubled=term(each.doubled), single=term(each.single)) for each in self.exposed),
             capacities=tuple(

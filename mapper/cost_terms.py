@@ -432,24 +432,18 @@ def _fewest_steps(blocks: tuple[Block, ...], axis_sizes: tuple[int, ...]) -> int
 
     0 where none fits: loops that must make one trip may need more of an axis together than it has.
     """
-    sizes = np.array(axis_sizes)
-    fewest: dict[tuple[int, ...], int] = {(1,) * len(sizes): 1}
+    # Uses of the axes that some rows of the blocks so far have together, and behind them the fewest steps with each.
+    fewest = np.ones((1, len(axis_sizes) + 1), dtype=np.int64)
     for block, dims in zip(blocks, BLOCKS, strict=True):
         steps = np.ones(block.size, dtype=np.int64)
         for dim in dims:
             steps = steps * block.columns.get(f"steps_cycles_{dim}", block.columns[f"steps_{dim}"])
         table = np.column_stack([block.axis_use, steps])
-        options = np.unique(table[non_dominated(table)], axis=0)
-        following: dict[tuple[int, ...], int] = {}
-        for used, count in fewest.items():
-            for *use, more in options.tolist():
-                together = tuple(np.multiply(used, use).tolist())
-                if (np.array(together) <= sizes).all():
-                    total = count * more
-                    if total < following.get(together, total + 1):
-                        following[together] = total
-        fewest = following
-    return min(fewest.values(), default=0)
+        options = table[non_dominated(table)]
+        together = (fewest[:, None, :] * options[None, :, :]).reshape(-1, fewest.shape[1])
+        together = together[(together[:, :-1] <= axis_sizes).all(axis=1)]
+        fewest = together[non_dominated(together)]
+    return int(fewest[:, -1].min(initial=np.iinfo(np.int64).max)) if len(fewest) else 0
 
 
 def _build_cost_model(builder: _Builder, axis_sizes: tuple[int, ...]) -> CostModel:

@@ -104,9 +104,11 @@ def _search(variants: list[_Variant], incumbent: Incumbent, give_up: float, dead
         left = give_up - time.process_time()
         if left > 0:
             _find_cheapest(variant, incumbent, left / (len(variants) - place) ** 0.5)
-    still = [variant for variant in variants if variant.floor < incumbent.target()]
-    start_again([variant.model for variant in still], incumbent, give_up)
-    for most in BATCHES if incumbent.devices.batches else BATCHES[-1:]:
+    for number, most in enumerate(BATCHES if incumbent.devices.batches else BATCHES[-1:]):
+        if number == 1:
+            # What the cheapest few have not closed is worth further descents.
+            still = [variant for variant in variants if variant.floor < incumbent.target()]
+            start_again([variant.model for variant in still], incumbent, give_up)
         still = sorted((v for v in variants if v.known and v.floor < incumbent.target()), key=lambda v: v.floor)
         for place, variant in enumerate(still):
             left = deadline - time.process_time()

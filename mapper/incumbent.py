@@ -21,7 +21,7 @@ from simulator.accelerator import Accelerator
 from simulator.engine import simulate
 from simulator.errors import MappingError
 from simulator.fast import simulate_fast
-from simulator.kernels import full_unless_plain, tiling_cycles
+from simulator.kernels import ENDLESS, full_unless_plain, tiling_cycles
 from simulator.kernels.transfers import WalkInput
 from simulator.layer import DIMS, OPERANDS, Dim, Layer
 from simulator.mapping import Mapping
@@ -157,7 +157,8 @@ class Incumbent:
             cycles = np.full(len(rows), KNOWN)
             cycles[new] = heard(
                 tiling_cycles, template, geometry, _places(order), inner, *(each[new] for each in tilings),
-                doubled[new], MOST_EVENTS, full_unless_plain(template),
+                doubled[new], MOST_EVENTS, full_unless_plain(template), self._hopeless(energy[new], leakage),
+                self.objective == "latency" and self.limits == NO_LIMITS,
             )
             self._noted.note([key for key, walked in zip(keys, cycles >= 0, strict=True) if walked])
             simulated &= cycles >= 0
@@ -169,6 +170,24 @@ class Incumbent:
             allowed &= with_leakage <= self.limits.energy_pj * (1 + ROUNDING)
             self._keep_best(model, rows, masks, which, np.where(allowed, costs, np.inf))
         return simulated
+
+    def _hopeless(self, energy_pj: Floats, leakage_pj_per_cycle: float) -> Ints:
+        """Cycles from which on choices of some energy without leakage cannot replace the incumbent, or break limits."""
+        cycles = np.full(len(energy_pj), np.inf)
+        if not self.is_empty and self.objective == "latency":
+            cycles[:] = self.cost
+        elif not self.is_empty and self.objective == "edp":
+            # cycles · (energy + leakage · cycles) = cost, solved in the form that does without a leakage too.
+            root = np.sqrt(energy_pj**2 + 4 * leakage_pj_per_cycle * self.cost)
+            cycles = 2 * self.cost / np.maximum(energy_pj + root, 1e-300) * (1 + ROUNDING)
+        elif not self.is_empty and leakage_pj_per_cycle > 0:
+            cycles = (self.cost - energy_pj) / leakage_pj_per_cycle * (1 + ROUNDING)
+        if leakage_pj_per_cycle > 0:
+            room = self.limits.energy_pj * (1 + ROUNDING) - energy_pj
+            cycles = np.minimum(cycles, room / leakage_pj_per_cycle * (1 + ROUNDING) + 1)
+        cycles = np.minimum(cycles, self.limits.latency_cycles + 1)
+        whole: Ints = np.ceil(np.clip(cycles, 0, ENDLESS)).astype(np.int64)
+        return whole
 
     def _consider_one(self, model: CostModel, candidate: Candidate) -> bool:
         """Simulate the mappings of one choice, one by one. Returns whether none had too many passes.

@@ -67,6 +67,17 @@ def _solved_alone(
                 del left[key]
 
 
+def _layer_by_layer(pending: Mapping[str, Task]) -> dict[str, Task]:
+    """Tasks with those of a layer on a machine side by side: its precisions share what ``cost_terms`` keeps of it."""
+    first: dict[tuple[Layer, int], int] = {}
+
+    def place(task: Task) -> int:
+        job, accelerator = task
+        return first.setdefault((job.layer.model_copy(update={"name": ""}), id(accelerator)), len(first))
+
+    return dict(sorted(pending.items(), key=lambda item: place(item[1])))
+
+
 Found = TypeVar("Found", MappingSolution, MappingSolution | InfeasibleError)
 
 
@@ -127,6 +138,7 @@ def solve_tasks(
             pending[key] = task
         else:
             solved[key] = known
+    pending = _layer_by_layer(pending)
     total = len(solved) + len(pending)
 
     def finish(key: str, solution: MappingSolution | InfeasibleError) -> None:

@@ -1,4 +1,4 @@
-"""One layer in a whole menu of precisions, for much less than as many searches.
+"""One layer in a whole menu of precisions, for less than as many searches.
 
 The rows that the search chooses from do not depend on widths, only on the lanes that the element has in a precision and
 on what its registers hold, so precisions share them (``cost_terms``). What was found in one precision is where the

@@ -19,7 +19,7 @@ from mapper.candidates import Block
 from mapper.cost_model import CostModel
 from mapper.descent import Candidate, kernel_input
 from simulator.accelerator import Accelerator
-from simulator.kernels import enumerate_choices, non_dominated
+from simulator.kernels import enumerate_choices, non_dominated_of_each
 from simulator.layer import DIMS, Dim
 from simulator.mapping import Mapping
 
@@ -62,39 +62,46 @@ def distinct_in_time(
             found[kind] = model
         elif not known.variant.single_trip <= variant.single_trip:
             found[number] = model
-    kept: dict[int, Ints] = {}
     reduced: dict[int, tuple[Block, ...]] = {}
     distinct = []
     for model in found.values():
         if not is_timed_by_passes(model, accelerator):
             distinct.append(model)
             continue
-        for block in model.blocks:
-            if id(block) not in kept:
-                kept[id(block)] = _smallest_of_each_kind(block)
-        one = model.take([kept[id(block)] for block in model.blocks])
+        kept = [_one_of_each_kind(block) for block in model.blocks]
         # Models that shared their blocks still do (``Simulated``).
-        distinct.append(replace(one, blocks=reduced.setdefault(id(model.blocks), one.blocks)))
+        blocks = reduced.setdefault(id(model.blocks), tuple(each.block for each in kept))
+        distinct.append(model.of_blocks(blocks, [each.factor for each in kept]))
     return distinct
 
 
-def _kinds(block: Block) -> Ints:
-    """Tiles and unrolling of the rows of a block, shape (rows, numbers)."""
-    return np.column_stack([
-        numbers for choice in block.choices for numbers in (choice.buffer_tiles, choice.unroll)
-    ])
+class _OneOfEachKind:
+    """Rows of a block that no other row of the same tiles and unrolling matches or beats in axes and registers.
+
+    Found once for each block, as are their parts of factors: precisions and variants that share blocks share these.
+    """
+
+    def __init__(self, block: Block) -> None:
+        room = [block.columns[name] for name in block.columns if name.startswith(("register_", "input_register"))]
+        _, kind = np.unique(block.kinds, axis=0, return_inverse=True)
+        kept = non_dominated_of_each(np.column_stack([block.axis_use, *room]), kind.ravel())
+        self.rows = np.flatnonzero(kept)
+        self.block = block.take(self.rows)
+        self._factors: dict[int, tuple[Ints, Ints]] = {}  # with the whole one, so that no other gets its id
+
+    def factor(self, whole: Ints) -> Ints:
+        """What a factor of the block is for these rows: the same array each time."""
+        known = self._factors.get(id(whole))
+        if known is None:
+            known = self._factors[id(whole)] = whole, whole[self.rows]
+        return known[1]
 
 
-def _smallest_of_each_kind(block: Block) -> Ints:
-    """Rows of a block that no other row of the same tiles and unrolling matches or beats in axes and registers."""
-    room = [block.columns[name] for name in block.columns if name.startswith(("register_", "input_register"))]
-    taken = np.column_stack([block.axis_use, *room])
-    _, kind = np.unique(_kinds(block), axis=0, return_inverse=True)
-    kind = kind.ravel()
-    order = np.argsort(kind, kind="stable")
-    ends = np.flatnonzero(np.diff(kind[order])) + 1
-    kept = [group[non_dominated(taken[group])] for group in np.split(order, ends)]
-    return np.sort(np.concatenate(kept))
+def _one_of_each_kind(block: Block) -> _OneOfEachKind:
+    known = block.found.get("one of each kind")
+    if not isinstance(known, _OneOfEachKind):
+        known = block.found["one of each kind"] = _OneOfEachKind(block)
+    return known
 
 
 def thriftiest(models: Sequence[CostModel], chosen: Mapping, accelerator: Accelerator) -> list[Mapping]:
@@ -121,7 +128,7 @@ def thriftiest(models: Sequence[CostModel], chosen: Mapping, accelerator: Accele
 def _is_of_kind(block: Block, chosen: Mapping) -> Bools:
     tile = chosen.level("buffer").tile
     wanted = [number for choice in block.choices for number in (tile.get(choice.dim, 1), chosen.unrolled(choice.dim))]
-    found: Bools = (_kinds(block) == np.array(wanted)).all(axis=1)
+    found: Bools = (block.kinds == np.array(wanted)).all(axis=1)
     return found
 
 

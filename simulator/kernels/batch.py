@@ -14,7 +14,7 @@ import numpy as np
 from simulator.kernels.compiled import inner
 from simulator.kernels.extents import nested_starts, touched_counts
 from simulator.kernels.loop_nest import INPUT, OUTPUT, WEIGHT
-from simulator.kernels.plain_walk import plain_walk
+from simulator.kernels.plain_walk import ENDLESS, plain_walk
 from simulator.kernels.tile_walk import full_walk
 from simulator.kernels.tiling_input import tiling_input
 from simulator.kernels.transfers import COMPUTE, EVENTS, FILL_DRAIN, TOTAL
@@ -405,7 +405,7 @@ def _walk(w, geometry, m, i, scratch, found, full):
         w, geometry, m.dram_order[i], m.buffer_order[i], m.buffer_tile[i], m.register_tile[i],
         scratch[UNROLL].copy(), m.double_buffer[i],
     )
-    counts, _ = plain_walk(one) if full is None else full_walk(one, None)
+    counts, _ = plain_walk(one, ENDLESS) if full is None else full_walk(one, None)
     found[i, CYCLES] = counts[TOTAL]
     found[i, COMPUTE_CYCLES] = counts[COMPUTE]
     found[i, FILL_DRAIN_CYCLES] = counts[FILL_DRAIN]

@@ -20,6 +20,30 @@ def non_dominated(values: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     return keep
 
 
+def non_dominated_of_each(values: npt.NDArray[np.int64], kind: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """``non_dominated`` among the rows of each kind apart. ``kind`` has shape (rows,), int64."""
+    order = np.lexsort((values.sum(axis=1), kind))
+    begins = np.flatnonzero(np.diff(kind[order], prepend=kind[order[:1]] - 1))
+    keep: npt.NDArray[np.bool_] = _fronts(np.ascontiguousarray(values), order, np.append(begins, len(order)))
+    return keep
+
+
+@numba.njit(cache=True)
+def _fronts(values, order, begins):
+    """``non_dominated_of_each`` for rows that come kind by kind; ``begins``: where each kind does, and the end."""
+    keep = np.zeros(values.shape[0], dtype=np.bool_)
+    for kind in range(begins.shape[0] - 1):
+        for place in range(begins[kind], begins[kind + 1]):
+            candidate, beaten = order[place], False
+            for before in range(begins[kind], place):
+                other = order[before]
+                if keep[other] and (values[other] <= values[candidate]).all():
+                    beaten = True
+                    break
+            keep[candidate] = not beaten
+    return keep
+
+
 @numba.njit(cache=True)
 def _front(values, order):
     """``non_dominated`` for rows that come in an order in which none is beaten by a later one."""

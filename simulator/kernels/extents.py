@@ -61,3 +61,21 @@ def touched_counts(position_tile, tap_tile, stride, dilation, padding, size):
                         found += 1
             counts[i, j] = found
     return counts
+
+
+@numba.njit(cache=True)
+def touched_by_nests(position_extent, tap_extent, position_tiles, tap_tiles, stride, dilation, padding, size):
+    """Distinct stored positions that the pairs of tiles of many nests touch, ``touched_counts`` of each in short.
+
+    ``position_tiles``, ``tap_tiles`` (nests, levels): extents of nested tiles, outermost first. Returns int64 (nests,
+    4): the sum over all pairs of innermost tiles, the most, those of the first pair, and the fewest.
+    """
+    found = np.empty((position_tiles.shape[0], 4), dtype=np.int64)
+    for nest in range(found.shape[0]):
+        touched = touched_counts(
+            nested_starts(position_extent, position_tiles[nest]), nested_starts(tap_extent, tap_tiles[nest]),
+            stride, dilation, padding, size,
+        )
+        found[nest, 0], found[nest, 1] = touched.sum(), touched.max()
+        found[nest, 2], found[nest, 3] = touched[0, 0], touched.min()
+    return found

@@ -42,6 +42,8 @@ from simulator.kernels.transfers import (
     WalkInput,
 )
 
+ENDLESS = 1 << 62  # cycles that no walk takes
+MANY_PASSES = 4  # a row of the table, from which on it is worth knowing beforehand how long all passes take
 # Beyond that many loops the table would be larger than walks are long.
 MOST_LOOPS = 16
 (_BUFFER,) = named_numbers(1, 2)  # the level of the buffer's loops
@@ -158,9 +160,40 @@ def _write_back(ended, complete, channel, written):
     return max(complete, channel) + ended[_WRITE_CYCLES]
 
 
+@inner(error_model="numpy")
+def _all_occupied(w, table, whole, cut, inside):
+    """Cycles that all passes together hold the grid: each set of loops at their last trips, so often as it comes up.
+
+    Fills the rows of the table. ``whole``, ``cut``, ``inside``: trips of each loop, as ``plain_walk`` has them.
+    """
+    loops = whole.shape[0]
+    total = np.int64(0)
+    for last in range(1 << loops):
+        count = np.int64(1)
+        for loop in range(loops):
+            if w.loop_level[loop] == 0:
+                is_last = last >> loop & 1
+                if not is_last:
+                    count *= whole[loop] - 1
+                within = inside[loop]
+                if within >= 0 and not last >> within & 1:
+                    count *= (cut[within] if is_last else whole[within]) - 1
+            elif not last >> loop & 1 and _loop_of(w, w.loop_dim[loop], 0) < 0:
+                count *= whole[loop] - 1
+        if count > 0:
+            if table[last, _OCCUPIED] == 0:
+                _fill(w, last, np.int64(0), np.int64(0), table[last])
+            total += count * table[last, _OCCUPIED]
+    return total
+
+
 @numba.njit(cache=True, error_model="numpy")
-def plain_walk(w):
-    """Walk all events of a layer. Returns what ``tile_walk.walk`` returns; ``w`` must be plain (``is_plain``)."""
+def plain_walk(w, most_cycles):
+    """Walk all events of a layer. Returns what ``tile_walk.walk`` returns; ``w`` must be plain (``is_plain``).
+
+    The walk ends early where it is certain to take ``most_cycles`` or more (``ENDLESS``: never): what it then returns
+    counts for nothing but for ``TOTAL``, which is at least ``most_cycles``, and at most what the whole walk takes.
+    """
     loops = w.loop_dim.shape[0]
     # Where channels are split, a table for each part of them in which the buffer tile, and the pass, may lie.
     is_split = w.split.narrow_channels > 0
@@ -183,6 +216,14 @@ def plain_walk(w):
     last = np.int64(0)
     moved_on = 0  # loops beyond their first trip
     sum_loops, tile_loops = _output_loops(w)
+    # From whenever the grid is free, the passes that are left, the tail of the last one and its write take so long.
+    # Of split layers it is not known beforehand: each set of loops has a row in several tables.
+    still = np.int64(0)
+    if most_cycles < ENDLESS and (is_split or np.prod(whole) < MANY_PASSES << loops):
+        most_cycles = ENDLESS
+    if most_cycles < ENDLESS:
+        still = np.int64(_all_occupied(w, table, whole, cut, inside))
+        still += table[-1, _TAIL] + table[-1, _WRITE_CYCLES]
 
     # Where the input's tile lies: its numbers along P, R and Q, S, of loops at its level or outside.
     input_level = w.place_level[INPUT, 0]
@@ -313,6 +354,11 @@ def plain_walk(w):
         compute += row[_COMPUTE]
         occupied += row[_OCCUPIED]
         events += 1
+        still -= row[_OCCUPIED]
+        if grid_free + still >= most_cycles:
+            hopeless = np.zeros(RESULT_SIZE, dtype=np.int64)
+            hopeless[TOTAL] = grid_free + still
+            return hopeless, np.zeros((CAUSES, w.memory_count), dtype=np.int64)
 
         # The next event.
         previous = now

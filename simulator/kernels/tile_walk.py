@@ -17,7 +17,7 @@ from simulator.kernels.compiled import inner
 from simulator.kernels.grid_ports import port_cycles
 from simulator.kernels.loop_nest import INPUT, OUTPUT, WEIGHT, C, R, S, advance, same_tile, set_extents, tile_elements
 from simulator.kernels.occupation import occupation
-from simulator.kernels.plain_walk import is_plain, plain_walk
+from simulator.kernels.plain_walk import ENDLESS, is_plain, plain_walk
 from simulator.kernels.transfers import (
     CAUSES,
     COMPUTE,
@@ -229,7 +229,7 @@ def walk(w: WalkInput, log: Log | None = None) -> tuple[npt.NDArray[np.int64], n
     ``log``: a ``Log`` that receives the timeline, or None. Not compiled itself: whose machines are all plain does not
     wait for the full walk's compilation, which takes several times that of the short one.
     """
-    counts, stalls = plain_walk(w) if log is None and is_plain(w) else full_walk(w, log)
+    counts, stalls = plain_walk(w, ENDLESS) if log is None and is_plain(w) else full_walk(w, log)
     return counts, stalls
 
 

@@ -10,7 +10,7 @@ import numba
 import numpy as np
 
 from simulator.kernels.compiled import inner
-from simulator.kernels.plain_walk import plain_walk
+from simulator.kernels.plain_walk import ENDLESS, plain_walk
 from simulator.kernels.tile_walk import full_walk
 from simulator.kernels.tiling_input import bypassing, tiling_input
 from simulator.kernels.transfers import TOTAL
@@ -29,21 +29,28 @@ def _nominal_events(w, bypass, buffer_tile, register_tile, unroll):
 
 @numba.njit(cache=True)
 def tiling_cycles(
-    w, geometry, dram_order, buffer_order, buffer_tile, register_tile, unroll, doubled, most_events, full
+    w, geometry, dram_order, buffer_order, buffer_tile, register_tile, unroll, doubled, most_events, full, most_cycles,
+    least_counts,
 ):
     """Cycles of each tiling; -1 where it has more than ``most_events`` events and was not walked.
 
     ``buffer_tile``, ``register_tile``, ``unroll`` (tilings, 8); ``doubled`` (tilings, 3); all else as ``tiling_input``
     takes it, for machines with one level of buffers. ``full``: None where ``w`` is plain (``is_plain``), else not;
     Numba compiles the two apart, and only the one that is asked for.
+    ``most_cycles`` (tilings,): a tiling that takes so many or more may be given fewer than it takes, but so many at
+    least; with ``least_counts`` the same holds of what takes as many as a tiling before it.
     """
     count = buffer_tile.shape[0]
     cycles = np.full(count, -1, dtype=np.int64)
     bypass = bypassing(w)
+    least = np.int64(ENDLESS)
     for i in range(count):
         if _nominal_events(w, bypass, buffer_tile[i], register_tile[i], unroll[i]) <= most_events:
             one = tiling_input(
                 w, geometry, dram_order, buffer_order, buffer_tile[i], register_tile[i], unroll[i], doubled[i]
             )
-            cycles[i] = (plain_walk(one) if full is None else full_walk(one, None))[0][TOTAL]
+            most = min(most_cycles[i], least)
+            cycles[i] = (plain_walk(one, most) if full is None else full_walk(one, None))[0][TOTAL]
+            if least_counts:
+                least = min(least, cycles[i])
     return cycles

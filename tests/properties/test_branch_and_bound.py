@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulator.kernels import choice_cost as kernel
-from simulator.kernels import enumerate_choices, least_cost, non_dominated, random_descents
+from simulator.kernels import enumerate_choices, least_cost, non_dominated, non_dominated_of_each, random_descents
 from simulator.kernels.enumeration import surviving_rows
 from simulator.kernels.row_trees import TELLING, row_trees
 
@@ -191,6 +191,18 @@ def test_rows_that_no_other_beats(table: list[list[int]]) -> None:
     beaten = [(values <= row).all(axis=1) & (values < row).any(axis=1) for row in values]
     expected = {tuple(row) for row, by in zip(table, beaten, strict=True) if not by.any()}
     assert sorted(map(tuple, kept.tolist())) == sorted(expected)
+
+
+@fewer
+@given(st.lists(st.lists(st.integers(0, 3), min_size=4, max_size=4), min_size=1, max_size=30))
+def test_rows_that_no_other_of_their_kind_beats(table: list[list[int]]) -> None:
+    values, kind = np.array(table, dtype=np.int64)[:, 1:], np.array(table, dtype=np.int64)[:, 0]
+    kept = np.flatnonzero(non_dominated_of_each(values, kind))
+    expected = []
+    for each in np.unique(kind):
+        own = np.flatnonzero(kind == each)
+        expected += own[non_dominated(values[own])].tolist()
+    assert sorted(kept.tolist()) == sorted(expected)
 
 
 @fewer

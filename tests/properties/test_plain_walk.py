@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from simulator.kernels import full_walk, is_plain, plain_walk
-from simulator.kernels.transfers import INPUT_READ
+from simulator.kernels import ENDLESS, full_walk, is_plain, plain_walk
+from simulator.kernels.transfers import COMPUTE, EVENTS, FILL_DRAIN, INPUT_READ, TOTAL
 from simulator.layer import Dim, Layer
 from simulator.plan import Plan
 from simulator.precision import LayerPrecision
@@ -38,8 +38,13 @@ def test_the_short_walk_gives_what_the_full_one_gives(dataflow: Dataflow, split:
         case = plain(drawn)
         laid_out = walk_input(Plan(case.layer, case.precision, case.accelerator, case.mapping))
         assert is_plain(laid_out)
-        for found, expected in zip(plain_walk(laid_out), full_walk(laid_out, None), strict=True):
-            np.testing.assert_array_equal(found, expected)
+        whole = full_walk(laid_out, None)
+        truth = int(whole[0][TOTAL])
+        for most in (ENDLESS, truth + 1):
+            for found, expected in zip(plain_walk(laid_out, most), whole, strict=True):
+                np.testing.assert_array_equal(found, expected)
+        for most in (truth, truth // 2):
+            assert most <= plain_walk(laid_out, most)[0][TOTAL] <= truth
 
     check()
 
@@ -71,7 +76,24 @@ def test_inputs_that_bypass_are_found_where_they_lie() -> None:
         mapping = tiled(tile, register, {}, order, ("input",))
         laid_out = walk_input(Plan(layer, LayerPrecision(), machine, mapping))
         assert is_plain(laid_out) and laid_out.loop_level.tolist() == [0, 0, 1, 1]
-        for found, expected in zip(plain_walk(laid_out), full_walk(laid_out, None), strict=True):
+        for found, expected in zip(plain_walk(laid_out, ENDLESS), full_walk(laid_out, None), strict=True):
             np.testing.assert_array_equal(found, expected)
-        read.add(int(plain_walk(laid_out)[0][INPUT_READ]))
+        read.add(int(plain_walk(laid_out, ENDLESS)[0][INPUT_READ]))
     assert len(read) == len(pairs)
+
+
+def test_walks_end_early_once_they_cannot_be_short_enough() -> None:
+    """Ragged tiles of loops of both levels: how long all passes hold the grid is known beforehand, to the cycle."""
+    layer = Layer(name="layer", dims={"K": 9, "P": 23, "Q": 14})
+    for bypass in ((), ("weight",), ("output",)):
+        mapping = tiled({"K": 7, "P": 4, "Q": 3}, {"K": 2, "P": 1, "Q": 1}, {}, "KPQ", bypass)
+        laid_out = walk_input(Plan(layer, LayerPrecision(), small_machine(), mapping))
+        counts, _ = plain_walk(laid_out, ENDLESS)
+        held = counts[COMPUTE] + counts[FILL_DRAIN]
+        early, _ = plain_walk(laid_out, 1)
+        # After the first pass: what that waited for, all passes, and the write of the last one.
+        assert early[EVENTS] == 0
+        assert held < early[TOTAL] < counts[TOTAL]
+        ends = [plain_walk(laid_out, most)[0] for most in range(int(early[TOTAL]), int(counts[TOTAL]) + 2)]
+        assert [end[EVENTS] > 0 for end in ends] == [False] * (len(ends) - 1) + [True]
+        assert all(most <= end[TOTAL] <= counts[TOTAL] for most, end in enumerate(ends[:-1], int(early[TOTAL])))

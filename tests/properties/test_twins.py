@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mapper.build_mapping import build_mapping
 from mapper.cost_terms import build_cost_models
 from mapper.descent import Candidate
-from mapper.twins import _kinds, distinct_in_time, is_timed_by_passes, thriftiest
+from mapper.twins import distinct_in_time, is_timed_by_passes, thriftiest
 from simulator.engine import simulate
 from simulator.errors import MappingError
 from simulator.layer import DIMS, Dim
@@ -39,11 +39,11 @@ def test_choices_of_a_kind_take_the_same_time(case: Case, data: st.DataObject) -
     assume(timed)
     first = timed[data.draw(st.integers(0, len(timed) - 1))]
     chosen = [data.draw(st.integers(0, block.size - 1)) for block in first.blocks]
-    kind = [_kinds(block)[row] for block, row in zip(first.blocks, chosen, strict=True)]
+    kind = [block.kinds[row] for block, row in zip(first.blocks, chosen, strict=True)]
     found: dict[tuple[Dim, ...], list[tuple[int, float, Mapping]]] = {}
     for model in timed:
         rows = [
-            np.flatnonzero((_kinds(block) == wanted).all(axis=1)).tolist()
+            np.flatnonzero((block.kinds == wanted).all(axis=1)).tolist()
             for block, wanted in zip(model.blocks, kind, strict=True)
         ]
         for own in itertools.islice(itertools.product(*rows), MOST):
@@ -86,7 +86,7 @@ def test_one_of_each_kind_stays(case: Case) -> None:
             mine, theirs = (
                 np.column_stack([each.axis_use, *(each.columns[name] for name in room)]) for each in (block, kept)
             )
-            kinds = _kinds(kept)
-            for kind, need in zip(_kinds(block), mine, strict=True):
+            kinds = kept.kinds
+            for kind, need in zip(block.kinds, mine, strict=True):
                 assert (theirs[(kinds == kind).all(axis=1)] <= need).all(axis=1).any()
     assert {choice.dim for model in distinct for block in model.blocks for choice in block.choices} == set(DIMS)
