@@ -27,7 +27,7 @@ from simulator.cache_folder import cache_folder
 from simulator.layer import Layer
 from simulator.precision import LayerPrecision
 
-MODEL_VERSION = 8  # raise it whenever the meaning of a cycle, a picojoule, the search space or a proof changes
+MODEL_VERSION = 9  # raise it whenever the meaning of a cycle, a picojoule, the search space or a proof changes
 
 # What no mapping depends on; what these leak is in the key.
 _NOT_MAPPED_TO = {"name", "description", "sources", "vector_unit", "floating_point_unit"}
