@@ -30,6 +30,7 @@ from hw_configs import open_accelerator
 from mapper.cache import MappingCache, problem_key
 from mapper.network import network_precisions, simulate_network
 from mapper.placement import map_network
+from mapper.planned_steps import planned_machine
 from mapper.search import map_layer
 from mapper.solution import MappingSolution, Objective, SearchBudget
 from simulator.accelerator import Accelerator
@@ -99,14 +100,18 @@ def scoring_seconds(
     network: Network, precision: LayerPrecision, accelerator: Accelerator, found: Mapping[str, MappingSolution],
     key_of: Callable[[Layer, LayerPrecision], str],
 ) -> float:
-    """CPU seconds in which ``fast`` simulates every layer of a mapped network, equal ones again and again."""
+    """CPU seconds in which ``fast`` simulates every layer of a mapped network, equal ones again and again.
+
+    Where steps take as long as their values say, on the machine that was searched for.
+    """
     precisions = network_precisions(network, {layer.name: precision for layer in network.layers})
     mappings = [(layer, precisions[layer.name], found[key_of(layer, precisions[layer.name])].mapping)
                 for layer in network.layers]
-    simulate(*mappings[0][:2], accelerator, mappings[0][2])
+    planned = {own: planned_machine(accelerator, own) for _, own, _ in mappings}
+    simulate(*mappings[0][:2], planned[mappings[0][1]], mappings[0][2])
     began = time.process_time()
     for layer, own, mapping in mappings:
-        simulate(layer, own, accelerator, mapping)
+        simulate(layer, own, planned[own], mapping)
     return time.process_time() - began
 
 
