@@ -2,14 +2,16 @@
 
     python -m benchmarks.mapping [--networks NAME,…] [--hardware NAME,…] [--objectives latency,…] [--precisions w8a8,…]
                                  [--gap FRACTION] [--seconds-per-layer S] [--layers] [--first N] [--out FILE]
-                                 [--menu w2a2,w4a4,… | --ablation | --cached]
+                                 [--menu w2a2,w4a4,… | --ablation | --provers | --cached]
 
 CPU seconds of one process, kernels compiled before. Nothing comes from the cache. ``--first``: the first distinct
 layers of each network only. ``--out`` keeps each layer's seconds and gap in a file of JSON lines; with the same file
 again, what is there is not searched for again. The last line is over all that was run, or is in the file.
 
 ``--menu``: each layer in a menu of precisions at once, and in separate searches. ``--ablation``: with each device of
-the search off, in turn (both: ``mapping_menus``). ``--cached``: time to take a mapped network from the cache.
+the search off, in turn. ``--provers``: each layer by enumeration and by CP-SAT, of which neither may find anything
+below what the other one proved (all three: ``mapping_menus``). ``--cached``: time to take a mapped network from the
+cache.
 """
 
 from __future__ import annotations
@@ -21,11 +23,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.mapping_menus import ablation, compare_menu
+from benchmarks.mapping_menus import ablation, compare_menu, provers
 from hw_configs import open_accelerator
 from mapper.cache import MappingCache, problem_key
 from mapper.network import network_precisions, simulate_network
@@ -96,22 +99,27 @@ def summary(title: str, times: Sequence[LayerTime]) -> str:
             f"{sum(seconds):7.1f} {np.median(seconds):7.2f} {np.quantile(seconds, 0.95):7.2f}")
 
 
+def layer_line(found: MappingSolution) -> str:
+    """What was found for one layer."""
+    return (f"    {found.layer.name:30} {found.layer.shape!s:36} {found.cost:.6g} {found.status} "
+            f"gap {100 * found.gap:.3f} % in {found.solve_seconds:.2f} s: {found.mapping.describe()}")
+
+
 def scoring_seconds(
     network: Network, precision: LayerPrecision, accelerator: Accelerator, found: Mapping[str, MappingSolution],
     key_of: Callable[[Layer, LayerPrecision], str],
 ) -> float:
-    """CPU seconds in which ``fast`` simulates every layer of a mapped network, equal ones again and again.
-
-    Where steps take as long as their values say, on the machine that was searched for.
-    """
+    """CPU seconds in which ``fast`` simulates every layer of a mapped network, equal ones again and again."""
     precisions = network_precisions(network, {layer.name: precision for layer in network.layers})
-    mappings = [(layer, precisions[layer.name], found[key_of(layer, precisions[layer.name])].mapping)
-                for layer in network.layers]
-    planned = {own: planned_machine(accelerator, own) for _, own, _ in mappings}
-    simulate(*mappings[0][:2], planned[mappings[0][1]], mappings[0][2])
+    # Where values decide the time, the machine is the one that mappings are searched for on.
+    mapped = [
+        (layer, own, planned_machine(accelerator, own), found[key_of(layer, own)].mapping)
+        for layer in network.layers for own in [precisions[layer.name]]
+    ]
+    simulate(*mapped[0])
     began = time.process_time()
-    for layer, own, mapping in mappings:
-        simulate(layer, own, planned[own], mapping)
+    for one in mapped:
+        simulate(*one)
     return time.process_time() - began
 
 
@@ -147,56 +155,52 @@ def main() -> None:
     asked = parser.add_mutually_exclusive_group()
     asked.add_argument("--menu", default=None, help="precisions to map each layer in, at once and apart")
     asked.add_argument("--ablation", action="store_true", help="with each device of the search off")
+    asked.add_argument("--provers", action="store_true", help="by enumeration and by CP-SAT, against each other")
     asked.add_argument("--cached", action="store_true", help="solve once, and take everything from the cache")
     options = parser.parse_args()
     budget = SearchBudget(
         cpu_seconds=options.seconds_per_layer, target_gap=options.gap, prover=options.prover
     )
     kept = KeptTimes(options.out)
-    if not (options.menu or options.ablation or options.cached):
+    if not (options.menu or options.ablation or options.provers or options.cached):
         print(HEADER)
-    for machine in options.hardware.split(","):
-        accelerator = open_accelerator(machine)
-        for text in options.precisions.split(","):
-            precision = LayerPrecision.parse(text)
-            for objective in options.objectives.split(","):
-                warm_up(accelerator, precision, objective)
-                for name in options.networks.split(","):
-                    title = f"{name:22} {machine:13} {text:6} {objective:9}"
-                    network = open_network(name)
-                    if options.cached:
-                        print(title, cached_seconds(network, precision, accelerator, objective, budget), flush=True)
-                        continue
-                    layers = distinct_layers(network, precision)[: options.first]
-                    if options.menu or options.ablation:
-                        print(title)
-                        menu = [LayerPrecision.parse(each) for each in (options.menu or "").split(",") if each]
-                        plain = [layer for layer, _ in layers]
-                        for line in (
-                            compare_menu(plain, menu, accelerator, objective, budget) if menu
-                            else ablation(layers, accelerator, objective, budget)
-                        ):
-                            print(line, flush=True)
-                        continue
-                    key_of = partial(
-                        problem_key, accelerator=accelerator, objective=objective, budget=budget
-                    )
-                    times, here = [], {}
-                    for layer, own in layers:
-                        key = key_of(layer, own)
-                        if key not in kept.times:
-                            here[key] = found = map_layer(layer, own, accelerator, objective, budget=budget)
-                            kept.add(LayerTime(key, name, machine, text, objective, layer.name, found.solve_seconds,
-                                               found.gap, found.status == "optimal"))
-                            if options.layers:
-                                print(f"    {layer.name:30} {layer.shape!s:36} {found.cost:.6g} {found.status} "
-                                      f"gap {100 * found.gap:.3f} % in {found.solve_seconds:.2f} s: "
-                                      f"{found.mapping.describe()}")
-                        times.append(kept.times[key])
-                    scoring = "-"
-                    if options.first is None and len(here) == len(layers):
-                        scoring = f"{scoring_seconds(network, precision, accelerator, here, key_of):.3f}"
-                    print(f"{summary(title, times)}  {scoring}", flush=True)
+    for machine, text, objective in product(*(
+        each.split(",") for each in (options.hardware, options.precisions, options.objectives)
+    )):
+        accelerator, precision = open_accelerator(machine), LayerPrecision.parse(text)
+        warm_up(accelerator, precision, objective)
+        for name in options.networks.split(","):
+            title, network = f"{name:22} {machine:13} {text:6} {objective:9}", open_network(name)
+            if options.cached:
+                print(title, cached_seconds(network, precision, accelerator, objective, budget), flush=True)
+                continue
+            layers = distinct_layers(network, precision)[: options.first]
+            if options.menu or options.ablation or options.provers:
+                print(title)
+                menu = [LayerPrecision.parse(each) for each in (options.menu or "").split(",") if each]
+                plain = [layer for layer, _ in layers]
+                for line in (
+                    compare_menu(plain, menu, accelerator, objective, budget) if menu
+                    else provers(layers, accelerator, objective, budget) if options.provers
+                    else ablation(layers, accelerator, objective, budget)
+                ):
+                    print(line, flush=True)
+                continue
+            key_of = partial(problem_key, accelerator=accelerator, objective=objective, budget=budget)
+            times, here = [], {}
+            for layer, own in layers:
+                key = key_of(layer, own)
+                if key not in kept.times:
+                    here[key] = found = map_layer(layer, own, accelerator, objective, budget=budget)
+                    kept.add(LayerTime(key, name, machine, text, objective, layer.name, found.solve_seconds,
+                                       found.gap, found.status == "optimal"))
+                    if options.layers:
+                        print(layer_line(found))
+                times.append(kept.times[key])
+            scoring = "-"
+            if options.first is None and len(here) == len(layers):
+                scoring = f"{scoring_seconds(network, precision, accelerator, here, key_of):.3f}"
+            print(f"{summary(title, times)}  {scoring}", flush=True)
     if kept.times:
         print(summary(f"{'all that was run':53}", list(kept.times.values())))
 

@@ -1,6 +1,7 @@
-"""What a menu of precisions costs, at once and in separate searches, and what each device of the search is worth.
+"""What a menu of precisions costs, at once and in separate searches; what each device of the search is worth; and both
+provers against each other.
 
-Run by ``python -m benchmarks.mapping`` with ``--menu`` or ``--ablation``. CPU seconds of one process.
+Run by ``python -m benchmarks.mapping`` with ``--menu``, ``--ablation`` or ``--provers``. CPU seconds of one process.
 """
 
 from __future__ import annotations
@@ -74,3 +75,23 @@ def ablation(
         seconds = [one.solve_seconds for one in found]
         yield (f"{name:22} {sum(seconds):8.2f} {max(seconds):8.2f} {_proven(found):5}/{len(found):2} "
                f"{100 * max(one.gap for one in found):10.4f} % {differ:12}")
+
+
+def provers(
+    layers: Sequence[tuple[Layer, LayerPrecision]], accelerator: Accelerator, objective: Objective,
+    budget: SearchBudget,
+) -> Iterator[str]:
+    """Lines of a table: each layer by enumeration and by CP-SAT; ``beaten``: a cost below what the other one proved."""
+    proof = f"{'gap':>10} {'CPU s':>7}"
+    yield f"{'layer':30} {'enumeration':>16} {proof} {'CP-SAT':>16} {proof} {'beaten':>6}"
+    beaten = 0
+    for layer, precision in layers:
+        one, other = (
+            map_layer(layer, precision, accelerator, objective, budget=budget.model_copy(update={"prover": prover}))
+            for prover in ("enumeration", "cp_sat")
+        )
+        here = sum(a.cost < b.lower_bound * (1 - SAME) for a, b in ((one, other), (other, one)))
+        beaten += here
+        yield (f"{layer.name:30} {one.cost:16.9g} {100 * one.gap:8.4f} % {one.solve_seconds:7.2f} {other.cost:16.9g} "
+               f"{100 * other.gap:8.4f} % {other.solve_seconds:7.2f} {here:6}")
+    yield f"{'beaten':30} {beaten} of {2 * len(layers)} (there must be none)"

@@ -1,7 +1,7 @@
 """Quantisers side by side, measured: trained networks, the same formats, and what each quantiser keeps of them.
 
     python -m benchmarks.quantisers [--networks digits_cnn,magika,pp_ocrv6,minilm] [--lines N] [--groups 128,64,32]
-                                    [--only w4:fp8_e4m3] [--quantisers rtn,dpq]
+                                    [--only w4:fp8_e4m3] [--quantisers rtn,dpq] [--passages]
 
 All trained layers have the same precision. Integer weights first: 4 and 3 bits with one scale a channel, activations in
 8 bits. Then W4A8 as in DPQ: 4-bit weights in groups that are expanded to FP8 E4M3, with either range, and activations
@@ -9,7 +9,8 @@ in that format. Shown are the task's metric and the mean squared error of the ou
 data, relative to that of rounding to nearest. Of MiniLM also how many texts have the nearest neighbour of FP32, and the
 difference of the accuracies to rounding to nearest and to FP32: with how many texts find their module in one of the two
 only, and a 95 % interval by bootstrap, once drawing texts anew, and once whole modules, since texts of one module may
-stand and fall together. Networks whose packages are not installed are left out.
+stand and fall together. ``--passages``: MiniLM's texts have one right answer each among thousands
+(``workloads.tasks.minilm_passages``). Networks whose packages are not installed are left out.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from workloads.quantisation import LEAST_ERROR, MAX_ABS, Clipping
 from workloads.tasks import Task, find_task
 from workloads.tasks.magika import MagikaTask
 from workloads.tasks.minilm import MiniLmTask
+from workloads.tasks.minilm_passages import PassageTask
 from workloads.tasks.pp_ocrv6 import PpOcrTask
 from workloads.tasks.task import TaskScore
 from workloads.weight_quantisers import Quantiser
@@ -67,9 +69,11 @@ WAYS = (
 )
 
 
-def task_of(network: Network, most: int) -> Task:
+def task_of(network: Network, most: int, passages: bool = False) -> Task:
     """The network's task, with at most so many files of magika, lines of PP-OCRv6 or texts of each of the modules of
-    MiniLM to evaluate (0: its own number)."""
+    MiniLM to evaluate (0: its own number). ``passages``: MiniLM finds passages."""
+    if passages and network.name == "minilm":
+        return PassageTask()
     if most and network.name == "magika":
         return MagikaTask(most=2 * most)
     if most and network.name == "pp_ocrv6":
@@ -129,7 +133,7 @@ def show(
             if own is not None and near is not None:
                 assert isinstance(task, MiniLmTask)
                 rounded = near if rounded is None else rounded
-                line += f"\n    {neighbours(np.array(task.texts[1]), own, rounded, near)}"
+                line += f"\n    {neighbours(task, own, rounded, near)}"
             print(line, flush=True)
 
 
@@ -141,18 +145,18 @@ def measured(
     if not isinstance(task, MiniLmTask):
         result = evaluator.measure(assignment)
         return TaskScore(result.value, result.count), None
-    near, labels = task.nearest(evaluator.runner(assignment)), np.array(task.texts[1])
-    return TaskScore(float((labels[near] == labels).mean()), len(labels)), near
+    near = task.nearest(evaluator.runner(assignment))
+    return TaskScore(float(task.right(near).mean()), len(near)), near
 
 
-def neighbours(labels: NDArray[Any], own: NDArray[Any], rounded: NDArray[Any], near: NDArray[Any]) -> str:
+def neighbours(task: MiniLmTask, own: NDArray[Any], rounded: NDArray[Any], near: NDArray[Any]) -> str:
     """How the nearest texts compare with those of FP32 (``own``) and of rounding to nearest."""
-    right, before, reference = (labels[each] == labels for each in (near, rounded, own))
+    right, before, reference = map(task.right, (near, rounded, own))
     parts = [f"neighbour as in FP32 {100 * (near == own).mean():5.1f} %"]
     for name, other in (("rounded", before), ("FP32", reference)):
         if (right == other).all():
             continue
-        ranges = [interval(right, other, drawn) for drawn in (np.arange(len(labels)), labels)]
+        ranges = [interval(right, other, drawn) for drawn in (np.arange(len(near)), task.groups)]
         texts, modules = (f"{100 * low:+.2f} … {100 * high:+.2f}" for low, high in ranges)
         parts.append(
             f"to {name} {100 * (right.mean() - other.mean()):+.2f} % ({texts} by texts, {modules} by modules; right "
@@ -187,6 +191,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--networks", default=",".join(NETWORKS), help="comma-separated (default: %(default)s)")
     parser.add_argument("--lines", type=int, default=0, metavar="N",
                         help="evaluate on at most N files, lines, or texts of a module (default: the task's number)")
+    parser.add_argument("--passages", action="store_true",
+                        help="MiniLM finds what docstrings go on with, not texts of the same module")
     parser.add_argument("--groups", default="128", metavar="G,…",
                         help="weights that share a scale where they are expanded (default: %(default)s)")
     parser.add_argument("--only", default=",".join(INTEGERS + EXPANDED), metavar="PRECISIONS",
@@ -198,8 +204,9 @@ def main(arguments: list[str] | None = None) -> int:
     for name in options.networks.split(","):
         try:
             network = open_network(name)
-            print(f"{name} ({task_of(network, options.lines).metric})")
-            show(network, task_of(network, options.lines), asked, options.quantisers.split(","))
+            task = task_of(network, options.lines, options.passages)
+            print(f"{name} ({task.metric})")
+            show(network, task, asked, options.quantisers.split(","))
         except BitmosaicError as error:
             print(f"{name}: {error}", file=sys.stderr)
             if name not in NETWORKS:

@@ -309,7 +309,7 @@ def _write_trace(run: UniformRun, path: Path, most: int, layers: tuple[str, ...]
               help="CPU time after which a search stops; its gap is then reported.")
 @GAP
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
-              help="Processes that search. With one, Ctrl-C shows the best mapping of the search under way too.")
+              help="Processes that search. Ctrl-C shows the best mappings of the searches under way too.")
 def map_(
     subject: str, hardware: str, precision: str, objective: str, constraints: Path | None, latency_limit: int | None,
     energy_limit: float | None, front: bool, mapping_file: Path | None, out: Path | None, shapes: tuple[str, ...],
@@ -329,7 +329,7 @@ def map_(
     )
     interrupted = False
     if mapping_file is not None:
-        job.simulate_file(request, mapping_file, display)
+        job.simulate_file(request, mapping_file, display, front=front)
     elif front:
         interrupted = job.show_front(request, display)
     else:

@@ -19,7 +19,8 @@ from simulator.accelerator import Accelerator
 from simulator.errors import ConfigurationError, MappingError, Problem
 from simulator.layer import DIMS, Layer
 from simulator.mapping import Mapping
-from simulator.plan import Plan
+from simulator.plan import Plan, channel_places
+from simulator.plan_checks import problems_of_nothing
 from simulator.precision import LayerPrecision
 
 MAPPING_SCHEMA = Schema(Mapping, "mapping_version", 1)
@@ -60,16 +61,22 @@ def load_constraints(path: str | Path) -> MappingConstraints:
 def check_mapping(
     path: str | Path, mapping: Mapping, layer: Layer, precision: LayerPrecision, accelerator: Accelerator
 ) -> None:
-    """Hold a mapping that was read from a file against its layer and machine.
+    """Hold a mapping that was read from a file against its layer and machine; what counts for nothing is a problem too.
 
     Raises ``MappingError`` with every problem, and the line of the file where one stands; ``PrecisionError`` where the
     PE cannot run the precision.
     """
+    problems: list[Problem] = []
     try:
         Plan(layer, precision, accelerator, mapping)
     except MappingError as error:
+        problems += error.problems
+    extents = list(layer.shape)
+    extents[DIMS.index("C")] = channel_places(layer, precision, accelerator).count
+    problems += problems_of_nothing(layer, extents, accelerator, mapping)
+    if problems:
         document = read_document(Path(path))
-        raise MappingError([_placed(problem, document, mapping) for problem in error.problems]) from error
+        raise MappingError([_placed(problem, document, mapping) for problem in problems])
 
 
 def _load(path: Path, schema: Schema, model: type[Model]) -> Model:

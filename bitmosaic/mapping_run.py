@@ -144,8 +144,9 @@ def search(request: MappingRequest, workers: int, progress: Progress) -> Mapping
             workers=workers, progress=lambda done, total: progress.update("mapping", done, total),
         )
     except SearchInterrupted as interrupt:
-        cache.solutions[interrupt.solution.layer.name] = interrupt.solution
-        write(request, interrupt.solution)
+        for solution in interrupt.solutions:
+            cache.solutions[solution.layer.name] = solution
+            write(request, solution)
         interrupted = True
     except KeyboardInterrupt:
         if not cache.solutions:
@@ -155,15 +156,26 @@ def search(request: MappingRequest, workers: int, progress: Progress) -> Mapping
     return MappingsFound(found, interrupted)
 
 
-def simulate_file(request: MappingRequest, path: Path, show: Show) -> LayerResult:
+def simulate_file(request: MappingRequest, path: Path, show: Show, *, front: bool = False) -> LayerResult:
     """Simulate the mapping in a file, and show its nest and cost.
 
-    Raises ``ConfigurationError`` where the file is wrong, ``MappingError`` where its mapping does not fit.
+    Raises ``ConfigurationError`` where the file is wrong, or something of a search is asked for beside it,
+    ``MappingError`` where its mapping does not fit.
     """
     layer = request.only_layer("--from")
-    if request.out is not None:
-        raise ConfigurationError(Problem("nothing is searched for, so there is nothing to write", path="--out",
-                                         value=repr(str(request.out))))
+    wishes = request.wishes
+    given = {
+        "--out": None if request.out is None else repr(str(request.out)), "--front": "" if front else None,
+        "--latency-limit": wishes.latency_limit_cycles, "--energy-limit": wishes.energy_limit_pj,
+        "--constraints": "" if wishes.constraints != MappingConstraints() else None,
+    }
+    problems = [
+        Problem("the mapping is given: nothing is searched for, limited, or written (not together with --from)",
+                path=option, value=str(value))
+        for option, value in given.items() if value is not None
+    ]
+    if problems:
+        raise ConfigurationError(problems)
     precision = request.precisions[layer.name]
     machine = planned_machine(request.accelerator, precision)
     mapping = load_mapping(path)
@@ -203,6 +215,7 @@ def show(request: MappingRequest, found: MappingsFound, show_one: Show) -> None:
         missing = len(request.layers) - len(found.solutions)
         notes = [f"{missing} of {len(request.layers)} layers were not mapped"] if missing else []
         spaces = sorted({solution.space for solution in found.solutions.values()})
+        notes += sorted({terms_text(each.model_version, each.result) for each in found.solutions.values()})
         show_one(Group(table, *(Text(note) for note in [*notes, *(f"Space: {space}" for space in spaces)])))
     if request.out is not None and found.solutions:
         show_one(Text(f"Mappings: {request.out}"))
@@ -234,7 +247,8 @@ def show_front(request: MappingRequest, show_one: Show) -> bool:
         )
     show_one(table)
     show_one(Text(f"{'All points, proven' if front.complete else 'Not complete, or not proven'}; "
-                  f"{front.solve_seconds:.1f} CPU seconds\nSpace: {front.space}"))
+                  f"{front.solve_seconds:.1f} CPU seconds\n"
+                  f"{terms_text(front.model_version, front.points[0].result)}\nSpace: {front.space}"))
     _write_front(request, front)
     return interrupted
 
@@ -287,8 +301,15 @@ def solution_text(solution: MappingSolution) -> str:
                    f"no mapping of the space costs less than {number_text(solution.lower_bound)}: {solution.status}",
                    f"gap {100 * solution.gap:.4g} %"]),
         f"{solution.proposals:,} mappings simulated, {solution.solve_seconds:.1f} CPU seconds",
+        terms_text(solution.model_version, solution.result),
         f"Space: {solution.space}",
     ])
+
+
+def terms_text(model_version: int | None, result: LayerResult) -> str:
+    """What a certificate is of, beside its space: the version of the model and the engine that counted."""
+    version = "of an unknown version" if model_version is None else f"version {model_version}"
+    return f"Model of machines and proofs: {version}; costs by the {result.engine} engine"
 
 
 def cost_text(cost: float, objective: Objective) -> str:

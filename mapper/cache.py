@@ -70,9 +70,11 @@ class MappingCache:
     def get(self, key: str) -> MappingSolution | None:
         """Return the solution of a problem, or None."""
         try:
-            return MappingSolution.model_validate_json(self._path(key).read_bytes())
+            found = MappingSolution.model_validate_json(self._path(key).read_bytes())
         except (OSError, ValidationError):
             return None
+        # The version is in the key; what was put there before solutions had it is of no other.
+        return found if found.model_version is not None else found.model_copy(update={"model_version": MODEL_VERSION})
 
     def put(self, key: str, solution: MappingSolution) -> None:
         """Keep a solution."""

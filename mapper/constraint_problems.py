@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import numpy as np
+
 from mapper.constraints import TILE, ConstraintsByLevel, MappingConstraints, level_names
 from simulator.accelerator import LANES, Accelerator, SystolicPassing
 from simulator.errors import Problem, closest
@@ -57,6 +59,7 @@ def impossible(
             yield Problem(f"no register file keeps the {without[0]}, so a lane works on one element", where,
                           f"register_tile.{dim}", str(wish.least))
     yield from _together(layer, asked, where)
+    yield from _trips_over_tiles(layer, asked, where)
     yield from _of_operands(accelerator, asked, where)
 
 
@@ -68,6 +71,27 @@ def _together(layer: Layer, asked: ConstraintsByLevel, where: str) -> Iterator[P
         for inside, inner, other, least in tiles:
             if other == dim and inner > level and least.least > most:
                 yield Problem(f"{inside} wants {least.least} or more inside this tile", where, path, str(wish))
+
+
+def _trips_over_tiles(layer: Layer, asked: ConstraintsByLevel, where: str) -> Iterator[Problem]:
+    """Trips of the DRAM loops that no tile makes, or none of those that are allowed: ⌈extent / tile⌉ skips numbers."""
+    for path, kind, level, dim, wish in asked.numbers:
+        extent = layer.extent(dim)
+        if kind == TILE or level != 0 or wish.least > extent:
+            continue
+        tiles = np.arange(1, extent + 1)
+        said = []
+        for other, other_kind, other_level, other_dim, other_wish in asked.numbers:
+            if (other_kind, other_level, other_dim) == (TILE, 1, dim) and other_wish.least <= extent:
+                tiles = tiles[other_wish.holds(tiles)]
+                said.append(f"{other}={other_wish}")
+        trips = -(-extent // tiles)
+        if len(tiles) == 0 or wish.holds(trips).any():
+            continue
+        near = [tiles[trips < wish.least][:1], tiles[trips > wish.least][-1:]]
+        made = ", ".join(f"tiles of {tile} make {-(-extent // tile)}" for some in near for tile in some.tolist())
+        among = f" with {' and '.join(said)}" if said else ""
+        yield Problem(f"no tile of the {extent} along {dim}{among} makes such trips: {made}", where, path, str(wish))
 
 
 def _of_operands(accelerator: Accelerator, asked: ConstraintsByLevel, where: str) -> Iterator[Problem]:

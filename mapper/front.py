@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from mapper.cache import MODEL_VERSION
 from mapper.constrained_space import constrained_models
 from mapper.constraints import MappingConstraints
 from mapper.descent import ROUNDING
@@ -72,6 +73,7 @@ class MappingFront(Shown, Frozen):
         complete: every point is proven, and there are no others in the space (but such as cost at most 2e-6 less
             energy than one of them).
         space: the restrictions under which that holds, the user's constraints among them.
+        model_version: of the model of machines and of proofs (``MappingSolution``).
     """
 
     layer: Layer
@@ -80,6 +82,7 @@ class MappingFront(Shown, Frozen):
     complete: bool
     solve_seconds: float
     space: str
+    model_version: int | None = None
 
 
 class FrontInterrupted(KeyboardInterrupt):
@@ -139,6 +142,7 @@ def map_front(
         return MappingFront(
             layer=layer, precision=precision, points=tuple(kept), complete=complete and proven,
             solve_seconds=time.process_time() - began, space=space.restrictions,
+            model_version=MODEL_VERSION,
         )
 
     try:

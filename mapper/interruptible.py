@@ -13,6 +13,7 @@ from typing import TypeVar
 
 Result = TypeVar("Result")
 WAIT_SECONDS = 0.2
+_told: list[None] = []  # an entry, where another process tells this one of Ctrl-C
 
 
 def heard(kernel: Callable[..., Result], *arguments: object) -> Result:
@@ -56,8 +57,17 @@ def interruptible(work: Callable[[], Result], stop: Callable[[], object]) -> Res
     return results[0]
 
 
+def told_of_ctrl_c() -> None:
+    """Say that this process, deaf to Ctrl-C itself, is told of it by another one: ``_thread.interrupt_main`` is called
+    in it, which works like the signal."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _told.append(None)
+
+
 def _is_deaf() -> bool:
     """Whether this process ignores Ctrl-C, as workers do whose parent hears it for them."""
+    if _told:
+        return False
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         return True
     return hasattr(signal, "pthread_sigmask") and signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
-from multiprocessing import get_context
+from functools import partial
 from typing import TypeVar
 
 from mapper.cache import MappingCache, problem_key
 from mapper.constraints import NO_WISHES, Wishes
 from mapper.search import map_layer
 from mapper.solution import MappingSolution, Objective, SearchBudget
+from mapper.worker_pool import solve_in_workers
 from simulator.accelerator import Accelerator
 from simulator.engine import simulate, simulate_vector_op
 from simulator.errors import InfeasibleError, MappingError, Problem
@@ -80,19 +78,6 @@ def renamed(solution: Found, layer: Layer) -> Found:
     return solution.model_copy(update={"layer": layer, "result": result})
 
 
-@contextmanager
-def _ctrl_c_held_back() -> Iterator[None]:
-    """Keep Ctrl-C for the parent: workers that start inside are born deaf to it, and end when the pool does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-
-
 def map_many(
     jobs: Sequence[MappingJob],
     accelerator: Accelerator,
@@ -127,8 +112,8 @@ def solve_tasks(
 
     ``workers`` processes share the work (None: the cores there are). ``progress(done, total)`` counts distinct
     problems. What is solved is in the cache at once, so an interrupted call loses only what was in flight.
-    ``wishes`` hold for every job. Raises what ``map_layer`` raises, ``SearchInterrupted`` only where one process works;
-    with ``keep_infeasible`` the error of a task that fits in no way is its result.
+    ``wishes`` hold for every job. Raises what ``map_layer`` raises, ``SearchInterrupted`` with the searches of all
+    processes; with ``keep_infeasible`` the error of a task that fits in no way is its result.
     """
     budget = budget or SearchBudget()
     keys = [problem_key(job.layer, job.precision, accelerator, objective, budget, wishes) for job, accelerator in tasks]
@@ -160,20 +145,8 @@ def solve_tasks(
         for key, solution in _solved_alone(pending, cache, objective, budget, wishes):
             finish(key, solution)
     else:
-        # Spawned, not forked: the parent may run threads (onnxruntime, CP-SAT) that do not survive a fork.
-        pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"))
-        try:
-            with _ctrl_c_held_back():
-                futures: dict[Future[MappingSolution | InfeasibleError], str] = {
-                    pool.submit(_solve, task, objective, budget, wishes): key for key, task in pending.items()
-                }
-            waiting = set(futures)
-            while waiting:
-                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in done:
-                    finish(futures[future], future.result())
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        solve = partial(_solve, objective=objective, budget=budget, wishes=wishes)
+        solve_in_workers(solve, pending, count, finish)
     return [renamed(solved[key], job.layer) for key, (job, _) in zip(keys, tasks, strict=True)]
 
 

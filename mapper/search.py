@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from mapper.cache import MODEL_VERSION
 from mapper.candidates import DEEP_SPACE, SPACE
 from mapper.constrained_space import constrained_models
 from mapper.constraints import MappingConstraints
@@ -181,6 +183,7 @@ class LayerSpace:
             solve_seconds=seconds,
             proposals=incumbent.proposals,
             space=self.restrictions,
+            model_version=MODEL_VERSION,
             latency_limit_cycles=None if math.isinf(limits.latency_cycles) else int(limits.latency_cycles),
             energy_limit_pj=None if math.isinf(limits.energy_pj) else limits.energy_pj,
         )
@@ -272,13 +275,19 @@ def _start_within(space: LayerSpace, incumbent: Incumbent, budget: SearchBudget)
     incumbent.offer(least.mapping)
     if incumbent.is_empty and bound > limit:
         name, unit = ("latency_limit_cycles", "cycles") if limited == "latency" else ("energy_limit_pj", "pJ")
-        shown = f"{math.ceil(bound - 1e-6):,}" if limited == "latency" else f"{bound:,.6g}"
-        found = f"{least.cost:,.0f}" if limited == "latency" else f"{least.cost:,.6g}"
+        shown = f"{math.ceil(bound - 1e-6):,}" if limited == "latency" else _rounded(bound, math.floor)
+        found = f"{least.cost:,.0f}" if limited == "latency" else _rounded(least.cost, math.ceil)
         raise InfeasibleError(
             Problem(f"no mapping of the space takes fewer than {shown} {unit}; a limit of {found} {unit} or more can "
                     "be met", where=f"layer {space.layer.name} in {space.precision.label}", path=name,
                     value=f"{limit:.10g}")
         )
+
+
+def _rounded(energy_pj: float, rounded: Callable[[float], int]) -> str:
+    """An energy of about six digits, or of whole pJ, in the direction in which what is said of it stays true."""
+    digits = max(0, 5 - math.floor(math.log10(energy_pj))) if energy_pj > 0 else 0
+    return f"{rounded(energy_pj * 10.0**digits) / 10.0**digits:,.{digits}f}"
 
 
 def _no_mapping(space: LayerSpace, limits: Limits) -> list[Problem]:

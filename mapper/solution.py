@@ -87,6 +87,7 @@ class MappingSolution(Shown, Frozen):
         gap: (cost − lower_bound) / cost.
         proposals: mappings that were simulated.
         space: the restrictions under which the bound holds, the user's constraints among them.
+        model_version: of the model of machines and of proofs that cost and bound are of; None: not recorded.
         latency_limit_cycles, energy_limit_pj: what the mapping had to keep beside; None: no limit.
         tile: the tile that the mapping is for; None on a machine of one tile.
         offers: what each tile would charge, in the order of the machine's description; empty on a machine of one tile.
@@ -104,6 +105,7 @@ class MappingSolution(Shown, Frozen):
     solve_seconds: float
     proposals: int
     space: str
+    model_version: int | None = None
     tile: str | None = None
     offers: tuple[TileOffer, ...] = ()
     latency_limit_cycles: int | None = None
@@ -113,12 +115,14 @@ class MappingSolution(Shown, Frozen):
 class SearchInterrupted(KeyboardInterrupt):
     """Ctrl-C during a search: ``solution`` is the best mapping so far, with the bound and the gap that were reached.
 
+    ``solutions``: where several processes searched, the best of each of their searches; ``solution`` is the first.
     It is a ``KeyboardInterrupt``, so that whoever does not ask for the solution stops as ever.
     """
 
-    def __init__(self, solution: MappingSolution) -> None:
+    def __init__(self, solution: MappingSolution, *others: MappingSolution) -> None:
         super().__init__()
         self.solution = solution
+        self.solutions = (solution, *others)
 
 
 class ProofInterrupted(KeyboardInterrupt):

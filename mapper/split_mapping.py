@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
+from mapper.cache import MODEL_VERSION
 from mapper.solution import MappingSolution, Objective, SearchBudget, objective_cost
 from simulator.accelerator import LANES, Accelerator
 from simulator.channel_split import ChannelPlaces
@@ -77,6 +78,7 @@ def map_split_layer(
         layer=layer, precision=precision, objective=objective, status="optimal" if bound == cost else "feasible",
         mapping=mapping, result=result, cost=cost, lower_bound=bound, gap=1.0 - bound / cost if cost > 0 else 0.0,
         solve_seconds=time.process_time() - began, proposals=proposals, space=SPACE,
+        model_version=MODEL_VERSION,
     )
 
 

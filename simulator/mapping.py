@@ -8,7 +8,7 @@ extents need not divide anything: the last tile is smaller.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -16,6 +16,7 @@ from simulator.layer import DIMS, Dim, Frozen, Operand
 from simulator.shown import Shown
 
 Level = Literal["dram", "buffer", "register"]
+Extent = Annotated[int, Field(ge=1)]
 
 
 class MappingLevel(Frozen):
@@ -31,7 +32,7 @@ class MappingLevel(Frozen):
     """
 
     level: Level
-    tile: dict[Dim, int] = Field(default_factory=dict)
+    tile: dict[Dim, Extent] = Field(default_factory=dict)
     order: tuple[Dim, ...] = ()
     bypass: tuple[Operand, ...] = ()
     double_buffer: tuple[Operand, ...] = ()
@@ -40,9 +41,6 @@ class MappingLevel(Frozen):
     def _check(self) -> MappingLevel:
         if len(set(self.order)) != len(self.order):
             raise ValueError(f"order={list(self.order)}: a dimension appears twice")
-        for dim, extent in self.tile.items():
-            if extent < 1:
-                raise ValueError(f"tile.{dim}={extent}: must be at least 1")
         return self
 
 
@@ -57,7 +55,7 @@ class Mapping(Shown, Frozen):
         double_buffer: operands whose next tile loads while the present one is used, at every level that keeps them.
     """
 
-    spatial: dict[str, dict[Dim, int]] = Field(default_factory=dict)
+    spatial: dict[str, dict[Dim, Extent]] = Field(default_factory=dict)
     levels: tuple[MappingLevel, ...]
     bypass: tuple[Operand, ...] = ()
     double_buffer: tuple[Operand, ...] = ()
@@ -72,10 +70,6 @@ class Mapping(Shown, Frozen):
         names = [level.level for level in self.levels]
         if names != ["dram", *["buffer"] * max(1, len(names) - 2), "register"]:
             raise ValueError(f"levels={names}: must be dram, one buffer or several, register")
-        for axis, unrolled in self.spatial.items():
-            for dim, factor in unrolled.items():
-                if factor < 1:
-                    raise ValueError(f"spatial.{axis}.{dim}={factor}: must be at least 1")
         return self
 
     def level(self, name: Level) -> MappingLevel:

@@ -1,16 +1,19 @@
 """Whether a mapping fits: its loops and tiles the layer and the grid, its tiles the memories.
 
-Shapes are checked first: what a memory must hold follows from tiles that make sense.
+Shapes are checked first: what a memory must hold follows from tiles that make sense. What has a meaning, but counts for
+nothing, is a mistake only where people write mappings (``problems_of_nothing``).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from simulator.accelerator import LANES, Buffer, RegisterFile, SystolicPassing
+from simulator.accelerator import LANES, Accelerator, Buffer, RegisterFile, SystolicPassing
 from simulator.errors import Problem, closest
-from simulator.layer import DIMS, OPERANDS, RELEVANT_DIMS, Operand
+from simulator.layer import DIMS, OPERANDS, RELEVANT_DIMS, Layer, Operand
+from simulator.mapping import Mapping
 
 if TYPE_CHECKING:
     from simulator.plan import Plan
@@ -72,6 +75,47 @@ def shape_problems(plan: Plan) -> list[Problem]:
                 wrong("bypass", operand, f"may not bypass {buffer.name}", allowed=buffer.may_bypass)
     if plan.bypass is not None and plan.accelerator.registers_of(plan.bypass) is None:
         wrong("bypass", plan.bypass, "no register file keeps it")
+    return problems
+
+
+def problems_of_nothing(
+    layer: Layer, extents: Sequence[int], accelerator: Accelerator, mapping: Mapping
+) -> list[Problem]:
+    """What a mapping says that changes nothing: whoever wrote it meant something else.
+
+    PEs and registers beyond the end of the innermost buffer tile (of one axis; several may together reach beyond, since
+    no better product may exist), and tiles, orders, bypass and double buffering at levels that have none. ``extents``:
+    of the layer's loops, with places for channels.
+    """
+    problems: list[Problem] = []
+    dram, buffer, register = (mapping.level(name) for name in ("dram", "buffer", "register"))
+
+    def wrong(path: str, value: object, rule: str) -> None:
+        problems.append(Problem(rule, where=f"mapping of {layer.name}", path=path, value=str(value)))
+
+    whole = dict(zip(DIMS, extents, strict=True))
+    for path, given in (*((f"spatial.{axis}", laid) for axis, laid in mapping.spatial.items()),
+                        ("register.tile", register.tile)):
+        for dim, extent in given.items():
+            tile = buffer.tile.get(dim, 1)
+            if extent > min(tile, whole[dim]):
+                wrong(f"{path}.{dim}", extent, f"the layer has {whole[dim]}" if tile >= whole[dim] else
+                      f"the buffer tile has {tile}")
+    for dim, extent in dram.tile.items():
+        if extent != whole[dim]:
+            wrong(f"dram.tile.{dim}", extent, f"the tile of DRAM is the layer, which has {whole[dim]}")
+    if register.order:
+        wrong("register.order", "".join(register.order), "inside a register tile there are steps, in no order")
+    for operand in dram.bypass:
+        wrong("dram.bypass", operand, "passes buffers by, and not DRAM")
+    for operand in dram.double_buffer:
+        wrong("dram.double_buffer", operand, "is held twice in buffers, and not in DRAM")
+    for operand in register.bypass:
+        wrong("register.bypass", operand, "passes buffers by, and not registers")
+    for operand in register.double_buffer:
+        levels = {accelerator.level_of(each) for each in accelerator.buffers_of(operand)}
+        if not all(mapping.bypasses(operand, level) for level in levels if level < len(mapping.levels)):
+            wrong("register.double_buffer", operand, "is held twice in registers only where it bypasses all buffers")
     return problems
 
 

@@ -150,6 +150,14 @@ def input_shapes(model: onnx.ModelProto) -> dict[str, tuple[int | None, ...]]:
     }
 
 
+def input_types(model: onnx.ModelProto) -> dict[str, np.dtype[Any]]:
+    """Type of the elements of every graph input that is not a weight."""
+    return {
+        value.name: np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+        for value in model.graph.input if value.name in input_shapes(model)
+    }
+
+
 def open_session(model: onnx.ModelProto, threads: int = 0) -> ort.InferenceSession:
     """Start onnxruntime on the CPU; ``threads`` 0 lets it choose.
 

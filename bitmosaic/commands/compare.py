@@ -30,6 +30,8 @@ from bitmosaic.commands.parts import (
 @click.option("--quantiser", type=click.Choice(["rtn", "gptq", "gptq_act"]),
               help="How weights are quantised by baselines and by methods that leave it open; by default rtn.")
 @flexiq_options
+@click.option("--gradients", default="own", show_default=True, type=click.Choice(["own", "torch"]),
+              help="Where ratings that read gradients get theirs; torch: pip install 'bitmosaic[torch]'.")
 @click.option("--measure-harm", is_flag=True,
               help="Measure the harm of every layer and precision too, and say how well each method rates it: a run "
                    "each.")
@@ -52,7 +54,7 @@ from bitmosaic.commands.parts import (
               help="Processes that search for mappings; by default one for each core.")
 def compare(
     network: str, hardware: str, methods: str | None, menu: str | None, objective: str, quantiser: str | None,
-    flexiq_selection: str | None, flexiq_extraction: str | None,
+    flexiq_selection: str | None, flexiq_extraction: str | None, gradients: str,
     measure_harm: bool, points: int, seeds: int, shapes: tuple[str, ...], inputs: Path | None, output: Path | None,
     seconds_per_layer: float | None, gap: float | None, workers: int | None,
 ) -> None:
@@ -73,7 +75,7 @@ def compare(
                 opened, hardware, methods=None if methods is None else words(methods),  # type: ignore[arg-type]
                 menu=None if menu is None else words(menu), objective=objective,  # type: ignore[arg-type]
                 flexiq_selection=flexiq_selection, flexiq_extraction=flexiq_extraction,  # type: ignore[arg-type]
-                quantiser=quantiser, measure_harm=measure_harm, points=points,  # type: ignore[arg-type]
+                gradients=gradients, quantiser=quantiser, measure_harm=measure_harm, points=points,  # type: ignore[arg-type]
                 seeds=seeds, inputs=inputs, results=output,
                 budget=changed_budget(DEFAULT_BUDGET, seconds_per_layer, gap), workers=workers, progress=progress,
             )

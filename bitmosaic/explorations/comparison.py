@@ -36,6 +36,7 @@ from bitmosaic.explorations.network_points import NetworkPoints, Proposal
 from bitmosaic.explorations.proposals import at_random, largest_first, propose
 from bitmosaic.explorations.rank_correlation import rank_correlations
 from bitmosaic.explorations.records import (
+    BY_GRADIENTS,
     ComparisonSettings,
     FamilyRecord,
     FlexiqSelection,
@@ -53,7 +54,9 @@ from simulator.errors import BitmosaicError, ConfigurationError, NetworkError, P
 from simulator.shown import Shown
 from workloads import Network
 from workloads.flexiq import Extraction
+from workloads.gradients import check_gradients
 from workloads.tasks import Task
+from workloads.vector_jacobian import Gradients
 from workloads.weight_quantisers import QUANTISERS, Quantiser
 
 UNIFORM, LARGEST_FIRST, RANDOM = "uniform", "largest first", "random"
@@ -120,6 +123,7 @@ def compare(
     quantiser: Quantiser | None = None,
     flexiq_selection: FlexiqSelection | None = None,
     flexiq_extraction: Extraction | None = None,
+    gradients: Gradients = "own",
     measure_harm: bool = False,
     points: int = DEFAULT_POINTS,
     seeds: int = DEFAULT_SEEDS,
@@ -138,6 +142,7 @@ def compare(
         menu: of the baselines and of methods that leave it open.
         quantiser: of weights, for baselines and for methods that leave it open; by default ``rtn``.
         flexiq_selection, flexiq_extraction: of the method flexiq, as of ``explore``; refused where it does not run.
+        gradients: of the methods that read them, as of ``explore``; ``torch`` is refused where none of them does.
         measure_harm: whether harm is measured too, one run a layer and precision, to say how well methods rate it;
             where the method ``measured`` has measured it already, that is said in any case.
         points: budgets for each front of a method.
@@ -161,7 +166,11 @@ def compare(
         reason = "no trained weights" if network.model is None else "no data to measure on: give --inputs"
         raise NetworkError(Problem(f"cannot be compared by accuracy: it has {reason}", where=network.name))
     plain = make_plan(network, accelerator, None, menu, "auto", quantiser)
-    plans, skipped = _plans(network, accelerator, methods, menu, quantiser, variant)
+    check_gradients(gradients)
+    plans, skipped = _plans(network, accelerator, methods, menu, quantiser, variant, gradients)
+    if gradients != "own" and not any(each.gradients == gradients for each in plans):
+        rule = "are read by none of the methods " + ", ".join(str(each.method) for each in plans)
+        raise ConfigurationError(Problem(rule, path="gradients", value=gradients))
     given = {"flexiq_selection": flexiq_selection, "flexiq_extraction": flexiq_extraction}
     if "flexiq" in skipped and any(given.values()):
         rule = f"is for the method flexiq, which is left out: {skipped['flexiq']}"
@@ -188,7 +197,7 @@ def _default_folder(network: Network, accelerator: Accelerator) -> Path:
 
 def _plans(
     network: Network, accelerator: Accelerator, methods: Sequence[MethodName] | None, menu: Sequence[str] | None,
-    quantiser: Quantiser | None, variant: FlexiqVariant,
+    quantiser: Quantiser | None, variant: FlexiqVariant, gradients: Gradients,
 ) -> tuple[list[MethodPlan], dict[str, str]]:
     """The plans of methods, and of those that nobody named why they cannot run here."""
     plans: list[MethodPlan] = []
@@ -200,7 +209,8 @@ def _plans(
             method = METHODS[name]
             own_menu = None if method.selection == "channels" else menu
             own = quantiser if quantiser in method.quantisers else None
-            plans.append(make_plan(network, accelerator, name, own_menu, "auto", own, variant))
+            read = gradients if BY_GRADIENTS.intersection(method.sensitivities[:1]) else "own"
+            plans.append(make_plan(network, accelerator, name, own_menu, "auto", own, variant, read))
         except BitmosaicError as error:
             if methods is not None:
                 problems += error.problems
@@ -231,13 +241,15 @@ def _run(
         assert plan.method is not None
 
         def proposed(plan: MethodPlan = plan) -> list[Proposal]:
-            own, own_book = job.points(plan), job.book(plan.quantiser)
+            own, own_book = job.points(plan), job.book(plan.quantiser, plan.gradients)
             assert own_book is not None
             baselines = own.baselines(plan.menu)
             _score(own, "baselines", baselines)
             return [*baselines, *propose(own, own_book, plan, points)]
 
         asked: dict[str, Json] = {"points": points, "sensitivity": plan.sensitivity}
+        if plan.gradients != "own":
+            asked["gradients"] = plan.gradients
         if plan.selection == "subgraphs":
             asked["program"] = "subgraphs"  # families of before it was are others
         keys.append(_family(job, families, plan.method, plan, asked, proposed))
@@ -259,7 +271,8 @@ def _run(
 
 def _ratings(plan: MethodPlan) -> Ratings:
     return Ratings(
-        sensitivity=plan.sensitivity, quantiser=plan.quantiser, menu=tuple(each.label for each in plan.menu)
+        sensitivity=plan.sensitivity, quantiser=plan.quantiser, menu=tuple(each.label for each in plan.menu),
+        gradients=plan.gradients,
     )
 
 
@@ -321,7 +334,7 @@ def _correlations(folder: Path, settings: ComparisonSettings) -> dict[str, dict[
     for method, ratings in settings.ratings.items():
         if ratings.sensitivity == "perturbation":
             continue
-        own = rated_harms(records, settings.subject, ratings.sensitivity, ratings.quantiser)
+        own = rated_harms(records, settings.subject, ratings.sensitivity, ratings.quantiser, ratings.gradients)
         measured = rated_harms(records, settings.subject, "perturbation", ratings.quantiser)
         if correlations := rank_correlations(own, measured, ratings.menu):
             found[method] = correlations

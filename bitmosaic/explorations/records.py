@@ -273,11 +273,12 @@ class FamilyRecord(Record):
 
 
 class Ratings(Frozen):
-    """How a method rates layers: whose harms, of which weights, in which precisions."""
+    """How a method rates layers: whose harms, of which weights, in which precisions, by whose gradients."""
 
     sensitivity: SensitivityMethod
     quantiser: Quantiser
     menu: tuple[str, ...]
+    gradients: Gradients = "own"
 
 
 class ComparisonSettings(Frozen):

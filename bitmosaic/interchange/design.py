@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from simulator.counting_rules.loop_nest import LoopNest, Machine
+from simulator.errors import MappingError, Problem
 from simulator.layer import Layer
 from simulator.precision import LayerPrecision
 
@@ -29,6 +30,14 @@ class Design:
     clock_mhz: float | None = None
     energies_known: bool = True
     notes: tuple[str, ...] = ()
+
+    def check_perfect(self, tool: str) -> None:
+        """Raise ``MappingError`` where the loops of a dimension leave a smaller last tile, which a tool has not."""
+        if self.nest is not None and self.nest.ragged:
+            raise MappingError([
+                Problem(f"its tiles do not divide the layer's {1 if self.layer is None else self.layer.extent(dim)}: "
+                        f"{tool} has perfect factors only", path=f"mapping.{dim}") for dim in self.nest.ragged
+            ])
 
     def with_notes(self, *notes: str) -> Design:
         """The same design with more notes; one that is there already is not repeated."""

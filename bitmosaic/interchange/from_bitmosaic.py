@@ -1,8 +1,8 @@
 """From an accelerator and a mapping of ours to a hierarchy of memories and a loop nest, for other tools.
 
-Their factors divide: a tile that leaves a smaller last one is refused. Their arrays have no skew, their units take one
-cycle for a product, and their memories move what is asked for; what of ours has no counterpart is noted, what would
-change the count of products or accesses is refused.
+Their factors divide: a tile that leaves a smaller last one is refused, but for Timeloop where the layer leaves it.
+Their arrays have no skew, their units take one cycle for a product, and their memories move what is asked for; what of
+ours has no counterpart is noted, what would change the count of products or accesses is refused.
 """
 
 from __future__ import annotations
@@ -142,18 +142,26 @@ def _ports(accelerator: Accelerator, memory: object, notes: list[str]) -> tuple[
 def nest_of(plan: Plan, machine: Machine) -> LoopNest:
     """Return a mapping as a nest: loops level by level, tiles as far out as they are held.
 
-    Raises ``MappingError`` with every tile that leaves a smaller last one.
+    Tiles of the layer may leave a smaller last one, which Timeloop knows (``LoopNest.ragged``). Raises ``MappingError``
+    with every tile inside another one that does.
     """
     mapping, layer = plan.mapping, plan.layer
     names = ["the layer", *(f"buffer {number}" for number in range(1, plan.levels + 1)), "the grid's register tile"]
     problems = []
+    ragged: list[Dim] = []
     extents = [layer.shape, *([int(extent) for extent in plan.tile[number]] for number in range(1, plan.levels + 1)),
                [int(extent) for extent in plan.grid_tile]]
     for index, dim in enumerate(DIMS):
         for number, (outer, inner) in enumerate(itertools.pairwise(extents)):
-            if outer[index] % inner[index]:
+            if outer[index] == layer.shape[index] and outer[index] % inner[index]:
+                ragged.append(dim)
+                if plan.unroll[index] > 1 and plan.register_tile[index] > 1 and outer[index] % extents[-1][index]:
+                    problems.append(Problem(f"leaves a part of {names[-1]}, which PEs share in steps here; other tools "
+                                            "give some of them all of it", path=f"{names[number + 1]}.{dim}",
+                                            value=str(inner[index])))
+            elif outer[index] % inner[index]:
                 problems.append(Problem(f"does not divide the {outer[index]} of {names[number]}: other tools have "
-                                        "perfect factors only", path=f"{names[number + 1]}.{dim}",
+                                        "no smaller last tile in every one of them", path=f"{names[number + 1]}.{dim}",
                                         value=str(inner[index])))
     if problems:
         raise MappingError(problems)
@@ -161,7 +169,7 @@ def nest_of(plan: Plan, machine: Machine) -> LoopNest:
     cuts = []
     for number in range(plan.levels + 1):
         for dim in mapping.levels[number].order:
-            trips = extents[number][DIMS.index(dim)] // extents[number + 1][DIMS.index(dim)]
+            trips = -(-extents[number][DIMS.index(dim)] // extents[number + 1][DIMS.index(dim)])
             if trips > 1:
                 temporal.append(Loop(dim, trips))
         cuts.append(len(temporal))
@@ -185,7 +193,7 @@ def nest_of(plan: Plan, machine: Machine) -> LoopNest:
                 place = _held_from(temporal, cuts[-1], least, RELEVANT_DIMS[operand])
             kept.append(Store(memory=memory.name, loops_above=place))
         stores[operand] = tuple(kept)
-    return LoopNest(temporal=tuple(temporal), spatial=spatial, stores=stores)
+    return LoopNest(temporal=tuple(temporal), spatial=spatial, stores=stores, ragged=tuple(ragged))
 
 
 def _held_from(temporal: Sequence[Loop], cut: int, least: int, relevant: frozenset[Dim]) -> int:

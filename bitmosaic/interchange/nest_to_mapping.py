@@ -46,7 +46,7 @@ def mapping_of(
     What is held twice is our choice: operands in the order weight, input, output, wherever there is room.
     Raises ``MappingError`` where the nest is not one of the layer, or cannot be said in a mapping.
     """
-    check(layer, machine, nest)
+    check(layer, machine, nest, ragged=True)
     structure = structure_of(machine)
     _check_lanes(nest, structure)
     ranges = ranges_of(machine, accelerator, nest)
@@ -101,7 +101,7 @@ def _cheapest(
         if clash is not None:
             cut_apart = cut_apart or _split_loop(nest, cuts, *clash)
             continue
-        mapping = _mapping(nest, structure, cuts, _bypassing(accelerator))
+        mapping = _mapping(layer, nest, structure, cuts, _bypassing(accelerator))
         try:
             result = simulate(layer, precision, accelerator, mapping, engine="bound")
         except MappingError as error:
@@ -136,7 +136,8 @@ def _factor_problems(layer: Layer, nest: LoopNest) -> list[Problem]:
         product[loop.dim] = product.get(loop.dim, 1) * loop.trips
     return [
         Problem(f"its loops multiply to {product.get(dim, 1)}, the layer has {layer.extent(dim)}", path=dim)
-        for dim in sorted({*product, *layer.dims}) if product.get(dim, 1) != layer.extent(dim)
+        for dim in sorted({*product, *layer.dims})
+        if product.get(dim, 1) != layer.extent(dim) and not (dim in nest.ragged and product[dim] > layer.extent(dim))
     ]
 
 
@@ -248,7 +249,9 @@ def _bypassing(accelerator: Accelerator) -> tuple[Operand, ...]:
     )
 
 
-def _mapping(nest: LoopNest, structure: Structure, cuts: Sequence[int], bypass: tuple[Operand, ...] = ()) -> Mapping:
+def _mapping(
+    layer: Layer, nest: LoopNest, structure: Structure, cuts: Sequence[int], bypass: tuple[Operand, ...] = ()
+) -> Mapping:
     spatial: dict[str, dict[Dim, int]] = {}
     for axis, loops in nest.spatial.items():
         # Ours count the first one fastest, a nest names the outermost first.
@@ -265,7 +268,8 @@ def _mapping(nest: LoopNest, structure: Structure, cuts: Sequence[int], bypass: 
         extents: dict[Dim, int] = {} if is_register else dict(unrolled)
         for loop in nest.temporal[position:]:
             extents[loop.dim] = extents.get(loop.dim, 1) * loop.trips
-        return {dim: extent for dim, extent in extents.items() if extent > 1}
+        # Of a ragged dimension the only tile may be the last one.
+        return {dim: min(extent, layer.extent(dim)) for dim, extent in extents.items() if extent > 1}
 
     bounds = [0, *cuts]
     levels = [MappingLevel(level="dram", order=tuple(_order(nest, 0, cuts[0])))]

@@ -37,7 +37,7 @@ def split_to_fit(
 
     Raises ``MappingError`` where the nest is not one of the layer, or does not fit even so.
     """
-    check(layer, machine, nest)
+    check(layer, machine, nest, ragged=True)
     levels = _levels(machine, accelerator, nest)
     names = {(operand, name): level for level, group in enumerate(levels, start=1) for operand, name in group}
     parts: dict[str, list[tuple[int, tuple[Operand, ...]]]] = {}

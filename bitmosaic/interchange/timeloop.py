@@ -17,7 +17,8 @@ from typing import Any
 from bitmosaic.interchange.design import Design
 from bitmosaic.interchange.einsum import Einsum, Index, read_einsum
 from bitmosaic.interchange.foreign_yaml import Reading, key_line, tag_of
-from simulator.counting_rules.loop_nest import FLOWS, READS, Loop, LoopNest, Machine, Memory, Port, Store
+from bitmosaic.interchange.timeloop_mapping import SPATIAL, nest_of
+from simulator.counting_rules.loop_nest import FLOWS, READS, Machine, Memory, Port
 from simulator.errors import NetworkError
 from simulator.formats import Format
 from simulator.layer import OPERANDS, Operand
@@ -26,8 +27,6 @@ from simulator.precision import LayerPrecision
 TOOL = "Timeloop"
 _READS = frozenset((operand, flow) for operand in OPERANDS for flow in READS)
 _WRITES = frozenset((operand, flow) for operand in OPERANDS for flow in FLOWS if flow not in READS)
-_FACTOR = re.compile(r"(\w*?[A-Za-z_])\s*(?:=|<=|(?=\d))\s*(\d+)")
-_SPATIAL = re.compile(r"inter_(\w+)_spatial")
 # The shape that Timeloop knows by name: dimensions and projections of its convolution.
 _CNN_LAYER: dict[str, Any] = {
     "dimensions": ["C", "K", "R", "S", "N", "P", "Q"],
@@ -234,7 +233,7 @@ def design_of(
         design = design.with_notes("Widths of the operands are the datawidths of the memories: finished values as in "
                                    "the outermost, sums as in the widest that keeps outputs.")
     if layer is not None and mapping is not None:
-        design = replace(design, nest=_nest(reading, architecture, machine, directives, layer[0]))
+        design = replace(design, nest=nest_of(reading, architecture, machine, directives, layer[0]))
         design = design.with_notes("Timeloop fetches what two neighbouring tiles share once; here each tile is fetched "
                                    "whole.")
     reading.finish()
@@ -264,7 +263,7 @@ def _keeps(
             continue
         target, path = str(directive.get("target")), f"mapping[{number}]"
         if target not in known:
-            if not _SPATIAL.fullmatch(target):
+            if not SPATIAL.fullmatch(target):
                 reading.wrong("no such component", f"{path}.target", target, at=directive, allowed=tuple(known))
             continue
         bypassed = [_operand(reading, f"{path}.bypass", title, roles, directive)
@@ -338,124 +337,3 @@ def _precision(architecture: Architecture, machine: Machine) -> LayerPrecision:
     sums = max(bits[memory.name] for memory in machine.memories if "output" in memory.keeps)
     plain = Format(f"int{outer}")
     return LayerPrecision(weight=plain, input=plain, output=plain, accumulator=Format(f"int{sums}"))
-
-
-def _factors(reading: Reading, directive: Any, path: str) -> dict[str, int]:
-    """``R=3,P=1``, ``R3 P1`` or a list of such: dimension → factor, 0 for what is left."""
-    given = directive.get("factors") or ""
-    parts = [str(each) for each in given] if isinstance(given, list) else re.split(r"[,\s]+", str(given).strip())
-    found = {}
-    for part in parts:
-        match = _FACTOR.fullmatch(part.replace(" ", ""))
-        if match is None and part:
-            rule = "is a remainder: imperfect factors are not understood" if part.isdigit() else "must be such as R=3"
-            reading.wrong(rule, f"{path}.factors", part, at=directive)
-        elif match is not None:
-            found[match[1]] = int(match[2])
-    return found
-
-
-def _nest(
-    reading: Reading, architecture: Architecture, machine: Machine, directives: list[Any], einsum: Einsum
-) -> LoopNest:
-    temporal: dict[str, list[tuple[str, int]]] = {}
-    spatial: dict[str, list[tuple[str, int]]] = {}
-    names = {level.name: level for level in architecture.levels}
-    for number, directive in enumerate(directives):
-        path = f"mapping[{number}]"
-        if not reading.fields(directive, path, ("target", "type"),
-                              ("factors", "permutation", "split", "keep", "bypass")):
-            continue
-        kind, target = directive["type"], str(directive["target"])
-        if kind in ("datatype", "dataspace", "bypass"):
-            continue
-        match = _SPATIAL.fullmatch(target)
-        target = match[1] if match is not None and target not in names else target
-        if target not in names:
-            reading.wrong("the architecture has no such level", f"{path}.target", target, at=directive,
-                          allowed=tuple(names))
-            continue
-        factors = _factors(reading, directive, path)
-        for dim in factors:
-            if dim not in einsum.dims:
-                reading.wrong("the problem has no such dimension", f"{path}.factors", dim, at=directive,
-                              allowed=tuple(einsum.dims))
-        given = directive.get("permutation", "")
-        order = [str(each) for each in given] if isinstance(given, list) else _letters(str(given), einsum)
-        for dim, factor in factors.items():
-            if dim not in order:
-                if factor != 1 and len([one for one in factors.values() if one != 1]) > 1:
-                    reading.wrong("has no place in the permutation", f"{path}.permutation", dim, at=directive)
-                order.append(dim)
-        loops = [(dim, factors.get(dim, 1)) for dim in order if dim in einsum.dims]
-        if kind == "temporal":
-            running = [loop for loop in loops if loop[1] != 1]
-            if match is not None and running:
-                reading.wrong("a fan-out holds no temporal loops", f"{path}.factors", str(dict(running)), at=directive)
-            temporal.setdefault(target, []).extend(reversed(running))
-        elif kind == "spatial":
-            _lay(reading, path, directive, names[target], loops, spatial)
-        else:
-            reading.wrong("no such type", f"{path}.type", kind, at=directive,
-                          allowed=("temporal", "spatial", "datatype", "bypass"))
-    reading.finish()
-    every = [loop for loops in (*temporal.values(), *spatial.values()) for loop in loops]
-    left = {dim: einsum.layer.extent(ours) for dim, ours in einsum.dims.items()}
-    for dim, factor in every:
-        if factor and dim in left:
-            left[dim] = left[dim] // factor if left[dim] % factor == 0 else 0
-    for dim, rest in left.items():
-        if rest == 0 or (rest > 1 and (dim, 0) not in every):
-            reading.wrong(f"the factors must multiply to {einsum.layer.extent(einsum.dims[dim])}", f"mapping.{dim}")
-    reading.finish()
-
-    def loop(dim: str, factor: int) -> Loop:
-        return Loop(einsum.dims[dim], factor or left[dim])
-
-    nest: list[Loop] = []
-    stores: dict[Operand, list[Store]] = {operand: [] for operand in OPERANDS}
-    for level in architecture.levels:
-        for memory in machine.memories:
-            if memory.name == level.name:
-                for operand in memory.keeps:
-                    stores[operand].append(Store(memory=memory.name, loops_above=len(nest)))
-        nest += [one for one in (loop(*each) for each in temporal.get(level.name, ())) if one.trips > 1]
-    laid = {axis: tuple(one for one in (loop(*each) for each in reversed(loops)) if one.trips > 1)
-            for axis, loops in spatial.items()}
-    return LoopNest(temporal=tuple(nest), spatial={axis: loops for axis, loops in laid.items() if loops},
-                    stores={operand: tuple(kept) for operand, kept in stores.items()})
-
-
-def _letters(text: str, einsum: Einsum) -> list[str]:
-    """A permutation as a string: names of one letter, or names with commas or blanks between."""
-    parts = [part for part in re.split(r"[,\s]+", text) if part]
-    return parts if len(parts) > 1 or (parts and parts[0] in einsum.dims) else list(text)
-
-
-def _lay(
-    reading: Reading, path: str, directive: Any, level: Level, loops: list[tuple[str, int]],
-    spatial: dict[str, list[tuple[str, int]]],
-) -> None:
-    """Lay spatial loops along a level's axes: those before the split along X, the others along Y."""
-    running = [loop for loop in loops if loop[1] != 1]
-    if not running:
-        return
-    if not level.axes:
-        reading.wrong("has no fan-out (spatial: meshX, meshY)", f"{path}.target", level.name, at=directive)
-        return
-    along_x, along_y = f"{level.name}_X", f"{level.name}_Y"
-    if "split" not in directive and len(level.axes) == 2:
-        reading.wrong("says which loops lie along X (those before it) and which along Y: required with both meshes",
-                      f"{path}.split", at=directive)
-        return
-    only = next(iter(level.axes))
-    split = int(directive.get("split", len(loops) if only == along_x else 0))
-    for place, (dim, factor) in enumerate(loops):
-        axis = along_x if place < split else along_y
-        if factor == 1:
-            continue
-        if axis not in level.axes:
-            reading.wrong(f"lies along {axis[-1]} by its split, where {level.name} has one position",
-                          f"{path}.permutation", dim, at=directive)
-            continue
-        spatial.setdefault(axis, []).append((dim, factor))

@@ -21,6 +21,7 @@ TENSORS: dict[Operand, str] = {"weight": "W", "input": "I", "output": "O"}
 
 def files_of(design: Design) -> tuple[dict[str, str], tuple[str, ...]]:
     """Return file name → text, and notes. Raises ``ConfigurationError`` for what AccelForge cannot say."""
+    design.check_perfect("AccelForge")
     found, notes = {}, list(design.notes)
     if design.machine is not None:
         notes.append("A second stands for a cycle, and actions are of one bit.")

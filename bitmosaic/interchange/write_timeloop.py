@@ -7,12 +7,13 @@ Each axis is a container of its own with a fan-out along X. Accesses are of one 
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 from bitmosaic.interchange.design import Design
 from bitmosaic.interchange.nest_to_mapping import MOST_PLACES, increasing, repeated
 from bitmosaic.interchange.write_yaml import Tagged, number, text_of
-from simulator.counting_rules.loop_nest import LoopNest, Machine, Memory, extents
+from simulator.counting_rules.loop_nest import Loop, LoopNest, Machine, Memory, extents
 from simulator.errors import ConfigurationError, Problem
 from simulator.layer import OPERANDS, RELEVANT_DIMS, Dim, Layer, Operand
 from simulator.precision import LayerPrecision
@@ -139,25 +140,53 @@ def _mapping(layer: Layer, machine: Machine, nest: LoopNest) -> dict[str, Any]:
     memories = sorted(machine.memories, key=lambda each: len(each.replicated_along))
     cuts = [0, *_cuts(nest, [memory.name for memory in memories[1:]]), len(nest.temporal)]
     directives: list[dict[str, Any]] = []
-    for number_of, memory in enumerate(memories):
-        loops = nest.temporal[cuts[number_of] : cuts[number_of + 1]]
+    loops_of = {memory.name: nest.temporal[first:last]
+                for memory, (first, last) in zip(memories, itertools.pairwise(cuts), strict=True)}
+    loops_of |= {axis: nest.spatial.get(axis, ()) for axis in machine.axes}
+    last_trips = _last_trips(layer, machine, memories, loops_of)
+
+    def factors_of(target: str, order: list[Dim]) -> list[str]:
+        """Each with its remainder, the trips that it makes the last time, where they are fewer."""
+        found = []
+        for dim in order:
+            factor, last = extents(loops_of[target])[dim], last_trips[target, dim]
+            found.append(f"{dim}={factor}" if last == factor else f"{dim}={factor},{last}")
+        return found
+
+    for memory in memories:
+        loops = loops_of[memory.name]
         inner = list(dict.fromkeys(loop.dim for loop in reversed(loops)))
-        factors = extents(loops)
         order = [*inner, *(dim for dim in dims if dim not in inner)]
         directives.append({"target": memory.name, "type": "temporal",
-                           "factors": [f"{dim}={factors[dim]}" for dim in order], "permutation": list(order)})
+                           "factors": factors_of(memory.name, order), "permutation": list(order)})
         without = [SPACES[operand] for operand in OPERANDS if operand not in memory.keeps]
         directives.append({"target": memory.name, "type": "datatype",
                            "keep": [SPACES[operand] for operand in OPERANDS if operand in memory.keeps],
                            "bypass": without})
     for axis in machine.axes:
-        laid = nest.spatial.get(axis, ())
-        inner = [loop.dim for loop in reversed(laid)]
-        factors = extents(laid)
+        inner = [loop.dim for loop in reversed(loops_of[axis])]
         order = [*inner, *(dim for dim in dims if dim not in inner)]
         directives.append({"target": axis, "type": "spatial", "split": len(order),
-                           "factors": [f"{dim}={factors[dim]}" for dim in order], "permutation": list(order)})
+                           "factors": factors_of(axis, order), "permutation": list(order)})
     return {"mapping": directives}
+
+
+def _last_trips(
+    layer: Layer, machine: Machine, memories: list[Memory], loops_of: dict[str, tuple[Loop, ...]]
+) -> dict[tuple[str, Dim], int]:
+    """Memory's or axis's name and dimension → trips of its loop the last time that it runs."""
+    targets: list[str] = []
+    for memory in memories:
+        targets += [axis for axis in memory.replicated_along if axis not in targets] + [memory.name]
+    targets += [axis for axis in machine.axes if axis not in targets]
+    found: dict[tuple[str, Dim], int] = {}
+    for dim in DIMENSIONS:
+        left, inside = layer.extent(dim), math.prod(extents(loops_of[target])[dim] for target in targets)
+        for target in targets:
+            inside //= extents(loops_of[target])[dim]
+            found[target, dim] = -(-left // inside)
+            left -= (found[target, dim] - 1) * inside
+    return found
 
 
 def _cuts(nest: LoopNest, names: list[str]) -> tuple[int, ...]:

@@ -28,6 +28,7 @@ _LETTER: dict[Operand, str] = {"output": "O", "weight": "W", "input": "I"}
 
 def files_of(design: Design) -> tuple[dict[str, str], tuple[str, ...]]:
     """Return file name → text, and notes."""
+    design.check_perfect("ZigZag")
     found, notes = {}, list(design.notes)
     if design.machine is not None:
         data = _accelerator(design.machine, design.precision or LayerPrecision(), notes)

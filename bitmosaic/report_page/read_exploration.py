@@ -10,6 +10,7 @@ from bitmosaic.explorations.comparison import Comparison
 from bitmosaic.explorations.comparison_report import AXES
 from bitmosaic.explorations.exploration import Exploration, Point
 from bitmosaic.explorations.folder import ASSIGNMENTS
+from bitmosaic.explorations.records import Settings
 from bitmosaic.report_page.model import Fact, Reference, Report, ReportPoint
 from bitmosaic.report_page.network_entries import (
     CYCLE_KINDS,
@@ -61,9 +62,7 @@ def read_exploration(exploration: Exploration) -> Report:
             Fact(label="network", text=settings.network), Fact(label="hardware", text=settings.accelerator),
             *_accuracy_facts(metric, None if fp32 is None else fp32.value, fp32.count if fp32 else 0),
             Fact(label="menu", text=", ".join(settings.menu)), Fact(label="mapped for", text=settings.objective),
-            Fact(label="method", text=settings.method or "assignment by rated harm"),
-            Fact(label="harm", text=settings.sensitivity.replace("_", " ")),
-            Fact(label="quantiser", text=settings.quantiser), Fact(label="points", text=str(len(points))),
+            *_method_facts(settings), Fact(label="points", text=str(len(points))),
         ),
         notes=tuple(notes), measures=(*MEASURES, *([accuracy_measure(metric)] if measured else [])),
         references=_references(measured, fp32.value if fp32 else None),
@@ -109,7 +108,8 @@ def read_comparison(comparison: Comparison) -> Report:
             Fact(label="network", text=settings.network), Fact(label="hardware", text=settings.accelerator),
             *_accuracy_facts(settings.metric, settings.fp32, settings.examples),
             Fact(label="menu", text=", ".join(settings.menu)), Fact(label="mapped for", text=settings.objective),
-            Fact(label="families", text=str(len(comparison.families))), Fact(label="points", text=str(len(points))),
+            Fact(label="families", text=str(len(comparison.families))), *_variant_facts(comparison),
+            Fact(label="points", text=str(len(points))),
         ),
         notes=tuple(notes), measures=(*MEASURES, accuracy_measure(settings.metric)),
         references=_references(True, settings.fp32), x="latency_ms", y="accuracy_percent",
@@ -145,6 +145,28 @@ def _accuracy_facts(metric: str, fp32: float | None, count: int) -> tuple[Fact, 
     if fp32 is None:
         return ()
     return (Fact(label=f"{metric} in FP32", text=f"{number_text(100.0 * fp32)} % on {count} examples"),)
+
+
+def _method_facts(settings: Settings) -> tuple[Fact, ...]:
+    """The method, and what it rates harm and quantises by; channels that are selected have neither."""
+    if settings.flexiq is not None:
+        variant = f"selection {settings.flexiq.selection}, effective bits {settings.flexiq.extraction}"
+        return (Fact(label="method", text=f"{settings.method}: {variant}"),)
+    gradients = "" if settings.gradients == "own" else f", gradients by {settings.gradients}"
+    return (
+        Fact(label="method", text=settings.method or "assignment by rated harm"),
+        Fact(label="harm", text=settings.sensitivity.replace("_", " ") + gradients),
+        Fact(label="quantiser", text=settings.quantiser),
+    )
+
+
+def _variant_facts(comparison: Comparison) -> tuple[Fact, ...]:
+    """How channels are selected, where a family does that; ``flexiq`` names what is not the default."""
+    found = [family.quantiser for family in comparison.families if family.name == "flexiq"]
+    return tuple(
+        Fact(label="flexiq", text="greedy selection, static effective bits" if label == "flexiq" else
+             label.removeprefix("flexiq, ")) for label in found
+    )
 
 
 def _references(measured: bool, fp32: float | None) -> tuple[Reference, ...]:

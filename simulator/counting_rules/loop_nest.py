@@ -129,11 +129,14 @@ class LoopNest(Frozen):
         temporal: all temporal loops, outermost first.
         spatial: the loops along each axis.
         stores: for each operand its memories' stores, outermost first.
+        ragged: dimensions whose loops multiply to more than the layer has: the last tile of each level is smaller.
+            No counting rules know them.
     """
 
     temporal: tuple[Loop, ...]
     spatial: dict[str, tuple[Loop, ...]]
     stores: dict[Operand, tuple[Store, ...]]
+    ragged: tuple[Dim, ...] = ()
 
     @property
     def steps(self) -> int:
@@ -221,12 +224,15 @@ def check_precision(precision: LayerPrecision) -> None:
         )
 
 
-def check(layer: Layer, machine: Machine, nest: LoopNest) -> None:
-    """Raise ``MappingError`` with every way in which a nest is not one of this layer on this machine."""
+def check(layer: Layer, machine: Machine, nest: LoopNest, *, ragged: bool = False) -> None:
+    """Raise ``MappingError`` with every way in which a nest is not one of this layer on this machine.
+
+    ``ragged``: whether the nest's ragged dimensions may be so.
+    """
     problems = []
     every = nest.temporal + spatial_loops(nest, tuple(nest.spatial))
     for dim, extent in extents(every).items():
-        if extent != layer.extent(dim):
+        if extent != layer.extent(dim) and not (ragged and dim in nest.ragged and extent > layer.extent(dim)):
             problems.append(Problem(f"its loops multiply to {extent}, the layer has {layer.extent(dim)}", path=dim))
     for axis, loops in nest.spatial.items():
         if axis not in machine.axes:

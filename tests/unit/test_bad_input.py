@@ -19,6 +19,8 @@ from bitmosaic.cli import main
 from bitmosaic.explorations.menu import PREPARING
 from bitmosaic.explorations.store import sole_writer
 from hw_configs.loader import PRESETS
+from workloads import open_network
+from workloads.tasks.user_inputs import UserInputsTask
 
 BIT_FUSION = (PRESETS / "bit_fusion.yaml").read_text()
 QUICK = ("--seconds-per-layer", "0.1", "--gap", "0.5", "--workers", "1")
@@ -273,6 +275,8 @@ def test_results_folders_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) ->
     ("array.npy", ["array.npy: holds one array: save with np.savez, names = inputs"]),
     ("names.npz", ["names.npz: z: no such input of the network (allowed: x)", "names.npz: x: is missing"]),
     ("shape.npz", ["shape.npz: x=4×1×5×6: must have the shape any×1×6×6"]),
+    ("words.npz", ["words.npz: x=<U3: must be float32"]),
+    ("huge.npz", ["huge.npz: x=float64: holds values that float32 has not"]),
 ])
 def test_inputs_that_do_not_fit(inputs: str, messages: list[str]) -> None:
     _good()
@@ -281,10 +285,24 @@ def test_inputs_that_do_not_fit(inputs: str, messages: list[str]) -> None:
     np.save("array.npy", np.zeros(3))
     np.savez("names.npz", z=np.zeros((4, 1, 6, 6), np.float32))
     np.savez("shape.npz", x=np.zeros((4, 1, 5, 6), np.float32))
+    np.savez("words.npz", x=np.full((4, 1, 6, 6), "one"))
+    np.savez("huge.npz", x=np.full((4, 1, 6, 6), 1e300))
     found = _refused("explore", "net.onnx", "--inputs", inputs, "--output", "out")
     assert len(found) == len(messages)
     for line, message in zip(found, messages, strict=True):
         assert line.startswith(f"error: {message}")
+
+
+def test_inputs_of_another_width_become_the_networks_own() -> None:
+    _good()
+    # float64 is what NumPy makes where nobody asks; bytes are what images are.
+    scores = []
+    for array in (np.arange(144, dtype=np.uint8), np.arange(144.0), np.arange(144, dtype=np.float32)):
+        np.savez("some.npz", x=array.reshape(4, 1, 6, 6))
+        task = UserInputsTask(open_network("net.onnx"), "some.npz")
+        assert all(feed["x"].dtype == np.float32 for feed in task.calibration_feeds())
+        scores.append(task.calibration_feeds()[0]["x"].sum())
+    assert len(set(scores)) == 1
 
 
 def test_inputs_for_shapes_without_weights() -> None:

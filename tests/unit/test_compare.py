@@ -182,6 +182,25 @@ def test_a_variant_of_flexiq_is_a_family_of_its_own(digits: Network, compared: C
     assert _compare(digits, folder).families == compared.families
 
 
+def test_gradients_by_torch_are_for_methods_that_read_them(
+    digits: Network, compared: Comparison, tmp_path: Path
+) -> None:
+    pytest.importorskip("torch", reason="torch is not installed (pip install 'bitmosaic[torch]')")
+    folder = tmp_path / "torch"
+    shutil.copytree(compared.folder, folder)
+    found = _compare(digits, folder, methods=["amp", "seada"], gradients="torch")
+    assert [found.settings.ratings[name].gradients for name in ("amp", "seada")] == ["torch", "own"]
+    by_torch = [record for record in RecordFile(folder / "sensitivity.jsonl", HarmRecord)
+                if record.gradients == "torch"]
+    assert {record.method for record in by_torch} == {"taylor"}
+    # The same gradients to rounding, so the same assignments: nothing of them was scored anew.
+    own, other = compared.families[4], found.families[4]
+    assert own.name == other.name == "amp"
+    assert {point.record.key for point in own.points} == {point.record.key for point in other.points}
+    with pytest.raises(ConfigurationError, match="gradients=torch: are read by none of the methods seada"):
+        _compare(digits, folder, methods=["seada"], gradients="torch")
+
+
 def test_what_cannot_be_compared_is_refused(digits: Network, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="the method dpq is for menus with weights that are expanded"):
         _compare(digits, tmp_path / "x", methods=["amp", "dpq"])

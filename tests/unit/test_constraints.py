@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
 import time
@@ -101,8 +102,17 @@ def test_constraints_that_leave_nothing_are_named_with_demand_and_capacity() -> 
     order = constraints(tile={"K": 8, "P": 4, "Q": 4}, order={"dram": ["P", "K", "Q"]})
     with pytest.raises(InfeasibleError, match=r"order\.dram=P K Q: .* \(allowed: .*GKNPQCRS"):
         map_layer(LAYER, W8A8, machine, constraints=order)
+    # Tiles of 4 and of 3 are neighbours; and a tile that is given makes the trips that it makes.
+    for wanted, said in (
+        ({"trips": {"K": 7}},
+         "trips.K=7: no tile of the 24 along K makes such trips: tiles of 4 make 6, tiles of 3 make 8"),
+        ({"tile": {"K": 24}, "trips": {"K": 2}},
+         "trips.K=2: no tile of the 24 along K with tile.K=24 makes such trips: tiles of 24 make 1"),
+    ):
+        with pytest.raises(InfeasibleError, match=re.escape(said)):
+            map_layer(LAYER, W8A8, machine, constraints=constraints(**wanted))
     with pytest.raises(InfeasibleError, match=r"tile\.K.*and the others"):
-        map_layer(LAYER, W8A8, machine, constraints=constraints(tile={"K": 24}, trips={"K": 2}))
+        map_layer(LAYER, W8A8, machine, constraints=constraints(tile={"K": 8}, spatial={"columns": {"K": 24}}))
 
 
 def test_files_of_constraints_are_read_and_refused_with_their_lines(tmp_path: Path) -> None:
@@ -150,6 +160,18 @@ def test_limits_bind_and_are_explained_where_they_cannot_be_kept() -> None:
     with pytest.raises(ConfigurationError, match="split by channel"):
         map_layer(layer, LayerPrecision.parse("w8a8/w4a4@0.5"), open_accelerator("bit_fusion"), "edp",
                   latency_limit_cycles=5)
+
+
+@pytest.mark.parametrize("machine", ["eyeriss_like", "flexiq_like"])
+def test_a_limit_that_is_said_to_be_met_is_met(machine: str) -> None:
+    layer = Layer(name="fc", dims={"K": 48, "C": 40, "P": 5})
+    for objective, limit in (("latency", "energy_limit_pj"), ("energy", "latency_limit_cycles")):
+        with pytest.raises(InfeasibleError) as caught:
+            map_layer(layer, W8A8, open_accelerator(machine), objective, budget=BUDGET, **{limit: 5})
+        (said,) = re.findall(r"a limit of ([\d,.]+) \w+ or more can be met", str(caught.value))
+        found = map_layer(layer, W8A8, open_accelerator(machine), objective, budget=BUDGET,
+                          **{limit: float(said.replace(",", ""))})
+        assert found.status == "optimal"
 
 
 def test_wishes_are_part_of_a_problems_key() -> None:

@@ -123,6 +123,29 @@ def test_a_product_for_timeloop_is_what_is_worked_out_by_hand():
     assert accelerator_of(design, design.precision)[0].grid.axes[0].name == "PE_X"
 
 
+def test_timeloops_remainders_are_smaller_last_tiles(tmp_path):
+    """The product with 5 channels and 3 rows: c in 3, of which the last has one of the 2 places along Y; n in 4 is cut
+    into 2 tiles of 2, the last of one row."""
+    text = (GOLDEN / LOOP[0]).read_text(encoding="utf-8")
+    for old, new in (("instance: {C: 6, M: 8, N: 4}", "instance: {C: 5, M: 8, N: 3}"),
+                     ("[M=2, C=2, N=1]", "[M=2, C=2,1, N=1]"), ('"C=0,M=1,N=1"', '"C=3,M=1,N=2"'),
+                     ("N4 C1 M1", "N2,1 C1 M1")):
+        assert old in text
+        text = text.replace(old, new)
+    design = read_files(written(tmp_path, {"design.yaml": text}), None, None)
+    assert set(design.nest.ragged) == {"C", "N"} and design.layer.dims["C"] == 5
+    _, mapping, result = ours(design)
+    assert mapping.levels[1].tile == {"K": 2, "C": 5, "N": 3} and mapping.levels[2].tile == {"N": 2}
+    assert mapping.spatial == {"PE_X": {"K": 2}, "PE_Y": {"C": 2}}
+    assert [result.moved_bits("dram", operand) for operand in OPERANDS] == [(8 * 40, 0), (8 * 15, 0), (0, 8 * 24)]
+    assert result.compute_cycles == 4 * 3 * 3 and result.macs == 5 * 8 * 3
+    # A PE's own rows are cut further inside what is left of the array: not the same steps here.
+    wrong = text.replace("[M=2, C=2,1, N=1]", "[M=2, C=1, N=2]")
+    wrong = wrong.replace('"C=3,M=1,N=2"', '"C=5,M=1,N=1"')
+    with pytest.raises(ConfigurationError, match=r"mapping\.N: leaves a part of what the array holds at once"):
+        read_files(written(tmp_path, {"wrong.yaml": wrong}), None, None)
+
+
 def test_a_timeloop_architecture_without_energies_says_that_they_are_0(tmp_path):
     text = (GOLDEN / LOOP[0]).read_text(encoding="utf-8").partition("ERT:")[0]
     design = read_files(written(tmp_path, {"design.yaml": text}), None, None)
@@ -311,13 +334,38 @@ def axis_of(tool: str, axis: str) -> str:
 @share_of_examples
 @given(mapped_layers())
 def test_what_is_written_for_a_tool_comes_back(tool, tmp_path_factory, case):
-    accelerator, layer, mapping = case
+    check_comes_back(tool, tmp_path_factory.mktemp("files"), *case)
+
+
+@share_of_examples
+@given(st.data())
+def test_smaller_last_tiles_go_to_timeloop_and_come_back(tmp_path_factory, data):
+    accelerator, layer, mapping = data.draw(mapped_layers())
+    tile = mapping.levels[1].tile
+    # Shorter by less than the outermost tile, so that the last of them is smaller and all loops keep their trips.
+    dims = {dim: extent - data.draw(st.integers(0, tile.get(dim, 1) - 1), label=f"{dim} less")
+            if tile.get(dim, 1) < extent else extent for dim, extent in layer.dims.items()}
+    shorter = Layer(name="layer", dims=dims, stride=layer.stride)
+    try:
+        design = design_of(accelerator, LayerPrecision(), shorter, mapping)
+    except MappingError as error:
+        assert "leaves a part of the grid's register tile" in str(error)
+        return
+    assert set(design.nest.ragged) == {dim for dim, extent in dims.items() if extent % tile.get(dim, 1)}
+    if design.nest.ragged:
+        for tool in ("zigzag", "accelforge"):
+            with pytest.raises(MappingError, match="perfect factors only"):
+                WRITERS[tool](design)
+    check_comes_back("timeloop", tmp_path_factory.mktemp("files"), accelerator, shorter, mapping)
+
+
+def check_comes_back(tool, folder, accelerator, layer, mapping):
     # Timeloop has words of one width.
     width = "int8" if tool == "timeloop" else "int32"
     precision = LayerPrecision(output=width, accumulator=width)
     design = design_of(accelerator, precision, layer, mapping)
     texts, _ = WRITERS[tool](design)
-    back = read_files(written(tmp_path_factory.mktemp("files"), texts), None, None)
+    back = read_files(written(folder, texts), None, None)
     assert back.nest.spatial == {axis_of(tool, axis): loops for axis, loops in design.nest.spatial.items()}
     if tool != "timeloop":  # which gives no places, but levels: tiles begin where these do
         assert back.nest == design.nest
@@ -381,7 +429,8 @@ def changed(folder: Path, name: str, old: str, new: str) -> str:
     (LOOP[0], "depth: 128, ", "", r"architecture\.buffer\.attributes\.depth: a memory on the chip needs its depth"),
     (LOOP[0], "name: system.mac[1..4]", "name: system.alu[1..4]", "the energy reference table has no such component"),
     (LOOP[0], "target: registers", "target: register", "no such level .*did you mean 'registers'"),
-    (LOOP[0], "N4 C1 M1", "N4,2 C1 M1", r"mapping\[0\]\.factors=2: is a remainder: imperfect factors"),
+    (LOOP[0], "N4 C1 M1", "N4,5 C1 M1", r"mapping\[0\]\.factors=5: is no remainder of the factor before it"),
+    (LOOP[0], "N4 C1 M1", "N4,2 C1 M1", r"mapping\.N: the factors and remainders make 2, and must make 4"),
     (LOOP[0], "N4 C1 M1", "N4 C1 J1", "the problem has no such dimension"),
     (LOOP[0], '"M=4,C=1,N=1"', '"M=3,C=1,N=1"', r"mapping\.M: the factors must multiply to 8"),
     (LOOP[0], ", split: 1", "", "split: says which loops lie along X"),
@@ -480,10 +529,10 @@ def test_loops_of_a_dimension_cut_apart_are_refused(tmp_path):
 
 
 def test_what_other_tools_cannot_say_of_ours_is_refused():
-    layer = Layer(name="ragged", dims={"K": 10})
-    levels = (MappingLevel(level="dram", order=("K",)), MappingLevel(level="buffer", tile={"K": 4}),
-              MappingLevel(level="register", tile={"K": 4}))
-    with pytest.raises(MappingError, match=r"buffer 1\.K=4: does not divide the 10 of the layer"):
+    layer = Layer(name="ragged", dims={"K": 16})
+    levels = (MappingLevel(level="dram", order=("K",)), MappingLevel(level="buffer", tile={"K": 8}, order=("K",)),
+              MappingLevel(level="register", tile={"K": 3}))
+    with pytest.raises(MappingError, match=r"grid's register tile\.K=3: does not divide the 8 of buffer 1"):
         design_of(machine_for(), LayerPrecision(), layer, Mapping(levels=levels))
     with pytest.raises(ConfigurationError, match="its time depends on values"):
         design_of(open_accelerator("pragmatic_like"), LayerPrecision())

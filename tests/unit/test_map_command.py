@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 import bitmosaic
 from bitmosaic import cli, mapping_run  # before the fixture: compiled kernels are in the user's cache
+from mapper.cache import MODEL_VERSION
 
 LAYER = "fc:K=40,C=48,P=6"
 ENVIRONMENT = dict(os.environ)  # with the user's cache: compiled kernels are in it
@@ -29,16 +30,23 @@ def test_a_layer_is_shown_written_edited_and_simulated_again(tmp_path: Path) -> 
     layer, w8a8 = bitmosaic.parse_layer(LAYER), bitmosaic.LayerPrecision.parse("w8a8")
     machine = bitmosaic.open_accelerator("bit_fusion")
     found = bitmosaic.map_layer(layer, w8a8, machine, "latency")
+    assert found.model_version == MODEL_VERSION and f'"model_version":{MODEL_VERSION}' in found.model_dump_json()
     path = tmp_path / "fc.yaml"
     mapping = bitmosaic.load_mapping(path)
     assert bitmosaic.simulate(layer, w8a8, machine, mapping).total_cycles == found.cost
     assert bitmosaic.nest_text(layer, w8a8, machine, mapping) in result.stdout
     assert f"latency {found.cost:.4g} cycles, no mapping of the space costs less than {found.lower_bound:.4g}: " \
         "optimal, gap 0 %" in result.stdout
+    terms = f"Model of machines and proofs: version {MODEL_VERSION}; costs by the fast engine\n"
+    assert terms in result.stdout and f"# {terms}" in (tmp_path / "fc.yaml").read_text(encoding="utf-8")
     assert "Space: axis factors" in result.stdout and f"Mappings: {tmp_path}" in result.stdout
     (command,) = re.findall(r"^# bitmosaic map (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
     again = _run(*command.split())
     assert again.exit_code == 0 and f"latency {found.cost:.4g} cycles, simulated" in again.stdout
+
+    beside = _run(*command.split(), "--latency-limit", "9", "--objective", "energy", "--front", "--out", tmp_path)
+    assert beside.exit_code == 2 and all(
+        f"error: {option}" in beside.stderr for option in ("--latency-limit=9", "--front", "--out=")), beside.stderr
 
     tile = mapping.level("buffer").tile["K"]
     text = path.read_text(encoding="utf-8")

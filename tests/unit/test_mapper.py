@@ -16,6 +16,7 @@ from simulator.engine import simulate
 from simulator.errors import InfeasibleError, PrecisionError
 from simulator.layer import Layer
 from simulator.precision import LayerPrecision
+from workloads import open_network
 
 W8A8 = LayerPrecision.parse("w8a8")
 CONVOLUTION = Layer(
@@ -44,6 +45,27 @@ def test_both_provers_agree() -> None:
         )
         assert one.status == "optimal"
         assert other.lower_bound <= one.cost * (1 + 1e-9) <= other.cost * (1 + 3e-6)
+
+
+@pytest.mark.parametrize(("network", "number", "machine", "objective"), [
+    ("onnx_resnet50", 3, "bit_fusion", "edp"), ("onnx_resnet50", 12, "stripes", "latency"),
+    ("bert_base", 0, "bit_fusion", "energy"), ("bert_base", 4, "loom", "edp"),
+    ("mobilenet_v2", 5, "tpu_like", "energy"), ("mobilenet_v2", 1, "unpu_like", "latency"),
+])
+def test_no_prover_finds_what_the_other_one_excludes(
+    network: str, number: int, machine: str, objective: Objective
+) -> None:
+    # Two independent mappers on real layers: whatever each has time for, costs and bounds do not cross.
+    layer = open_network(network).layers[number]
+    one, other = (
+        map_layer(layer, W8A8, open_accelerator(machine), objective,
+                  budget=SearchBudget(cpu_seconds=seconds, prover=prover))  # type: ignore[arg-type]
+        for prover, seconds in (("enumeration", 20), ("cp_sat", 1))
+    )
+    assert one.status == "optimal"
+    assert other.cost >= one.lower_bound * (1 - 1e-9) and one.cost >= other.lower_bound * (1 - 1e-9)
+    if other.status == "optimal":
+        assert other.cost == pytest.approx(one.cost, rel=5e-6)
 
 
 def test_the_reported_gap_is_no_larger_than_asked_for() -> None:

@@ -161,6 +161,12 @@ def test_all_mistakes_of_a_file_are_named_with_their_lines(tmp_path: Path) -> No
         assert rule in found[name].rule
         file, _, line = found[name].where.rpartition(":")
         assert file == str(path) and name.replace("[0]", "").rpartition(".")[2] in lines[int(line) - 1]
+    # Every extent that is too small, not the first of them alone.
+    path = edited(tmp_path, ("C: 16}", "C: -1}"), ("K: 32", "K: 0"), ("Q: 4", "Q: 0"))
+    with pytest.raises(ConfigurationError) as caught:
+        load_mapping(path)
+    assert {problem.path for problem in caught.value.problems} == {
+        "spatial.rows.C", "spatial.columns.K", "levels[1].tile.Q"}
     assert found["bypass[0]"].did_you_mean == "weight" and found["levels[2].levl"].did_you_mean == "level"
 
 
@@ -186,6 +192,36 @@ def test_a_mapping_that_does_not_fit_is_refused_with_line_reason_and_sizes(tmp_p
         f"{path}: mapping of conv: weight_buffer: needs 92160 bits (weight 92160) and has 10000"
     )):
         check_mapping(path, load_mapping(path), LAYER, W8A8, small)
+
+
+def test_what_would_count_for_nothing_is_refused(tmp_path: Path) -> None:
+    # PEs beyond a dimension's end, tiles of DRAM, orders inside registers: nothing of it would change the cost.
+    machine = open_accelerator("eyeriss_like")
+    mapping = MAPPING.model_copy(update={"spatial": {"rows": {"R": 3}, "columns": {"P": 8}}})
+    for changes, path, value, rule in (
+        ([("P: 8", "P: 9")], "spatial.columns.P", "9", "the layer has 8"),
+        ([("R: 3}", "R: 3}"), ("P: 8, Q: 4", "P: 4, Q: 4")], "spatial.columns.P", "8", "the buffer tile has 4"),
+        ([("level: register\n  tile: {}", "level: register\n  tile: {C: 17}")], "levels[2].tile.C", "17",
+         "the layer has 16"),
+        ([("level: dram\n  tile: {}", "level: dram\n  tile: {K: 20}")], "levels[0].tile.K", "20", "which has 40"),
+        ([("order: []", "order: [K]")], "levels[2].order", "K", "in no order"),
+        ([("order: [K, Q, P]\n  bypass: []", "order: [K, Q, P]\n  bypass: [input]")], "levels[0].bypass", "input",
+         "not DRAM"),
+        ([("order: []\n  bypass: []", "order: []\n  bypass: [weight]")], "levels[2].bypass", "weight",
+         "not registers"),
+        ([("order: []\n  bypass: []\n  double_buffer: []", "order: []\n  bypass: []\n  double_buffer: [input]")],
+         "levels[2].double_buffer", "input", "only where it bypasses"),
+    ):
+        text = dump_mapping(mapping)
+        for old, new in changes:
+            assert old in text, old
+            text = text.replace(old, new, 1)
+        file = tmp_path / "edited.yaml"
+        file.write_text(text, encoding="utf-8")
+        with pytest.raises(MappingError) as caught:
+            check_mapping(file, load_mapping(file), LAYER, W8A8, machine)
+        (found,) = [problem for problem in caught.value.problems if problem.path == path]
+        assert found.value == value and rule in found.rule and re.fullmatch(r".*:\d+", found.where)
 
 
 def test_layers_in_one_word() -> None:

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 import bitmosaic
 from bitmosaic.cli import main
 from bitmosaic.explorations.assignment_file import load_assignment
+from bitmosaic.explorations.exploration import SETTINGS_FILE
 from bitmosaic.explorations.records import PointRecord
 from bitmosaic.report_page import page
 from bitmosaic.report_page.machines import Machines, changes
@@ -117,6 +118,17 @@ def test_a_comparison_has_its_families(compared: Path) -> None:
     ]
     assert report.points[0].layers == report.points[3].layers, "what two families propose"
     assert any("dpq" in note for note in report.notes) and report.first == "uniform-1"
+
+
+def test_a_variant_of_flexiq_is_named(records: dict[str, PointRecord], tmp_path: Path) -> None:
+    folder = results.write_exploration(tmp_path / "explored", records)
+    path = folder / SETTINGS_FILE
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    settings |= {"method": "flexiq", "flexiq": {"selection": "evolutionary", "extraction": "static"}}
+    path.write_text(json.dumps(settings), encoding="utf-8")
+    facts = {fact.label: fact.text for fact in report_of(folder).facts}
+    assert facts["method"] == "flexiq: selection evolutionary, effective bits static"
+    assert not {"harm", "quantiser"} & set(facts), "of channels there is neither"
 
 
 def test_a_comparison_of_an_earlier_version_says_what_is_missing(

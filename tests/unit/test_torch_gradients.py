@@ -361,8 +361,9 @@ def test_torch_that_is_not_installed(digits, tmp_path):
         AccuracyEvaluator(digits, find_task(digits), gradients="torch")
     with pytest.raises(MissingPackageError, match=message):
         open_pass(trained_model(digits), [], "torch")
-    found = CliRunner().invoke(main, ["explore", "--gradients", "torch", "--output", str(tmp_path / "new")])
-    assert found.exit_code == 2 and "pip install 'bitmosaic[torch]'" in found.output
+    for command in ("explore", "compare"):
+        found = CliRunner().invoke(main, [command, "--gradients", "torch", "--output", str(tmp_path / "new")])
+        assert found.exit_code == 2 and "pip install 'bitmosaic[torch]'" in found.output
     assert not (tmp_path / "new").exists()
 
 

@@ -120,8 +120,18 @@ class MiniLmTask:
 
     def evaluate(self, run: Run) -> TaskScore:
         """Share of texts whose nearest other text is of the same module."""
-        labels = np.array(self.texts[1])
-        return TaskScore(float((labels[self.nearest(run)] == labels).mean()), len(labels))
+        right = self.right(self.nearest(run))
+        return TaskScore(float(right.mean()), len(right))
+
+    def right(self, near: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Of each text whether the one found for it (``nearest``) is of its module."""
+        labels = self.groups
+        return np.asarray(labels[near] == labels)
+
+    @property
+    def groups(self) -> NDArray[np.int64]:
+        """The number of each text's module."""
+        return np.array(self.texts[1])
 
     def nearest(self, run: Run) -> NDArray[np.int64]:
         """Of each evaluation text the number of the nearest other one."""

@@ -91,3 +91,27 @@ def check_feed(feed: Feed, shapes: Mapping[str, tuple[int | None, ...]], where: 
             problems.append(Problem("must be finite: NaN or infinity found", where=where, path=name))
     if problems:
         raise NetworkError(problems)
+
+
+def typed_feed(feed: Feed, types: Mapping[str, np.dtype[Any]], where: str) -> Feed:
+    """A feed whose arrays have the types of the graph's inputs: NumPy's float64 becomes float32, bytes become floats.
+
+    Raises ``NetworkError`` with every array that is of another kind, or holds what its input's type cannot.
+    """
+    problems, found = [], {}
+    for name, array in feed.items():
+        wanted = types[name]
+        rule = ""
+        if not np.can_cast(array.dtype, wanted, "same_kind"):
+            rule = f"must be {wanted}"
+        else:
+            with np.errstate(over="ignore"):
+                found[name] = array.astype(wanted, copy=False)
+            exact = np.issubdtype(wanted, np.integer) or wanted == np.bool_
+            if (found[name] != array).any() if exact else not np.isfinite(found[name]).all():
+                rule = f"holds values that {wanted} has not"
+        if rule:
+            problems.append(Problem(rule, where=where, path=name, value=str(array.dtype)))
+    if problems:
+        raise NetworkError(problems)
+    return found

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.errors import NetworkError, Problem
-from workloads.calibration import can_batch, input_shapes, open_session, trained_model, with_free_batch
+from workloads.calibration import can_batch, input_shapes, input_types, open_session, trained_model, with_free_batch
 from workloads.network import Network
-from workloads.tasks.task import Feed, Run, TaskScore, batches, check_feed
+from workloads.tasks.task import Feed, Run, TaskScore, batches, check_feed, typed_feed
 
 BATCH = 16
 SEED = 20242
@@ -31,7 +31,8 @@ class UserInputsTask:
     A quarter of the examples, drawn with a fixed seed, are for calibration; the others are evaluated. At least two
     examples are needed, unless the network has no batch dimension: then the one feed serves for both.
 
-    Raises ``NetworkError`` where the file cannot be read, or its arrays do not fit the network or hold NaN.
+    Raises ``NetworkError`` where the file cannot be read, or its arrays do not fit the network or hold NaN. Numbers
+    of another width become those of the network's inputs.
     """
 
     metric = "agreement with FP32"
@@ -40,9 +41,10 @@ class UserInputsTask:
         self.name = f"inputs of {network.name}"
         self._network = network
         self._model = with_free_batch(trained_model(network))
-        feed = _read(Path(path))
+        feed: Feed = _read(Path(path))
         shapes = input_shapes(self._model)
         check_feed(feed, shapes, str(path))
+        feed = typed_feed(feed, input_types(self._model), str(path))
         counts = {name: len(array) for name, array in feed.items() if array.ndim}
         self._has_batch = bool(shapes) and all(shape and shape[0] is None for shape in shapes.values())
         if not self._has_batch:
