@@ -83,17 +83,20 @@ class Capacity:
 class CostModel:
     """All terms of one variant. Costs are sums of terms plus a constant.
 
-    ``grid`` and ``channel`` are in cycles, ``energy`` in pJ. What leaks comes on top of ``energy``:
-    ``leakage_pj_per_cycle`` times the latency. ``always_doubled``: operands that every mapping double-buffers
-    (``constrained_space``); the terms count their tiles twice already. ``always_ahead``: the same at single levels, of
-    operands that lie in several buffers. ``kernel_inputs``: what ``kernel_input`` has laid out of this
-    model so far.
+    ``grid``, ``paced`` and ``channel`` are in cycles, ``energy`` in pJ. ``paced`` is the grid's sum where folds take as
+    long as they load or drain; empty where none does. The exposed waits come on top of both. What leaks comes on top
+    of ``energy``: ``leakage_pj_per_cycle`` times the latency. ``always_doubled``: operands that every mapping
+    double-buffers (``constrained_space``); the terms count their tiles twice already. ``always_ahead``: the same at
+    single levels, of operands that lie in several buffers. ``kernel_inputs``: what ``kernel_input`` has laid out of
+    this model so far.
     """
 
     variant: Variant
     blocks: tuple[Block, ...]
     grid: tuple[Term, ...]
     grid_constant: float
+    paced: tuple[Term, ...]
+    paced_constant: float
     exposed: tuple[Exposed, ...]
     channel: tuple[Term, ...]
     channel_constant: float
@@ -126,7 +129,8 @@ class CostModel:
         return replace(
             self,
             blocks=blocks,
-            grid=terms(self.grid), channel=terms(self.channel), final=terms(self.final), energy=terms(self.energy),
+            grid=terms(self.grid), paced=terms(self.paced), channel=terms(self.channel), final=terms(self.final),
+            energy=terms(self.energy),
             exposed=tuple(replace(each, doubled=term(each.doubled), single=term(each.single)) for each in self.exposed),
             capacities=tuple(
                 replace(each, tiles={operand: term(tile) for operand, tile in each.tiles.items()})

@@ -153,7 +153,7 @@ class _Builder:
         return Term(name, term.coefficient * factor, term.factors, term.floor * factor)
 
     def grid_terms(self, dram: dict[str, Term], constant_bits: int) -> tuple[tuple[Term, ...], float]:
-        """Cycles that cannot overlap on the grid's timeline (``simulator.bound``)."""
+        """Cycles that cannot overlap on the grid's timeline (``simulator.bound``), if its steps set the pace."""
         timing, memory = self.timing, self.accelerator.dram
         bandwidth = memory.bandwidth_bits_per_cycle
         compute = self.cycles("compute", dict.fromkeys(DIMS, "steps"))
@@ -162,11 +162,10 @@ class _Builder:
         if timing.stationary is None:
             constant += timing.tail_cycles
         else:
-            streamed = IRRELEVANT[timing.stationary]
             inside = 0 if timing.overlap else timing.tail_cycles
             constant += timing.tail_cycles - inside
             trips = f"trips{self.levels}"
-            folds = {dim: (trips if dim in streamed else "steps") for dim in DIMS}
+            folds = self.folds()
             events = dict.fromkeys(DIMS, trips)
             if self.variant.bypass is not None:
                 # Where an operand bypasses, its buffer loops are loops over passes too.
@@ -179,6 +178,27 @@ class _Builder:
             elif timing.load_cycles + inside:
                 terms.append(self.term("load", timing.load_cycles + inside, **folds))
         return tuple(terms), constant
+
+    def folds(self) -> dict[Dim, str]:
+        """Columns of the folds of all passes: what streams through the grid does not divide them."""
+        assert self.timing.stationary is not None
+        streamed = IRRELEVANT[self.timing.stationary]
+        return {dim: (f"trips{self.levels}" if dim in streamed else "steps") for dim in DIMS}
+
+    def paced_terms(self, constant: float) -> tuple[tuple[Term, ...], float]:
+        """The same if the folds' loads, or their drains, set the pace: none where nothing waits for these.
+
+        ``constant``: that of the other sum. The last fold's results leave behind the last pass, with the tail.
+        """
+        timing = self.timing
+        pace = timing.load_cycles if timing.preload else 0
+        drain = timing.drain_cycles if timing.overlap else 0
+        if timing.stationary is None or not (pace or drain):
+            return (), 0.0
+        terms = [self.term("paced", max(pace, drain), **self.folds())]
+        if not timing.preload and timing.load_cycles:
+            terms.append(self.term("load", timing.load_cycles, **self.folds()))
+        return tuple(terms), constant - drain
 
     def exposed(self, dram: dict[str, Term]) -> tuple[Exposed, ...]:
         """Waits for each operand's tiles, double-buffered and not."""
@@ -223,13 +243,21 @@ class _Builder:
         inputs = dram["input"]
         if self.is_ahead("input"):
             inputs = self.filled("input", self.outermost("input"), padded=True)
-        terms = (
+        terms = [
             self.scaled(dram["weight"], 1 / bandwidth, "loads_weight"),
             self.scaled(inputs, 1 / bandwidth, "loads_input"),
             self.cycles("last_pass", columns),
             self._last_write(bandwidth),
-        )
-        return terms, memory.latency_cycles + parameter_bits / bandwidth + self.timing.tail_cycles
+        ]
+        constant = memory.latency_cycles + parameter_bits / bandwidth + self.timing.tail_cycles
+        load = self.timing.load_cycles
+        if load and self.timing.preload:
+            constant += load
+        elif load:
+            streamed = IRRELEVANT[self.timing.stationary] if self.timing.stationary else ()
+            own = {dim: column for dim, column in columns.items() if dim not in streamed}
+            terms.append(self.term("last_load", load, **own))
+        return tuple(terms), constant
 
     def energy_terms(self, dram: dict[str, Term]) -> tuple[tuple[Term, ...], float]:
         """Energy in pJ without leakage, exactly as ``simulator.counts`` has it."""
@@ -458,6 +486,7 @@ def _build_cost_model(builder: _Builder, axis_sizes: tuple[int, ...]) -> CostMod
         builder.scaled(dram[operand], (2 if operand == "output" else 1) / bandwidth, f"channel_{operand}")
         for operand in OPERANDS
     )
+    paced, paced_constant = builder.paced_terms(grid_constant)
     final, final_constant = builder.final_terms(dram, parameters)
     energy, energy_constant = builder.energy_terms(dram)
     return CostModel(
@@ -465,6 +494,8 @@ def _build_cost_model(builder: _Builder, axis_sizes: tuple[int, ...]) -> CostMod
         blocks=builder.blocks,
         grid=grid,
         grid_constant=grid_constant,
+        paced=paced,
+        paced_constant=paced_constant,
         exposed=builder.exposed(dram),
         channel=channel,
         channel_constant=latency + (parameters + finished - 2 * spilled) / bandwidth,

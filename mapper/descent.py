@@ -59,13 +59,14 @@ def _laid_out(
 ) -> kernel.CostInput:
     terms: list[tuple[Term, int, int, int]] = []
     terms += [(term, kernel.GRID, 0, 0) for term in model.grid]
+    terms += [(term, kernel.PACED, 0, 0) for term in model.paced]
     if event_price_cycles > 0:
         trips = tuple(
             block.product(tuple(f"trips{model.variant.levels}_{choice.dim}" for choice in block.choices))
             for block in model.blocks
         )
         price = Term("events", event_price_cycles, trips)
-        terms += [(price, kernel.GRID, 0, 0), (price, kernel.CHANNEL, 0, 0)]
+        terms += [(price, kind, 0, 0) for kind in (kernel.GRID, kernel.PACED, kernel.CHANNEL)]
     terms += [(term, kernel.CHANNEL, 0, 0) for term in model.channel]
     terms += [(term, kernel.FINAL, 0, 0) for term in model.final]
     terms += [(term, kernel.ENERGY, 0, 0) for term in model.energy]
@@ -94,6 +95,7 @@ def _laid_out(
         channel_constant=float(model.channel_constant),
         final_constant=float(model.final_constant),
         energy_constant=float(model.energy_constant),
+        paced_constant=float(model.paced_constant) if model.paced else -np.inf,
         leakage=float(model.leakage_pj_per_cycle),
         single_constant=single_constant,
         objective=OBJECTIVES.index(objective),

@@ -27,6 +27,8 @@ from simulator.layer import OPERANDS
 
 BATCHES = (1 << 6, 1 << 11, 1 << 15, 1 << 18)  # choices simulated a variant, at most
 NODES_PER_SECOND = 200_000  # of the branch and bound, roughly; a limit for it follows from the time left
+# Of a variant, until its cheapest choice is known: few at first, and more once the others have improved the incumbent.
+FIRST_NODES, MORE_NODES = 20_000, 6
 RELAXED_NODES = 10_000  # for the least energy of a variant, at least (``relaxed_bound``)
 CHUNKS = (8, 256)  # choices simulated between two looks at the clock: at first, and at most
 
@@ -98,17 +100,33 @@ def _kernel_input(model: CostModel, incumbent: Incumbent) -> choice_cost.CostInp
 
 def _search(variants: list[_Variant], incumbent: Incumbent, give_up: float, deadline: float) -> None:
     """Raise the floors of variants, and improve the incumbent, until nothing is left or time is over."""
-    # The most promising first: what they find spares the others work.
-    first = sorted(variants, key=lambda v: incumbent.promise.get(id(v.model), math.inf))
-    for place, variant in enumerate(first):
-        left = give_up - time.process_time()
-        if left > 0:
-            _find_cheapest(variant, incumbent, left / (len(variants) - place) ** 0.5)
+    _find_all(variants, incumbent, give_up)
+    _extend_all(variants, incumbent, give_up, deadline)
+
+
+def _find_all(variants: list[_Variant], incumbent: Incumbent, give_up: float) -> None:
+    """Find the least closed-form cost of all variants where it is not known, with more and more nodes.
+
+    The most promising come first: what they find spares the others work.
+    """
+    unknown = sorted((v for v in variants if not v.known), key=lambda v: incumbent.promise.get(id(v.model), math.inf))
+    nodes = FIRST_NODES
+    while unknown and time.process_time() < give_up:
+        for variant in unknown:
+            left = give_up - time.process_time()
+            if left > 0:
+                _find_cheapest(variant, incumbent, min(nodes, max(1000, int(left * NODES_PER_SECOND))))
+        unknown = [variant for variant in unknown if not variant.known]
+        nodes *= MORE_NODES
+
+
+def _extend_all(variants: list[_Variant], incumbent: Incumbent, give_up: float, deadline: float) -> None:
+    """Simulate the choices of all variants whose cheapest is known, in growing batches."""
     for number, most in enumerate(BATCHES if incumbent.devices.batches else BATCHES[-1:]):
         if number == 1:
             # What the cheapest few have not closed is worth further descents.
-            still = [variant for variant in variants if variant.floor < incumbent.target()]
-            start_again([variant.model for variant in still], incumbent, give_up)
+            open_ones = [variant.model for variant in variants if variant.floor < incumbent.target()]
+            start_again(open_ones, incumbent, give_up)
         still = sorted((v for v in variants if v.known and v.floor < incumbent.target()), key=lambda v: v.floor)
         for place, variant in enumerate(still):
             left = deadline - time.process_time()
@@ -130,9 +148,8 @@ def _enumerate(
     )
 
 
-def _find_cheapest(variant: _Variant, incumbent: Incumbent, seconds: float) -> None:
+def _find_cheapest(variant: _Variant, incumbent: Incumbent, nodes: int) -> None:
     """Find the least closed-form cost of a variant, if below the target, and simulate it."""
-    nodes = max(1000, int(seconds * NODES_PER_SECOND))
     devices = incumbent.devices
     rows, masks, _, floor, known = _enumerate(
         variant.kernel, incumbent.target(), 1, nodes, undominated=devices.undominated, devices=devices

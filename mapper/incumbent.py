@@ -32,6 +32,7 @@ from simulator.walk_input import walk_input
 
 PROOF_TOLERANCE = 1e-6  # relative
 MOST_EVENTS = 1 << 22  # a tiling with more passes is not simulated; what is known of it is its closed-form cost
+MOST_PLAIN_EVENTS = 1 << 26  # the same where the short walk leaves out what repeats itself, so that few are walked
 MOST_DEEP_EVENTS = 1 << 13  # with several levels of buffers, where a pass takes longer: this many, or ...
 KNOWN = 1 << 62  # in the place of the cycles of what was simulated before
 MORE_DEEP_EVENTS = 4  # ... so many times those of the incumbent, whichever is more
@@ -149,6 +150,8 @@ class Incumbent:
         )
         inner = _places(buffer_order(model.variant))
         loops = looping(model, rows)
+        full = full_unless_plain(template)
+        most_events = MOST_PLAIN_EVENTS if full is None else MOST_EVENTS
         for which, (order,) in enumerate(outer_orders(model.variant)):
             keys = self._noted.keys(model, rows, masks, sequences(order, loops))
             new = self._noted.are_new(keys)
@@ -157,7 +160,7 @@ class Incumbent:
             cycles = np.full(len(rows), KNOWN)
             cycles[new] = heard(
                 tiling_cycles, template, geometry, _places(order), inner, *(each[new] for each in tilings),
-                doubled[new], MOST_EVENTS, full_unless_plain(template), self._hopeless(energy[new], leakage),
+                doubled[new], most_events, full, self._hopeless(energy[new], leakage),
                 self.objective == "latency" and self.limits == NO_LIMITS,
             )
             self._noted.note([key for key, walked in zip(keys, cycles >= 0, strict=True) if walked])

@@ -4,8 +4,9 @@
     subject to Σ_t coefficient_t · ∏_b factor_tb[row_b] ≤ size_j        for each limit j
 
 A *subproblem* is a variant with the set of double-buffered operands fixed, under one objective. Energy has one
-sum (three where something leaks), latency three (the grid's, the channel's, and all loads with the last pass), and
-the energy-delay product three, whose terms are products of theirs and the energy's.
+sum (as many as latency where something leaks), latency three or four (the grid's, that of a grid whose folds are paced,
+the channel's, and all loads with the last pass), and the energy-delay product as many, whose terms are products of
+theirs and the energy's.
 """
 
 from __future__ import annotations
@@ -133,19 +134,21 @@ def build_subproblem(
     ``relaxed``: double buffering takes no room. Such a subproblem is a relaxation of all those of its variant that
     double-buffer no more operands, so that nothing cheap in it means nothing cheap in any of them.
     """
-    grid_terms = list(model.grid)
-    grid_constant = model.grid_constant
+    waits = []
+    waits_constant = 0.0
     for exposed in model.exposed:
         if exposed.operand in double_buffer:
-            grid_terms.append(exposed.doubled)
+            waits.append(exposed.doubled)
         else:
-            grid_terms.append(exposed.single)
-            grid_constant += exposed.single_constant
-    grid = Sum(grid_constant, tuple(grid_terms))
+            waits.append(exposed.single)
+            waits_constant += exposed.single_constant
+    grid = [Sum(model.grid_constant + waits_constant, (*model.grid, *waits))]
+    if model.paced:
+        grid.append(Sum(model.paced_constant + waits_constant, (*model.paced, *waits)))
     channel = Sum(model.channel_constant, model.channel)
     final = Sum(model.final_constant, model.final)
-    latency = (grid, channel, final)
-    # The latency is the largest of the three, and so leakage is the largest of three sums too.
+    latency = (*grid, channel, final)
+    # The latency is the largest of these, and so leakage is in the largest of as many sums too.
     energy = tuple(_with_leakage(model, total) for total in latency)
     sums_of_energy = energy if model.leakage_pj_per_cycle else energy[:1]
     sums = {

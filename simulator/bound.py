@@ -5,8 +5,9 @@ Three things take time whatever happens, and each gives a bound:
 1. the grid: parameters and the first tiles must arrive, all passes run one after another, and the last outputs
    must drain and be written; tiles of an operand that is not double-buffered load while the grid waits;
 2. the DRAM channel: it moves all bits, after its latency;
-3. both: the last pass cannot start before all loads are done, and the last write follows it. (From one pass to the
-   next the tile of the weight or of the input changes, so the last pass waits for the last load.)
+3. both: the last pass cannot start before all loads are done, what stays in the grid is then loaded into it, and the
+   last write follows the pass. (From one pass to the next the tile of the weight or of the input changes, so the last
+   pass waits for the last load.)
 
 Where the time of a step depends on values, all of this is at the least that a step takes, and the energy of the
 processing elements is a lower bound too.
@@ -121,6 +122,17 @@ def last_pass_cycles(plan: Plan) -> int:
     return cycles
 
 
+def last_pass_load_cycles(plan: Plan) -> int:
+    """Cycles in which the last pass loads what stays in the grid, and takes no steps."""
+    timing = plan.timing
+    if timing.preload or timing.stationary is None:
+        return timing.load_cycles
+    folds = 1
+    for dim in RELEVANT_DIMS[timing.stationary]:
+        folds *= -(-_last_extent(plan, dim, plan.levels + 1) // int(plan.unroll[DIMS.index(dim)]))
+    return folds * timing.load_cycles
+
+
 def _may_be_all_padding(plan: Plan) -> bool:
     """Whether a pass may read no input although a larger buffer loads some for it."""
     places = plan.places("input")
@@ -176,7 +188,7 @@ def bound_cycles(plan: Plan, dram: DramTraffic, rows: Sequence[Moved]) -> CycleB
     inputs = 0 if _may_be_all_padding(plan) else dram.input_read_bits
     loads = dram.parameter_read_bits + dram.weight_read_bits + inputs
     loaded = _ceil(loads, bandwidth) + (latency if loads else 0)
-    final = loaded + last_pass_cycles(plan) + timing.tail_cycles + last_write
+    final = loaded + last_pass_load_cycles(plan) + last_pass_cycles(plan) + timing.tail_cycles + last_write
     total = max(grid, channel, final, *port_cycles(plan.accelerator, rows))
     return CycleBound(total, compute, overhead, channel)
 

@@ -270,7 +270,7 @@ def _count(b, m, i, memo, scratch, found):
     weight_registers = input_registers = output_registers = np.int64(1)
     # First tiles of the grid, first and last of what an event works on.
     weight_first = input_first = last_write = last_steps = np.int64(1)
-    steps = active = passes = folds = np.int64(1)
+    steps = active = passes = folds = last_folds = np.int64(1)
     refills = False
     for place in range(b.dims.shape[0]):
         d = np.uint64(b.dims[place])
@@ -303,6 +303,8 @@ def _count(b, m, i, memo, scratch, found):
             passes *= trips
         scratch[DRAM_TRIPS, d], scratch[BUFFER_TRIPS, d], scratch[FETCHES, d] = trips, buffer_trips, fetches
         last_steps *= of_last
+        if not b.table[STREAMED, d]:
+            last_folds *= of_last
         active *= extent if lanes == 1 else (trips - 1) * _ceil(tile, lanes) + _ceil(last, lanes)
         in_pe = min(register * lanes, tile)
         if relevant & 1:
@@ -348,14 +350,14 @@ def _count(b, m, i, memo, scratch, found):
     overhead = _overhead(b, folds, compute, passes)
     found[i, ACTIVE_STEPS], found[i, PASSES] = active, passes
     found[i, COMPUTE_CYCLES], found[i, FILL_DRAIN_CYCLES] = compute, overhead
-    found[i, CYCLES] = _bound(b, m, i, scratch, found, first_weights, first_inputs, last_write, last_steps)
+    found[i, CYCLES] = _bound(b, m, i, scratch, found, first_weights, first_inputs, last_write, last_steps, last_folds)
 
 
 @_inlined
-def _bound(b, m, i, scratch, found, first_weights, first_inputs, last_write, last_steps):
+def _bound(b, m, i, scratch, found, first_weights, first_inputs, last_write, last_steps, last_folds):
     """Lower bound of the cycles, from what is counted in ``found`` (``simulator.bound``).
 
-    Elements of the first tiles and of the last write, and steps of the last pass.
+    Elements of the first tiles and of the last write, and steps and folds of the last pass.
     """
     bandwidth = b.bandwidth
     first_weights *= b.table[ELEMENT_BITS, WEIGHT]
@@ -380,6 +382,8 @@ def _bound(b, m, i, scratch, found, first_weights, first_inputs, last_write, las
     everything = loads + 2 * sums + finished
     channel = _ceil(everything, bandwidth) + (b.latency if everything > finished else 0)
     loaded = _ceil(loads, bandwidth) + (b.latency if loads > 0 else 0)
+    if b.folds_on:
+        loaded += b.load_cycles * (1 if b.preload else last_folds)
     final = loaded + last_steps * b.step_cycles + b.tail_cycles + write_cycles
     return max(grid, channel, final)
 

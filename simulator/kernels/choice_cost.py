@@ -12,7 +12,7 @@ from collections import namedtuple
 import numba
 import numpy as np
 
-GRID, CHANNEL, FINAL, ENERGY, DOUBLED, SINGLE, TILE = range(7)
+GRID, CHANNEL, FINAL, ENERGY, DOUBLED, SINGLE, TILE, PACED = range(8)
 LATENCY, ENERGY_COST, EDP = range(3)
 MASKS = 8  # sets of double-buffered operands, one bit an operand
 
@@ -32,6 +32,7 @@ CostInput = namedtuple(
         "capacity_doubles",  # (capacities, 3) whether an operand's tile may be kept twice
         "may_double",  # (3,)
         "grid_constant", "channel_constant", "final_constant", "energy_constant",
+        "paced_constant",  # -inf where there are no PACED terms
         "leakage",  # added to the energy for each cycle of latency
         "single_constant",  # (3,)
         "objective",
@@ -68,6 +69,7 @@ def choice_cost(m, value, scratch, by_mask):
     only the empty set counts, unless latency is limited.
     """
     grid, channel, final, energy = m.grid_constant, m.channel_constant, m.final_constant, m.energy_constant
+    paced = m.paced_constant
     for place in range(scratch.shape[0]):
         for operand in range(3):
             scratch[place, operand] = m.single_constant[operand] if place == 1 else 0.0
@@ -75,6 +77,8 @@ def choice_cost(m, value, scratch, by_mask):
         kind = m.kind[t]
         if kind == GRID:
             grid += value[t]
+        elif kind == PACED:
+            paced += value[t]
         elif kind == CHANNEL:
             channel += value[t]
         elif kind == FINAL:
@@ -87,7 +91,7 @@ def choice_cost(m, value, scratch, by_mask):
             scratch[1, m.operand[t]] += value[t]
         else:
             scratch[2 + m.capacity[t], m.operand[t]] += value[t]
-    channel = max(channel, final)
+    grid, channel = max(grid, paced), max(channel, final)
     best = np.inf
     best_mask = 0
     for mask in range(MASKS):

@@ -137,8 +137,8 @@ def compile_enumeration() -> None:
         kind=np.zeros(1, dtype=np.int64), operand=np.zeros(1, dtype=np.int64), capacity=np.zeros(1, dtype=np.int64),
         capacity_size=np.ones(1), capacity_doubles=np.zeros((1, 3), dtype=np.bool_),
         may_double=np.zeros(3, dtype=np.bool_), grid_constant=0.0, channel_constant=0.0, final_constant=0.0,
-        energy_constant=0.0, leakage=0.0, single_constant=np.zeros(3), objective=LATENCY, latency_limit=np.inf,
-        energy_limit=np.inf,
+        energy_constant=0.0, paced_constant=-np.inf, leakage=0.0, single_constant=np.zeros(3), objective=LATENCY,
+        latency_limit=np.inf, energy_limit=np.inf,
     )
     enumerate_choices(tiny, np.inf, 1, 1)
 

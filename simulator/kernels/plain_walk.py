@@ -5,6 +5,10 @@ What a pass and its transfers cost depends on which loops are at their last trip
 that set (a bit a loop) is filled as sets come up, and an event then takes a look at the table and a few maxima. Only
 the input's extents depend on where a tile lies, and the channels of a split layer, for which there are a few such
 tables (``_part``); transfers of as many bits as the last take as long as the last.
+
+Trips of a loop that are alike (neither the first nor the last, and all with the same input extents) soon repeat
+themselves: once a trip begins in a state that an earlier one began in, what lies between the two is what follows, again
+and again, and is added up without a walk. The state is what the time still to come depends on, relative to the grid's.
 """
 
 from __future__ import annotations
@@ -44,6 +48,7 @@ from simulator.kernels.transfers import (
 
 ENDLESS = 1 << 62  # cycles that no walk takes
 MANY_PASSES = 4  # a row of the table, from which on it is worth knowing beforehand how long all passes take
+FEWEST_TRIPS = 6  # of a loop whose repetitions are looked for: shorter ones are walked sooner than compared
 # Beyond that many loops the table would be larger than walks are long.
 MOST_LOOPS = 16
 (_BUFFER,) = named_numbers(1, 2)  # the level of the buffer's loops
@@ -53,6 +58,7 @@ MOST_LOOPS = 16
 _OCCUPIED, _COMPUTE, _TAIL, _WEIGHT_BITS, _WEIGHT_CYCLES, _INPUTS = 0, 1, 2, 3, 4, 5
 _SUM_BITS, _SUM_CYCLES, _WRITE_BITS, _WRITE_CYCLES, _IS_FINISHED = 6, 7, 8, 9, 10
 _COLUMNS = 11
+_KEPT = 23  # numbers kept of a trip: eight of the state, then the grid's time and what is counted
 
 
 def is_plain(w: WalkInput) -> bool:
@@ -146,6 +152,34 @@ def _output_loops(w):
             if w.relevant[OUTPUT, d]:
                 tile_loops |= 1 << loop
     return sum_loops, tile_loops
+
+
+@inner(error_model="numpy")
+def _are_alike(w, of_position, of_tap, loop, trips, width, start, size):
+    """Whether the tables of touched rows or columns say the same for all trips of a loop but its first and last.
+
+    ``of_position``, ``of_tap``: (outer, inner) loops over the positions and taps; ``trips``: of the inner ones;
+    ``size``: of the table, which is ``width`` taps wide.
+    """
+    for at in range(size):
+        position, tap = at // width, at % width
+        outer_position, inner_position = position // trips[0], position % trips[0]
+        outer_tap, inner_tap = tap // trips[1], tap % trips[1]
+        number, step = -1, 0
+        if loop == of_position[0]:
+            number, step = outer_position, trips[0] * width
+        elif loop == of_position[1]:
+            number, step = inner_position, width
+        elif loop == of_tap[0]:
+            number, step = outer_tap, trips[1]
+        elif loop == of_tap[1]:
+            number, step = inner_tap, 1
+        else:
+            return True
+        of_loop = w.trips[w.loop_level[loop], w.loop_dim[loop]]
+        if 1 <= number < of_loop - 2 and w.touched[start + at] != w.touched[start + at + step]:
+            return False
+    return True
 
 
 @numba.njit(cache=True, error_model="numpy")
@@ -263,9 +297,20 @@ def plain_walk(w, most_cycles):
     weight_freed = input_freed = output_freed = np.int64(0)
     known_bits = known_cycles = np.int64(0)
     sums = False
+    # Loops whose trips may repeat; the trip before which state and counts were kept (0: none).
+    alike, taken = np.zeros(loops, dtype=np.bool_), np.zeros(loops, dtype=np.int64)
+    kept = np.empty((loops, _KEPT), dtype=np.int64)
+    channel_out, channel_in = _loop_of(w, C, 0), _loop_of(w, C, _BUFFER)
+    for one in range(loops):
+        alike[one] = whole[one] >= FEWEST_TRIPS and not (is_split and one in (channel_out, channel_in)) and _are_alike(
+            w, of[:, 0], of[:, 1], one, (row_trips, row_tap_trips), width_rows, start_rows,
+            start_columns,
+        ) and _are_alike(
+            w, of[:, 2], of[:, 3], one, (column_trips, column_tap_trips), width_columns, start_columns,
+            touched.size - start_columns,
+        )
     loop = -1  # every run begins with the first event
     # Where the buffer tile and the pass begin along C.
-    channel_out, channel_in = _loop_of(w, C, 0), _loop_of(w, C, _BUFFER)
     tile_begin = begin = previous = np.int64(0)
     changed = 0
     while True:
@@ -374,6 +419,58 @@ def plain_walk(w, most_cycles):
             loop -= 1
         if loop < 0:
             break
+        if alike[loop]:
+            trip, begun = at[loop], taken[loop]
+            then = kept[loop]
+            if (
+                begun > 0 and then[0] == channel - grid_free and then[1] == max(0, weight_loaded - grid_free)
+                and then[2] == max(0, input_loaded - grid_free) and then[3] == max(0, output_loaded - grid_free)
+                and then[4] == max(weight_freed, channel) - grid_free
+                and then[5] == max(input_freed, channel) - grid_free
+                and then[6] == max(0, output_freed - grid_free) and then[7] == sums
+            ):
+                again = (trips[loop] - 1 - trip) // (trip - begun)
+                if again > 0:
+                    at[loop] += again * (trip - begun)
+                    passed = again * (grid_free - then[8])
+                    grid_free += passed
+                    channel += passed
+                    complete += passed
+                    weight_loaded += passed
+                    input_loaded += passed
+                    output_loaded += passed
+                    weight_freed += passed
+                    input_freed += passed
+                    output_freed += passed
+                    busy += again * (busy - then[9])
+                    events += again * (events - then[10])
+                    compute += again * (compute - then[11])
+                    still -= again * (occupied - then[12])
+                    occupied += again * (occupied - then[12])
+                    stall_weight += again * (stall_weight - then[13])
+                    stall_input += again * (stall_input - then[14])
+                    stall_sum += again * (stall_sum - then[15])
+                    stall_slot += again * (stall_slot - then[16])
+                    weight_read += again * (weight_read - then[17])
+                    input_read += again * (input_read - then[18])
+                    sum_read += again * (sum_read - then[19])
+                    for one in range(3):
+                        written[one] += again * (written[one] - then[20 + one])
+            elif trip & (trip - 1) == 0:
+                taken[loop] = trip
+                then[0] = channel - grid_free
+                then[1] = max(0, weight_loaded - grid_free)
+                then[2] = max(0, input_loaded - grid_free)
+                then[3] = max(0, output_loaded - grid_free)
+                then[4] = max(weight_freed, channel) - grid_free
+                then[5] = max(input_freed, channel) - grid_free
+                then[6] = max(0, output_freed - grid_free)
+                then[7] = sums
+                then[8], then[9], then[10], then[11], then[12] = grid_free, busy, events, compute, occupied
+                then[13], then[14], then[15], then[16] = stall_weight, stall_input, stall_sum, stall_slot
+                then[17], then[18], then[19] = weight_read, input_read, sum_read
+                for one in range(3):
+                    then[20 + one] = written[one]
         changed |= 1 << loop
         moved_on |= 1 << loop
         for one in range(loop, loops):
@@ -384,6 +481,7 @@ def plain_walk(w, most_cycles):
                 last &= ~(1 << one)
             if one > loop:
                 moved_on &= ~(1 << one)
+                taken[one] = 0
             within = inside[one]
             if within >= 0:
                 trips[within] = cut[within] if is_last else whole[within]

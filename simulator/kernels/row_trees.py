@@ -12,7 +12,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from simulator.kernels.choice_cost import CHANNEL, ENERGY, GRID, TILE, CostInput
+from simulator.kernels.choice_cost import CHANNEL, ENERGY, GRID, PACED, TILE, CostInput
 
 RowTrees = namedtuple(
     "RowTrees",
@@ -25,7 +25,7 @@ RowTrees = namedtuple(
     ],
 )
 # Terms by which rows are told apart. The others are small, or are multiples of these.
-TELLING = (GRID, CHANNEL, ENERGY, TILE)
+TELLING = (GRID, PACED, CHANNEL, ENERGY, TILE)
 
 
 def row_trees(m: CostInput, rows: list[npt.NDArray[np.int64]], *, clustered: bool = True) -> RowTrees:

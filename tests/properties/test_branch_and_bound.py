@@ -16,7 +16,9 @@ from simulator.kernels import enumerate_choices, least_cost, non_dominated, non_
 from simulator.kernels.enumeration import surviving_rows
 from simulator.kernels.row_trees import TELLING, row_trees
 
-KINDS = (kernel.GRID, kernel.CHANNEL, kernel.FINAL, kernel.ENERGY, kernel.DOUBLED, kernel.SINGLE, kernel.TILE)
+KINDS = (
+    kernel.GRID, kernel.CHANNEL, kernel.FINAL, kernel.ENERGY, kernel.DOUBLED, kernel.SINGLE, kernel.TILE, kernel.PACED,
+)
 BLOCKS, TERMS, AXES = 3, 10, 2
 fewer = settings(max_examples=max(5, settings().max_examples // 3))
 
@@ -38,6 +40,7 @@ def random_problem(
         operand=rng.integers(0, 3, TERMS), capacity=capacity, capacity_size=rng.integers(20, 400, 2).astype(np.float64),
         capacity_doubles=rng.random((2, 3)) < 0.5, may_double=rng.random(3) < 0.7,
         grid_constant=1.0, channel_constant=-1.0, final_constant=0.0, energy_constant=2.0,
+        paced_constant=-np.inf if rng.random() < 0.5 else 2.0,
         leakage=float(rng.integers(0, 2)), single_constant=-np.ones(3), objective=objective,
         latency_limit=np.inf if rng.random() < 0.7 else 500.0,
         energy_limit=np.inf if rng.random() < 0.7 else 1000.0,
@@ -74,7 +77,7 @@ def cost_of(m: kernel.CostInput, value: np.ndarray, mask: int) -> float:
         copies = [2 if double and may else 1 for double, may in zip(twice, m.capacity_doubles[place], strict=True)]
         if np.dot(tiles, copies) > size:
             return np.inf
-    grid = m.grid_constant + total(kernel.GRID) + sum(
+    grid = max(m.grid_constant + total(kernel.GRID), m.paced_constant + total(kernel.PACED)) + sum(
         total(kernel.DOUBLED, operand) if twice[operand] else m.single_constant[operand] + total(kernel.SINGLE, operand)
         for operand in range(3)
     )

@@ -405,13 +405,17 @@ def test_loads_behind_a_pass_are_not_counted_for_each_of_its_folds() -> None:
     )
     layer = Layer(name="layer", dims={"K": 2, "C": 4, "P": 6, "R": 3})
     tried = 0
-    for model in build_cost_models(layer, LayerPrecision(), machine):
+    models = build_cost_models(layer, LayerPrecision(), machine)
+    for model in models:
         rows, masks, costs, _, _ = enumerate_choices(kernel_input(model, "latency"), np.inf, 200, 1 << 20)
         for chosen, mask, cost in zip(rows, masks, costs, strict=True):
+            choice = tuple(chosen.tolist())
             doubled = tuple(operand for i, operand in enumerate(OPERANDS) if (int(mask) >> i) & 1)
-            for mapping in build_mapping(model, Candidate(tuple(chosen.tolist()), doubled, 0.0), machine):
+            for mapping in build_mapping(model, Candidate(choice, doubled, 0.0), machine):
                 tried += bool(mapping.bypass)
-                assert cost <= simulate(layer, LayerPrecision(), machine, mapping).total_cycles + 1e-6
+                most = simulate(layer, LayerPrecision(), machine, mapping).total_cycles + 1e-6
+                # Where loops make one trip a mapping may hold more than its variant says: another variant says it.
+                assert cost <= most or least_cost(models, model, "latency", choice, doubled) <= most
     assert tried > 100
 
 

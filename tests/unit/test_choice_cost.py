@@ -24,18 +24,19 @@ def plain_cost(m: kernel.CostInput, value: np.ndarray, mask: int) -> float:
         )
         if need > size * (1 + 1e-12):
             return np.inf
-    grid, channel, final, energy = (
+    grid, paced, channel, final, energy = (
         constant + sum(v for v, kind, *_ in terms if kind == which)
         for which, constant in (
-            (kernel.GRID, m.grid_constant), (kernel.CHANNEL, m.channel_constant), (kernel.FINAL, m.final_constant),
-            (kernel.ENERGY, m.energy_constant),
+            (kernel.GRID, m.grid_constant), (kernel.PACED, m.paced_constant), (kernel.CHANNEL, m.channel_constant),
+            (kernel.FINAL, m.final_constant), (kernel.ENERGY, m.energy_constant),
         )
     )
     for operand in range(3):
         which = kernel.DOUBLED if operand in twice else kernel.SINGLE
-        grid += sum(v for v, kind, of, _ in terms if kind == which and of == operand)
-        grid += 0.0 if operand in twice else m.single_constant[operand]
-    latency = max(grid, channel, final)
+        waits = sum(v for v, kind, of, _ in terms if kind == which and of == operand)
+        waits += 0.0 if operand in twice else m.single_constant[operand]
+        grid, paced = grid + waits, paced + waits
+    latency = max(grid, paced, channel, final)
     energy += m.leakage * latency
     if latency > m.latency_limit or energy > m.energy_limit:
         return np.inf
@@ -50,10 +51,11 @@ def test_costs_with_each_set_of_double_buffered_operands(objective: int) -> None
         m = kernel.CostInput(
             factors=np.ones((1, TERMS)), block_start=np.array([0, 1]), axis_use=np.ones((1, 1), dtype=np.int64),
             axis_size=np.ones(1, dtype=np.int64), coefficient=np.ones(TERMS), floor=np.zeros(TERMS),
-            kind=rng.integers(0, 7, TERMS), operand=rng.integers(0, 3, TERMS), capacity=rng.integers(0, 2, TERMS),
+            kind=rng.integers(0, 8, TERMS), operand=rng.integers(0, 3, TERMS), capacity=rng.integers(0, 2, TERMS),
             capacity_size=rng.integers(3, 30, 2).astype(np.float64), capacity_doubles=rng.random((2, 3)) < 0.6,
             may_double=rng.random(3) < 0.8, grid_constant=1.0, channel_constant=-1.0, final_constant=0.0,
-            energy_constant=2.0, leakage=float(rng.integers(0, 2)), single_constant=-np.ones(3), objective=objective,
+            paced_constant=float(rng.choice([-np.inf, 3.0])), energy_constant=2.0,
+            leakage=float(rng.integers(0, 2)), single_constant=-np.ones(3), objective=objective,
             latency_limit=np.inf if rng.random() < 0.7 else 20.0, energy_limit=np.inf,
         )
         value, by_mask = rng.integers(0, 9, TERMS).astype(np.float64), np.empty(kernel.MASKS)
