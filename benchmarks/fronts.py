@@ -7,8 +7,9 @@
 Each machine gets a ``bitmosaic.compare`` of its own: uniform precisions, largest layers first, random orders, and the
 methods that the machine takes. ``tpu_like`` is the machine where narrow operands save traffic and no cycle of the grid:
 a fixed array of 8-bit multipliers. Printed, and written to ``fronts.md``, is what the baseline of each machine (every
-layer in w8a8, or bf16) costs, what the cheapest points within 1 % (absolute) of FP32 cost, and who proposed them;
-``fronts.csv`` has every point, ``fronts.png`` all of them over the baseline's cost, one column a machine.
+layer in w8a8, or bf16) costs, what the cheapest points within 1 % (absolute) of FP32 cost, or of the baseline where
+that is worse, and who proposed them; ``fronts.csv`` has every point, ``fronts.png`` all of them over the baseline's
+cost, one column a machine.
 
 Small by default: few points, and little time to search for a mapping. What is measured serves all machines. After
 Ctrl-C the same command goes on; what is done is in ``DIR/MACHINE`` (default ``results/fronts/NETWORK``).
@@ -76,10 +77,14 @@ def baseline(found: Comparison) -> Point:
 
 
 def cheapest(found: Comparison, axis: CostAxis) -> tuple[Family, Point] | None:
-    """The cheapest point within 1 % of FP32 of all families, and the first of them that proposed it."""
+    """The cheapest point within 1 % of FP32 of all families, and the first of them that proposed it.
+
+    Where the baseline is less accurate than FP32, within 1 % of the baseline.
+    """
+    lost = max(0.0, found.settings.fp32 - baseline(found).record.accuracy_percent / 100)
     good = [
         (family, point) for family in found.families
-        for point in [found.cheapest(family, axis, DEFAULT_ACCURACY_LOSS)] if point is not None
+        for point in [found.cheapest(family, axis, lost + DEFAULT_ACCURACY_LOSS)] if point is not None
     ]
     return min(good, key=lambda pair: pair[1].cost(axis), default=None)
 
