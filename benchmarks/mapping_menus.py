@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 
-from mapper.cost_terms import forget_rows
+from mapper.build_models import forget_rows
 from mapper.devices import SearchDevices
 from mapper.precision_menu import map_menu
 from mapper.search import map_layer

@@ -19,12 +19,12 @@ from dataclasses import replace
 import numpy as np
 
 from mapper.build_mapping import buffer_order, outer_orders
-from mapper.candidates import Axes, DimChoices, OwnNumbers, axis_factors, dimension_choices, few_smallest_tiles
+from mapper.build_models import build_cost_models
 from mapper.constraint_problems import impossible
 from mapper.constraints import TILE, TRIPS, ConstraintsByLevel, MappingConstraints, Range
 from mapper.cost_model import Capacity, CostModel, Exposed
-from mapper.cost_terms import build_cost_models
 from mapper.descent import kernel_input
+from mapper.dimension_choices import Axes, DimChoices, OwnNumbers, axis_factors, dimension_choices, few_smallest_tiles
 from mapper.infeasible import explain_infeasible
 from mapper.variants import Variant
 from simulator.accelerator import LANES, Accelerator

@@ -13,39 +13,27 @@ truth.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
-from mapper.candidates import (
-    BLOCKS,
-    Block,
-    ChoicesOf,
-    RowProblem,
-    build_blocks,
-    dimension_choices,
-    row_problem,
-)
-from mapper.cost_model import Capacity, CostModel, Exposed, Term
+from mapper.candidates import BLOCKS, Block
+from mapper.cost_model import Capacity, Exposed, Term
 from mapper.split_channels import split_channels
-from mapper.variants import IRRELEVANT, Variant, variants
+from mapper.variants import IRRELEVANT, Variant
 from simulator.accelerator import Accelerator, Buffer
 from simulator.counts import MOVED_INWARD
 from simulator.interconnect import hops
-from simulator.kernels import non_dominated
 from simulator.layer import DIMS, OPERANDS, RELEVANT_DIMS, Dim, Layer, Operand
 from simulator.output_stage import OutputStage
 from simulator.plan import channel_places, grid_timing, products_of
 from simulator.precision import LayerPrecision
 
 Floats = npt.NDArray[np.float64]
-KEPT_ROWS = 64  # problems whose rows are kept: a network's layers, for a grid in one or two numbers of lanes
 
 
-class _Problem:
+class TermProblem:
     """A layer on a machine, with what all of its variants ask for."""
 
     def __init__(self, layer: Layer, precision: LayerPrecision, accelerator: Accelerator) -> None:
@@ -66,10 +54,23 @@ class _Problem:
         self.buffers = [(buffer, accelerator.level_of(buffer)) for buffer in accelerator.buffers]
 
 
-class _Builder:
+@dataclass(frozen=True)
+class VariantRows:
+    """The blocks that a variant may choose from, and what follows from them alone.
+
+    ``fewest_steps``: that they allow (of split channels, the fewest cycles); 0 where nothing fits. ``factors``: of the
+    terms asked for so far.
+    """
+
+    blocks: tuple[Block, ...]
+    fewest_steps: int
+    factors: dict[tuple[object, ...], tuple[npt.NDArray[np.int64] | None, ...]] = field(default_factory=dict)
+
+
+class VariantTerms:
     """Collects the terms of one variant."""
 
-    def __init__(self, own: _Own, problem: _Problem, variant: Variant) -> None:
+    def __init__(self, own: VariantRows, problem: TermProblem, variant: Variant) -> None:
         self.own, self.fewest_steps = own, own.fewest_steps
         self.blocks, self.layer, self.precision = own.blocks, problem.layer, problem.precision
         self.accelerator, self.variant = problem.accelerator, variant
@@ -389,141 +390,3 @@ class _Builder:
             doubled = frozenset(o for o in tiles if from_dram and o == self.variant.bypass)
             found.append(Capacity(file.name, file.size_bits, tiles, doubled, self.levels + 1))
         return tuple(found)
-
-
-def build_cost_models(
-    layer: Layer, precision: LayerPrecision, accelerator: Accelerator, choices_of: ChoicesOf = dimension_choices,
-    wanted: Callable[[Variant], bool] = lambda variant: True, *, dominance: bool = True, single_trips: bool = False,
-) -> list[CostModel]:
-    """Lay out the cost of every mapping of a layer, one model a variant that is wanted and has any.
-
-    ``dominance``: of the ways to cut a dimension, leave out those that others dominate; with ``single_trips`` and
-    ``choices_of``, only those that do so with no more loops.
-    """
-    of_rows = row_problem(layer, precision, accelerator)
-    if choices_of is dimension_choices:
-        rows = _plain_rows(of_rows, dominance)
-    else:
-        blocks = build_blocks(of_rows, choices_of, dominance=dominance, single_trips=single_trips)
-        rows = _Rows(blocks, _axis_sizes(of_rows))
-    problem = _Problem(layer, precision, accelerator)
-    found = []
-    for variant in filter(wanted, variants(accelerator, precision)):
-        own = rows.of(variant)
-        if own.fewest_steps:
-            found.append(_build_cost_model(_Builder(own, problem, variant), rows.axis_sizes))
-    return found
-
-
-@dataclass(frozen=True)
-class _Own:
-    """The blocks that a variant may choose from, and what follows from them alone.
-
-    ``fewest_steps``: that they allow (of split channels, the fewest cycles); 0 where nothing fits. ``factors``: of the
-    terms asked for so far.
-    """
-
-    blocks: tuple[Block, ...]
-    fewest_steps: int
-    factors: dict[tuple[object, ...], tuple[npt.NDArray[np.int64] | None, ...]] = field(default_factory=dict)
-
-
-class _Rows:
-    """Blocks, and those of them that a variant may choose from: most variants share these."""
-
-    def __init__(self, blocks: tuple[Block, ...], axis_sizes: tuple[int, ...]) -> None:
-        self.blocks, self.axis_sizes = blocks, axis_sizes
-        self._known: dict[frozenset[tuple[int, Dim]], _Own] = {}
-
-    def of(self, variant: Variant) -> _Own:
-        """What a variant may choose from."""
-        if variant.single_trip not in self._known:
-            own = _without_loops(self.blocks, variant.single_trip)
-            possible = all(block.size for block in own)
-            self._known[variant.single_trip] = _Own(own, _fewest_steps(own, self.axis_sizes) if possible else 0)
-        return self._known[variant.single_trip]
-
-
-def _axis_sizes(problem: RowProblem) -> tuple[int, ...]:
-    return tuple(size for size, _ in problem.axes)
-
-
-@lru_cache(maxsize=KEPT_ROWS)
-def _plain_rows(problem: RowProblem, dominance: bool) -> _Rows:
-    """Rows without constraints: of the last problems, because precisions and objectives of a layer share them."""
-    return _Rows(build_blocks(problem, dominance=dominance), _axis_sizes(problem))
-
-
-def _fewest_steps(blocks: tuple[Block, ...], axis_sizes: tuple[int, ...]) -> int:
-    """Fewest steps that any unrolling allows, or of split channels their fewest cycles: the axes are shared, which
-    single blocks do not see.
-
-    0 where none fits: loops that must make one trip may need more of an axis together than it has.
-    """
-    # Uses of the axes that some rows of the blocks so far have together, and behind them the fewest steps with each.
-    fewest = np.ones((1, len(axis_sizes) + 1), dtype=np.int64)
-    for block, dims in zip(blocks, BLOCKS, strict=True):
-        steps = np.ones(block.size, dtype=np.int64)
-        for dim in dims:
-            steps = steps * block.columns.get(f"steps_cycles_{dim}", block.columns[f"steps_{dim}"])
-        table = np.column_stack([block.axis_use, steps])
-        options = table[non_dominated(table)]
-        together = (fewest[:, None, :] * options[None, :, :]).reshape(-1, fewest.shape[1])
-        together = together[(together[:, :-1] <= axis_sizes).all(axis=1)]
-        fewest = together[non_dominated(together)]
-    return int(fewest[:, -1].min(initial=np.iinfo(np.int64).max)) if len(fewest) else 0
-
-
-def _build_cost_model(builder: _Builder, axis_sizes: tuple[int, ...]) -> CostModel:
-    layer, precision, accelerator = builder.layer, builder.precision, builder.accelerator
-    dram = builder.dram_terms()
-    parameters = precision.parameter_bits(layer)
-    grid, grid_constant = builder.grid_terms(dram, parameters)
-    bandwidth, latency = accelerator.dram.bandwidth_bits_per_cycle, accelerator.dram.latency_cycles
-    spilled = builder.counts["output"] * precision.stored_bits("output")
-    finished = builder.counts["output"] * precision.output.bits
-    channel = tuple(
-        builder.scaled(dram[operand], (2 if operand == "output" else 1) / bandwidth, f"channel_{operand}")
-        for operand in OPERANDS
-    )
-    paced, paced_constant = builder.paced_terms(grid_constant)
-    final, final_constant = builder.final_terms(dram, parameters)
-    energy, energy_constant = builder.energy_terms(dram)
-    return CostModel(
-        variant=builder.variant,
-        blocks=builder.blocks,
-        grid=grid,
-        grid_constant=grid_constant,
-        paced=paced,
-        paced_constant=paced_constant,
-        exposed=builder.exposed(dram),
-        channel=channel,
-        channel_constant=latency + (parameters + finished - 2 * spilled) / bandwidth,
-        final=final,
-        final_constant=final_constant,
-        energy=energy,
-        energy_constant=energy_constant,
-        leakage_pj_per_cycle=accelerator.leakage_pj_per_cycle or 0.0,
-        capacities=builder.capacities(),
-        axis_sizes=axis_sizes,
-    )
-
-
-def _without_loops(blocks: tuple[Block, ...], loops: frozenset[tuple[int, Dim]]) -> tuple[Block, ...]:
-    """Rows in which the loops over some dimensions inside the tiles of some levels make one trip."""
-    if not loops:
-        return blocks
-    found = []
-    for block in blocks:
-        single = np.ones(block.size, dtype=np.bool_)
-        for choice in block.choices:
-            for level, dim in loops:
-                if choice.dim == dim:
-                    single &= choice.single_trip(level)
-        found.append(block.take(single))
-    return tuple(found)
-
-
-def forget_rows() -> None:
-    """Let the next search build its rows anew, for whoever measures it."""
-    _plain_rows.cache_clear()

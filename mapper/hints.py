@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from mapper.candidates import DimChoices
 from mapper.cost_model import CostModel
 from mapper.descent import descend_from
+from mapper.dimension_choices import DimChoices
 from mapper.incumbent import Incumbent
 from mapper.solution import MappingSolution
 from simulator.accelerator import LANES, Accelerator

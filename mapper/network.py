@@ -68,7 +68,7 @@ def _solved_alone(
 
 
 def _layer_by_layer(pending: Mapping[str, Task]) -> dict[str, Task]:
-    """Tasks with those of a layer on a machine side by side: its precisions share what ``cost_terms`` keeps of it."""
+    """Tasks with those of a layer on a machine side by side: its precisions share what ``build_models`` keeps of it."""
     first: dict[tuple[Layer, int], int] = {}
 
     def place(task: Task) -> int:

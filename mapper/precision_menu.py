@@ -1,7 +1,7 @@
 """One layer in a whole menu of precisions, for less than as many searches.
 
 The rows that the search chooses from do not depend on widths, only on the lanes that the element has in a precision and
-on what its registers hold, so precisions share them (``cost_terms``). What was found in one precision is where the
+on what its registers hold, so precisions share them (``build_models``). What was found in one precision is where the
 search in the next one starts (``hints``). Every precision has its own proof, as if it had been searched for alone: a
 hint can change which of several mappings of equal cost is found, and how soon, and nothing else.
 

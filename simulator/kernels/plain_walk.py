@@ -4,7 +4,7 @@ results, and many times the speed.
 What a pass and its transfers cost depends on which loops are at their last trips, where tiles are cut short: a table by
 that set (a bit a loop) is filled as sets come up, and an event then takes a look at the table and a few maxima. Only
 the input's extents depend on where a tile lies, and the channels of a split layer, for which there are a few such
-tables (``_part``); transfers of as many bits as the last take as long as the last.
+tables (``pass_table``); transfers of as many bits as the last take as long as the last.
 
 Trips of a loop that are alike (neither the first nor the last, and all with the same input extents) soon repeat
 themselves: once a trip begins in a state that an earlier one began in, what lies between the two is what follows, again
@@ -16,11 +16,28 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from simulator.kernels.channels import stretch_bits
 from simulator.kernels.compiled import inner
 from simulator.kernels.loop_nest import INPUT, OUTPUT, WEIGHT, C, P, Q, R, S
-from simulator.kernels.numbers import named_numbers
-from simulator.kernels.occupation import occupation
+from simulator.kernels.pass_table import (
+    BUFFER_LEVEL,
+    COLUMNS,
+    PASS_COMPUTE,
+    PASS_INPUTS,
+    PASS_IS_FINISHED,
+    PASS_OCCUPIED,
+    PASS_SUM_BITS,
+    PASS_SUM_CYCLES,
+    PASS_TAIL,
+    PASS_WEIGHT_BITS,
+    PASS_WEIGHT_CYCLES,
+    PASS_WRITE_BITS,
+    PASS_WRITE_CYCLES,
+    all_occupied,
+    fill_row,
+    loop_of,
+    part_of,
+    transfer_cycles,
+)
 from simulator.kernels.transfers import (
     BUSY,
     CAUSES,
@@ -51,13 +68,7 @@ MANY_PASSES = 4  # a row of the table, from which on it is worth knowing beforeh
 FEWEST_TRIPS = 6  # of a loop whose repetitions are looked for: shorter ones are walked sooner than compared
 # Beyond that many loops the table would be larger than walks are long.
 MOST_LOOPS = 16
-(_BUFFER,) = named_numbers(1, 2)  # the level of the buffer's loops
 
-# Columns of the table. ``_TAIL``: from the end of a pass on the grid to its results; ``_INPUTS``: bits of the
-# input's tile in each row and column that it touches. A row without ``_OCCUPIED`` is not filled.
-_OCCUPIED, _COMPUTE, _TAIL, _WEIGHT_BITS, _WEIGHT_CYCLES, _INPUTS = 0, 1, 2, 3, 4, 5
-_SUM_BITS, _SUM_CYCLES, _WRITE_BITS, _WRITE_CYCLES, _IS_FINISHED = 6, 7, 8, 9, 10
-_COLUMNS = 11
 _KEPT = 23  # numbers kept of a trip: eight of the state, then the grid's time and what is counted
 
 
@@ -72,72 +83,6 @@ def is_plain(w: WalkInput) -> bool:
 def full_unless_plain(w: WalkInput) -> bool | None:
     """What batches of tilings take as ``full``: None where ``w`` is plain, else True."""
     return None if is_plain(w) else True
-
-
-@inner(error_model="numpy")
-def _cycles(bits, burst, bandwidth):
-    """Cycles of the DRAM channel."""
-    moved = (bits + burst - 1) // burst * burst
-    return (moved + bandwidth - 1) // bandwidth
-
-
-@inner(error_model="numpy")
-def _part(split, begin, count):
-    """Of ``count`` places from ``begin`` on: 0 where all are narrow and full, 2 where all are wide, 1 where the last
-    narrow one is among them, which is so of one tile alone."""
-    if begin + count < split.narrow_places:
-        return 0
-    return 2 if begin >= split.narrow_places else 1
-
-
-@inner(error_model="numpy")
-def _fill(w, last, tile_begin, begin, row):
-    """Fill the row of a set of loops at their last trips: ``last``, a bit a loop.
-
-    ``tile_begin``, ``begin``: where the buffer tile and the pass of this row begin along C.
-    """
-    tile, covered = w.extent.copy(), w.extent.copy()  # extents of the buffer tile and of the pass
-    is_finished = 1
-    for loop in range(w.loop_dim.shape[0]):
-        d, level = w.loop_dim[loop], w.loop_level[loop]
-        step = w.grid_tile[d] if level == 1 else w.tile[1, d]
-        around = covered[d]
-        covered[d] = around - (around - 1) // step * step if last >> loop & 1 else step
-        if level == 0:
-            tile[d] = covered[d]
-        if level < w.place_level[OUTPUT, 0] and d in (C, R, S) and not last >> loop & 1:
-            is_finished = 0
-    found = np.ones(3, dtype=np.int64)  # bits of weights and inputs, elements of outputs
-    for operand in range(3):
-        whole_tile = w.place_level[operand, 0] == 1
-        length = tile if whole_tile else covered
-        for d in range(8):
-            if w.relevant[operand, d] and d != C and not (operand == INPUT and d >= P):
-                found[operand] *= length[d]
-        if operand != OUTPUT:
-            first = tile_begin if whole_tile else begin
-            found[operand] *= stretch_bits(w.split, operand, w.element_bits[operand], first, length[C])
-    begins = np.zeros(8, dtype=np.int64)
-    begins[C] = begin
-    row[_OCCUPIED], _, row[_COMPUTE], _, _, _, early = occupation(w, begins, covered)
-    row[_TAIL] = (w.tail_cycles if w.overlap else 0) - early
-    row[_WEIGHT_BITS] = found[WEIGHT]
-    row[_WEIGHT_CYCLES] = _cycles(row[_WEIGHT_BITS], w.burst, w.bandwidth)
-    row[_INPUTS] = found[INPUT]
-    row[_SUM_BITS] = found[OUTPUT] * w.element_bits[OUTPUT]
-    row[_SUM_CYCLES] = _cycles(row[_SUM_BITS], w.burst, w.bandwidth)
-    row[_WRITE_BITS] = found[OUTPUT] * w.element_bits[3 if is_finished else OUTPUT]
-    row[_WRITE_CYCLES] = _cycles(row[_WRITE_BITS], w.burst, w.bandwidth)
-    row[_IS_FINISHED] = is_finished
-
-
-@inner(error_model="numpy")
-def _loop_of(w, d, level):
-    """The event loop over a dimension at a level, -1 if there is none."""
-    for loop in range(w.loop_dim.shape[0]):
-        if w.loop_dim[loop] == d and w.loop_level[loop] == level:
-            return loop
-    return -1
 
 
 @inner(error_model="numpy")
@@ -189,36 +134,9 @@ def _write_back(ended, complete, channel, written):
     ``ended``: row of the table. ``written`` (3,): adds to the bits of partial sums, those of finished outputs, and the
     channel's cycles.
     """
-    written[ended[_IS_FINISHED]] += ended[_WRITE_BITS]
-    written[2] += ended[_WRITE_CYCLES]
-    return max(complete, channel) + ended[_WRITE_CYCLES]
-
-
-@inner(error_model="numpy")
-def _all_occupied(w, table, whole, cut, inside):
-    """Cycles that all passes together hold the grid: each set of loops at their last trips, so often as it comes up.
-
-    Fills the rows of the table. ``whole``, ``cut``, ``inside``: trips of each loop, as ``plain_walk`` has them.
-    """
-    loops = whole.shape[0]
-    total = np.int64(0)
-    for last in range(1 << loops):
-        count = np.int64(1)
-        for loop in range(loops):
-            if w.loop_level[loop] == 0:
-                is_last = last >> loop & 1
-                if not is_last:
-                    count *= whole[loop] - 1
-                within = inside[loop]
-                if within >= 0 and not last >> within & 1:
-                    count *= (cut[within] if is_last else whole[within]) - 1
-            elif not last >> loop & 1 and _loop_of(w, w.loop_dim[loop], 0) < 0:
-                count *= whole[loop] - 1
-        if count > 0:
-            if table[last, _OCCUPIED] == 0:
-                _fill(w, last, np.int64(0), np.int64(0), table[last])
-            total += count * table[last, _OCCUPIED]
-    return total
+    written[ended[PASS_IS_FINISHED]] += ended[PASS_WRITE_BITS]
+    written[2] += ended[PASS_WRITE_CYCLES]
+    return max(complete, channel) + ended[PASS_WRITE_CYCLES]
 
 
 @numba.njit(cache=True, error_model="numpy")
@@ -231,7 +149,7 @@ def plain_walk(w, most_cycles):
     loops = w.loop_dim.shape[0]
     # Where channels are split, a table for each part of them in which the buffer tile, and the pass, may lie.
     is_split = w.split.narrow_channels > 0
-    table = np.zeros((9 << loops if is_split else 1 << loops, _COLUMNS), dtype=np.int64)
+    table = np.zeros((9 << loops if is_split else 1 << loops, COLUMNS), dtype=np.int64)
     at = np.zeros(loops + 1, dtype=np.int64)
     # Trips of each loop. Those of an inner loop are fewer in the last trip of the loop around it in its dimension.
     trips, whole, cut = np.ones(loops, np.int64), np.ones(loops, np.int64), np.ones(loops, np.int64)
@@ -241,7 +159,7 @@ def plain_walk(w, most_cycles):
         tile = w.tile[1, d]
         if w.loop_level[loop] == 0:
             whole[loop] = -(-w.extent[d] // tile)
-            inside[loop] = _loop_of(w, d, _BUFFER)
+            inside[loop] = loop_of(w, d, BUFFER_LEVEL)
         else:
             around = min(tile, w.extent[d])
             whole[loop] = -(-around // w.grid_tile[d])
@@ -256,8 +174,8 @@ def plain_walk(w, most_cycles):
     if most_cycles < ENDLESS and (is_split or np.prod(whole) < MANY_PASSES << loops):
         most_cycles = ENDLESS
     if most_cycles < ENDLESS:
-        still = np.int64(_all_occupied(w, table, whole, cut, inside))
-        still += table[-1, _TAIL] + table[-1, _WRITE_CYCLES]
+        still = np.int64(all_occupied(w, table, whole, cut, inside))
+        still += table[-1, PASS_TAIL] + table[-1, PASS_WRITE_CYCLES]
 
     # Where the input's tile lies: its numbers along P, R and Q, S, of loops at its level or outside.
     input_level = w.place_level[INPUT, 0]
@@ -265,7 +183,7 @@ def plain_walk(w, most_cycles):
     of = np.full((2, 4), loops, dtype=np.int64)
     for place, d in enumerate((P, R, Q, S)):
         for level in range(input_level):
-            loop = _loop_of(w, d, level)
+            loop = loop_of(w, d, level)
             if loop >= 0:
                 of[level, place] = loop
     row_out, row_tap_out, column_out, column_tap_out = of[0]
@@ -291,7 +209,7 @@ def plain_walk(w, most_cycles):
     grid_free = complete = np.int64(0)
     parameters = np.int64(0)
     if w.parameter_bits > 0:
-        channel = busy = np.int64(_cycles(w.parameter_bits, burst, bandwidth))
+        channel = busy = np.int64(transfer_cycles(w.parameter_bits, burst, bandwidth))
         parameters = channel + latency
     weight_loaded = input_loaded = output_loaded = np.int64(0)
     weight_freed = input_freed = output_freed = np.int64(0)
@@ -300,7 +218,7 @@ def plain_walk(w, most_cycles):
     # Loops whose trips may repeat; the trip before which state and counts were kept (0: none).
     alike, taken = np.zeros(loops, dtype=np.bool_), np.zeros(loops, dtype=np.int64)
     kept = np.empty((loops, _KEPT), dtype=np.int64)
-    channel_out, channel_in = _loop_of(w, C, 0), _loop_of(w, C, _BUFFER)
+    channel_out, channel_in = loop_of(w, C, 0), loop_of(w, C, BUFFER_LEVEL)
     for one in range(loops):
         alike[one] = whole[one] >= FEWEST_TRIPS and not (is_split and one in (channel_out, channel_in)) and _are_alike(
             w, of[:, 0], of[:, 1], one, (row_trips, row_tap_trips), width_rows, start_rows,
@@ -322,18 +240,18 @@ def plain_walk(w, most_cycles):
             if channel_in >= 0:
                 begin = tile_begin + w.grid_tile[C] * at[channel_in]
                 covered = min(w.grid_tile[C], tile_begin + count - begin)
-            now += (3 * _part(w.split, tile_begin, count) + _part(w.split, begin, covered)) << loops
+            now += (3 * part_of(w.split, tile_begin, count) + part_of(w.split, begin, covered)) << loops
         row = table[now]
-        if row[_OCCUPIED] == 0:
-            _fill(w, last, tile_begin, begin, row)
+        if row[PASS_OCCUPIED] == 0:
+            fill_row(w, last, tile_begin, begin, row)
         # Loads of weights and inputs whose runs begin with this event.
         if loop < weight_depth:
             earliest = weight_freed if double_weight else grid_free
             weight_freed = grid_free
-            channel = max(earliest, channel) + row[_WEIGHT_CYCLES]
+            channel = max(earliest, channel) + row[PASS_WEIGHT_CYCLES]
             weight_loaded = channel + latency
-            busy += row[_WEIGHT_CYCLES]
-            weight_read += row[_WEIGHT_BITS]
+            busy += row[PASS_WEIGHT_CYCLES]
+            weight_read += row[PASS_WEIGHT_BITS]
         if loop < input_depth:
             earliest = input_freed if double_input else grid_free
             input_freed = grid_free
@@ -342,9 +260,9 @@ def plain_walk(w, most_cycles):
             position = at[column_out] * column_trips + at[column_in]
             tap = at[column_tap_out] * column_tap_trips + at[column_tap_in]
             columns = touched[start_columns + position * width_columns + tap]
-            bits = row[_INPUTS] * rows * columns
+            bits = row[PASS_INPUTS] * rows * columns
             if bits != known_bits:
-                known_bits, known_cycles = bits, np.int64(_cycles(bits, burst, bandwidth))
+                known_bits, known_cycles = bits, np.int64(transfer_cycles(bits, burst, bandwidth))
             if bits > 0:
                 channel = max(earliest, channel) + known_cycles
                 input_loaded = channel + latency
@@ -358,18 +276,18 @@ def plain_walk(w, most_cycles):
             ahead = double_output and changed & tile_loops != 0
             before = output_freed
             if ahead and begins_with_sums:
-                channel = max(before, channel) + row[_SUM_CYCLES]
+                channel = max(before, channel) + row[PASS_SUM_CYCLES]
                 output_loaded = channel + latency
-                busy += row[_SUM_CYCLES]
-                sum_read += row[_SUM_BITS]
+                busy += row[PASS_SUM_CYCLES]
+                sum_read += row[PASS_SUM_BITS]
             channel = output_freed = _write_back(table[previous], complete, channel, written)
             if not begins_with_sums:
                 output_loaded = before if double_output else channel
             elif not ahead:
-                channel += row[_SUM_CYCLES]  # behind the write-back, for which all partial sums wait
+                channel += row[PASS_SUM_CYCLES]  # behind the write-back, for which all partial sums wait
                 output_loaded = channel + latency
-                busy += row[_SUM_CYCLES]
-                sum_read += row[_SUM_BITS]
+                busy += row[PASS_SUM_CYCLES]
+                sum_read += row[PASS_SUM_BITS]
             sums = begins_with_sums
 
         # The pass, and for what it waits.
@@ -394,12 +312,12 @@ def plain_walk(w, most_cycles):
                 stall_slot += waited
             else:
                 stall_parameters += waited
-        grid_free = start + row[_OCCUPIED]
-        complete = grid_free + row[_TAIL]
-        compute += row[_COMPUTE]
-        occupied += row[_OCCUPIED]
+        grid_free = start + row[PASS_OCCUPIED]
+        complete = grid_free + row[PASS_TAIL]
+        compute += row[PASS_COMPUTE]
+        occupied += row[PASS_OCCUPIED]
         events += 1
-        still -= row[_OCCUPIED]
+        still -= row[PASS_OCCUPIED]
         if grid_free + still >= most_cycles:
             hopeless = np.zeros(RESULT_SIZE, dtype=np.int64)
             hopeless[TOTAL] = grid_free + still

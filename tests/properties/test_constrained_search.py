@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from mapper.build_mapping import build_mapping
+from mapper.build_models import build_cost_models
 from mapper.candidates import build_blocks, row_problem
 from mapper.constraints import MappingConstraints
-from mapper.cost_terms import build_cost_models
 from mapper.descent import Candidate, may_double
 from mapper.front import map_front
 from mapper.pareto import pareto_front

@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from mapper.build_mapping import build_mapping
+from mapper.build_models import build_cost_models
 from mapper.candidates import build_blocks, row_problem
 from mapper.cost_model import CostModel
-from mapper.cost_terms import build_cost_models
 from mapper.descent import Candidate, kernel_input, may_double
 from mapper.devices import SearchDevices
 from mapper.front import map_front

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mapper.cost_terms import forget_rows
+from mapper.build_models import forget_rows
 from mapper.precision_menu import map_menu
 from mapper.search import map_layer
 from mapper.solution import OBJECTIVES, Objective, SearchBudget

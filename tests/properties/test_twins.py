@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from mapper.build_mapping import build_mapping
-from mapper.cost_terms import build_cost_models
+from mapper.build_models import build_cost_models
 from mapper.descent import Candidate
 from mapper.twins import distinct_in_time, is_timed_by_passes, thriftiest
 from simulator.engine import simulate

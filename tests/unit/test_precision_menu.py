@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hw_configs import open_accelerator
-from mapper.cost_terms import build_cost_models
+from mapper.build_models import build_cost_models
 from mapper.hints import nearest, nearest_rows
 from mapper.precision_menu import map_menu, widest_first
 from mapper.search import map_layer
