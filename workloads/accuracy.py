@@ -27,7 +27,7 @@ from workloads.quantisation import MAX_ABS, Clipping, Scheme
 from workloads.tasks.task import Feed, Run, Task, batches, check_feed
 from workloads.taylor import SquaredGradients, squared_gradients
 from workloads.vector_jacobian import Gradients
-from workloads.weight_quantisers import Quantiser, check_quantiser
+from workloads.weight_quantisers import ROUNDING, Quantiser, check_quantiser
 
 # What of an assignment can change an output: layer, what the weights are quantised to, input format.
 _Key = frozenset[tuple[str, str, str]]
@@ -61,8 +61,9 @@ class AccuracyEvaluator:
         scheme: ``affine`` (with zero points, the default) or ``symmetric`` activations.
         percentile: of activation values that calibration keeps; 100 keeps all.
         clipping: of weights.
-        quantiser: of weights: ``rtn`` rounds to nearest; ``gptq``, ``gptq_act`` and ``dpq`` (for weights that are
-            expanded, as in ``w4:fp8_e4m3``) look at the layers' inputs on the calibration data.
+        quantiser: of weights: ``rtn`` rounds to nearest, ``rtn_least_error`` with scales of least error; ``gptq``,
+            ``gptq_act`` and ``dpq`` (for weights that are expanded, as in ``w4:fp8_e4m3``) look at the layers' inputs
+            on the calibration data.
         moments: of the layers' inputs, as another evaluator of the network has them; None: recorded where needed.
         threads: of onnxruntime; 0 lets it choose. Take 1 inside parallel sweeps.
         gradients: of ``squared_gradients``: ``own``, or ``torch``'s.
@@ -91,7 +92,7 @@ class AccuracyEvaluator:
         self._feeds = tuple(single for feed in feeds for single in batches(feed, 1)) if self._one_by_one else feeds
         ranges = calibrate(network, self._feeds, percentile=percentile, threads=threads)
         if moments is None:
-            moments = InputMoments() if quantiser == "rtn" else record_moments(network, self._feeds, threads)
+            moments = InputMoments() if quantiser in ROUNDING else record_moments(network, self._feeds, threads)
         self.moments = moments
         self.calibrated = Calibrated(network, ranges, scheme, clipping, quantiser, self.moments.by_layer)
         self._session = QuantisedSession(self.calibrated, threads)

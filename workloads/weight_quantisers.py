@@ -1,11 +1,12 @@
 """The ways to quantise a layer's trained weights, by name.
 
-``rtn`` rounds each weight to nearest. ``gptq`` makes errors good for the layer's outputs on calibration data, column
-by column; ``gptq_act`` does so beginning with the columns whose errors cost most. ``dpq`` is for weights that are
-stored as narrow integers and expanded to floating point (``LayerPrecision.expanded_weight``), ``dpq_natural`` the same
-without group-aware reordering, for groups of 32 and fewer; both round weights that are in floating point anyway. The
-others quantise weights that are expanded to integers, and expand them afterwards. All but ``rtn`` need the second
-moments of the layer's inputs; a layer without them is rounded to nearest.
+``rtn`` rounds each weight to nearest, with scales that hold the largest; ``rtn_least_error`` does so with scales of
+least squared error, which may cut off a few large weights. ``gptq`` makes errors good for the layer's outputs on
+calibration data, column by column; ``gptq_act`` does so beginning with the columns whose errors cost most. ``dpq`` is
+for weights that are stored as narrow integers and expanded to floating point (``LayerPrecision.expanded_weight``),
+``dpq_natural`` the same without group-aware reordering, for groups of 32 and fewer; both round weights that are in
+floating point anyway. The others quantise weights that are expanded to integers, and expand them afterwards. All but
+those of ``ROUNDING`` need the second moments of the layer's inputs; a layer without them is rounded to nearest.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from simulator.precision import LayerPrecision
 from workloads.dpq import dpq, expanded, tensor_scale
 from workloads.error_compensation import Moments
 from workloads.gptq import gptq
-from workloads.quantisation import MAX_ABS, Clipping, Quantised, as_rows, as_tensor, quantise
+from workloads.quantisation import LEAST_ERROR, MAX_ABS, Clipping, Quantised, as_rows, as_tensor, quantise
 
-Quantiser = Literal["rtn", "gptq", "gptq_act", "dpq", "dpq_natural"]
+Quantiser = Literal["rtn", "rtn_least_error", "gptq", "gptq_act", "dpq", "dpq_natural"]
 QUANTISERS: tuple[Quantiser, ...] = get_args(Quantiser)
 EXPANDING = ("dpq", "dpq_natural")
+ROUNDING = ("rtn", "rtn_least_error")
 
 
 def check_quantiser(quantiser: str) -> None:
@@ -51,7 +53,7 @@ def quantise_weight(
         weight: as in the model, finite.
         channel_axes: axes that number output channels.
         precision: of the layer.
-        clipping: of what shares a scale.
+        clipping: of what shares a scale; ``rtn_least_error`` has its own.
         quantiser: one of ``QUANTISERS``.
         moments: [groups, C·R·S, C·R·S] as of ``record_moments``; None: round to nearest.
 
@@ -59,6 +61,8 @@ def quantise_weight(
     expanded, and as the quantisers do: ``dpq`` in groups of 32 and fewer.
     """
     check_quantiser(quantiser)
+    if quantiser == "rtn_least_error":
+        quantiser, clipping = "rtn", LEAST_ERROR
     symmetric = precision.zero_bits == 0
     wide, group = precision.expanded_weight, precision.weight_group
     if quantiser in EXPANDING and not precision.weight.is_integer:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from workloads.accuracy import AccuracyEvaluator
     from workloads.network import Network
 
-QUANTISERS = ("rtn", "gptq", "gptq_act", "dpq", "dpq_natural")
+QUANTISERS = ("rtn", "rtn_least_error", "gptq", "gptq_act", "dpq", "dpq_natural")
 
 
 @click.command("export", short_help="Write a quantised network as ONNX or QONNX.")

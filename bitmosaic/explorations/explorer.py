@@ -89,8 +89,9 @@ def explore(
             ``weight_error``, ``hessian_trace``, ``bit_entropy`` or ``value_entropy``; ``auto`` takes ``taylor``, or
             ``perturbation`` where an operator of the network has no gradient here.
         gradients: where ``taylor`` and ``hessian_trace`` get theirs: ``own`` rules, or ``torch`` (the extra ``torch``).
-        quantiser: of the weights, in ratings and in measurements: ``rtn`` (to nearest, the default), ``gptq``,
-            ``gptq_act``, or ``dpq`` for a menu of weights that are expanded to floating point.
+        quantiser: of the weights, in ratings and in measurements: ``rtn`` (to nearest, the default),
+            ``rtn_least_error``, ``gptq``, ``gptq_act``, or ``dpq`` for a menu of weights that are expanded to floating
+            point.
         method: a named bundle of these, ``amp``, ``seada``, ``dpq``, ``flexiq`` or ``measured``
             (``bitmosaic.explorations.methods``); arguments that contradict it are refused.
         flexiq_selection: with that method: ``greedy`` (the default), or ``evolutionary``, which measures up to 306

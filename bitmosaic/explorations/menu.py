@@ -139,7 +139,7 @@ def check_quantiser(quantiser: Quantiser, menu: Sequence[LayerPrecision]) -> Non
     if quantiser in EXPANDING and others:
         raise ConfigurationError(
             Problem(f"is for weights that are expanded to floating point, and the menu has {', '.join(others)}",
-                    path="quantiser", value=quantiser, allowed=("rtn", "gptq", "gptq_act"))
+                    path="quantiser", value=quantiser, allowed=("rtn", "rtn_least_error", "gptq", "gptq_act"))
         )
 
 

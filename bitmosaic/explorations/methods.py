@@ -32,7 +32,7 @@ from workloads.weight_quantisers import Quantiser
 
 Selection = Literal["program", "subgraphs", "entropy", "channels"]
 METHOD_NAMES: tuple[MethodName, ...] = get_args(MethodName)
-_INTEGERS: tuple[Quantiser, ...] = ("rtn", "gptq", "gptq_act")
+_INTEGERS: tuple[Quantiser, ...] = ("rtn", "rtn_least_error", "gptq", "gptq_act")
 SPLIT = LayerPrecision.parse("w8a8/w4a4@1")
 
 

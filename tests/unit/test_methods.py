@@ -303,7 +303,7 @@ def test_what_contradicts_a_method_is_refused(digits: Network, tmp_path: Path) -
     both = problems("amp", sensitivity="weight_error", quantiser="dpq").splitlines()
     assert both == [
         "sensitivity=weight_error: contradicts the method amp (allowed: taylor, perturbation)",
-        "quantiser=dpq: contradicts the method amp (allowed: rtn, gptq, gptq_act)",
+        "quantiser=dpq: contradicts the method amp (allowed: rtn, rtn_least_error, gptq, gptq_act)",
     ]
     assert "menu=w4a8: contradicts the method flexiq, which has its own" in problems("flexiq", menu=["w4a8"])
     assert "sensitivity=taylor: contradicts the method flexiq, which rates no harm" in problems(
