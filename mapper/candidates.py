@@ -139,7 +139,7 @@ def _channel_columns(choice: DimChoices, split: SplitChannels | None) -> dict[st
     if split is None:
         return plain
     trips = [f"trips{level}" for level in range(1, choice.levels + 1)]
-    columns = {name: plain[name] for name in ("steps", "active", "fetches", *trips)}
+    columns = {name: plain[name] for name in ("steps", "active", "fetches", "last_steps", "last_inner_steps", *trips)}
     return columns | split_columns(
         split, choice.buffer_tiles, choice.unroll, choice.axis_factors[:, -1], choice.grid_tile, plain["register"],
         plain[f"last{choice.levels}"], plain["last_inner"],
