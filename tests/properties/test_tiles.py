@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from typing import Any
 
@@ -142,7 +143,7 @@ def test_a_network_is_the_sum_of_its_tiles_alone_and_of_what_idles(tmp_path_fact
         energy = expected.energy_pj | ({} if idle is None else {"idle_leakage": expected.total_cycles * idle})
         assert row == expected.model_copy(update={"energy_pj": energy, "tile": row.tile})
     assert result.total_cycles == sum(row.total_cycles for row in result.operations)
-    assert result.total_energy_pj == sum(row.total_energy_pj for row in result.operations)
+    assert result.total_energy_pj == math.fsum(row.total_energy_pj for row in result.operations)
 
     for layer in network.layers:
         solution = solutions[layer.name]
