@@ -22,6 +22,7 @@ from bitmosaic.commands.parts import (
     HARDWARE,
     INTERRUPTED,
     OBJECTIVE,
+    QUANTISERS,
     SECONDS,
     SHAPE,
     WORKERS,
@@ -91,7 +92,7 @@ def main() -> None:
          "else perturbation.")
 @click.option("--gradients", default="own", show_default=True, type=click.Choice(["own", "torch"]),
               help="Where taylor and hessian_trace get their gradients; torch: pip install 'bitmosaic[torch]'.")
-@click.option("--quantiser", type=click.Choice(["rtn", "rtn_least_error", "gptq", "gptq_act", "dpq", "dpq_natural"]),
+@click.option("--quantiser", type=click.Choice(QUANTISERS),
               help="How weights are quantised: to nearest (the default), also with scales of least error, by GPTQ "
                    "(also with reordering), or by DPQ (W4A8).")
 @click.option("--method", type=click.Choice(["amp", "seada", "dpq", "flexiq", "measured"]),

@@ -27,6 +27,7 @@ Quantiser = Literal["rtn", "rtn_least_error", "gptq", "gptq_act", "dpq", "dpq_na
 QUANTISERS: tuple[Quantiser, ...] = get_args(Quantiser)
 EXPANDING = ("dpq", "dpq_natural")
 ROUNDING = ("rtn", "rtn_least_error")
+FOR_INTEGERS: tuple[Quantiser, ...] = tuple(name for name in QUANTISERS if name not in EXPANDING)
 
 
 def check_quantiser(quantiser: str) -> None:

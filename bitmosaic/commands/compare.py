@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from bitmosaic.commands.parts import (
+    INTEGER_QUANTISERS,
     INTERRUPTED,
     changed_budget,
     display,
@@ -27,7 +28,7 @@ from bitmosaic.commands.parts import (
 @click.option("--menu", metavar="W8A8,W4A8,…", help="Precisions to choose from; by default a set for the machine.")
 @click.option("--objective", type=click.Choice(["edp", "latency", "energy"]), default="edp", show_default=True,
               help="What the mapping of each layer is searched for; edp is energy times latency.")
-@click.option("--quantiser", type=click.Choice(["rtn", "rtn_least_error", "gptq", "gptq_act"]),
+@click.option("--quantiser", type=click.Choice(INTEGER_QUANTISERS),
               help="How weights are quantised by baselines and by methods that leave it open; by default rtn.")
 @flexiq_options
 @click.option("--gradients", default="own", show_default=True, type=click.Choice(["own", "torch"]),

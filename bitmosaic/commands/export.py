@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from bitmosaic.commands.parts import layer_precisions_of, shapes_of
+from bitmosaic.commands.parts import QUANTISERS, layer_precisions_of, shapes_of
 from simulator.errors import ConfigurationError, NetworkError, PrecisionError, Problem, closest
 
 if TYPE_CHECKING:
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from simulator.precision import LayerPrecision
     from workloads.accuracy import AccuracyEvaluator
     from workloads.network import Network
-
-QUANTISERS = ("rtn", "rtn_least_error", "gptq", "gptq_act", "dpq", "dpq_natural")
 
 
 @click.command("export", short_help="Write a quantised network as ONNX or QONNX.")

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 PIPE_WIDTH = 150
+INTEGER_QUANTISERS = ("rtn", "rtn_least_error", "gptq", "gptq_act")
+QUANTISERS = (*INTEGER_QUANTISERS, "dpq", "dpq_natural")
+"""Those of ``workloads.weight_quantisers``, said here so that help needs not load them."""
 
 HARDWARE = click.option(
     "--hardware", default="bit_fusion", show_default=True, metavar="NAME|FILE",

@@ -18,7 +18,7 @@ from simulator.errors import ConfigurationError, InfeasibleError, PrecisionError
 from simulator.formats import shortened
 from simulator.layer import Layer
 from simulator.precision import LayerPrecision
-from workloads.weight_quantisers import EXPANDING, Quantiser
+from workloads.weight_quantisers import EXPANDING, FOR_INTEGERS, Quantiser
 
 PREPARING = "checking that precisions fit (compiles first on a new machine)"
 BASELINE = LayerPrecision.parse("w8a8")
@@ -139,7 +139,7 @@ def check_quantiser(quantiser: Quantiser, menu: Sequence[LayerPrecision]) -> Non
     if quantiser in EXPANDING and others:
         raise ConfigurationError(
             Problem(f"is for weights that are expanded to floating point, and the menu has {', '.join(others)}",
-                    path="quantiser", value=quantiser, allowed=("rtn", "rtn_least_error", "gptq", "gptq_act"))
+                    path="quantiser", value=quantiser, allowed=FOR_INTEGERS)
         )
 
 

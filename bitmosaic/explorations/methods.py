@@ -28,11 +28,10 @@ from workloads.gradients import check_gradients
 from workloads.network import Network
 from workloads.sensitivity import default_method
 from workloads.vector_jacobian import Gradients
-from workloads.weight_quantisers import Quantiser
+from workloads.weight_quantisers import FOR_INTEGERS, Quantiser
 
 Selection = Literal["program", "subgraphs", "entropy", "channels"]
 METHOD_NAMES: tuple[MethodName, ...] = get_args(MethodName)
-_INTEGERS: tuple[Quantiser, ...] = ("rtn", "rtn_least_error", "gptq", "gptq_act")
 SPLIT = LayerPrecision.parse("w8a8/w4a4@1")
 
 
@@ -63,12 +62,12 @@ METHODS: dict[MethodName, Method] = {each.name: each for each in (
         "amp", "arXiv 2505.13060",
         "first-order harm of weights and activations, added up over layers (measured where there are no gradients); an "
         "integer program over sequential sub-graphs, with the conversions between layers in its costs",
-        ("taylor", "perturbation"), _INTEGERS, "subgraphs",
+        ("taylor", "perturbation"), FOR_INTEGERS, "subgraphs",
     ),
     Method(
         "seada", "arXiv 2606.27884, as we read its abstract",
         "entropy of 8-bit codes: the threshold rule, and an integer program on the bits of information lost",
-        ("bit_entropy", "value_entropy"), _INTEGERS, "entropy",
+        ("bit_entropy", "value_entropy"), FOR_INTEGERS, "entropy",
     ),
     Method(
         "dpq", "arXiv 2505.14638",
@@ -84,7 +83,7 @@ METHODS: dict[MethodName, Method] = {each.name: each for each in (
     Method(
         "measured", "the reference for the others",
         "harm measured, one layer and precision at a time; the integer program of amp",
-        ("perturbation",), _INTEGERS, "subgraphs",
+        ("perturbation",), FOR_INTEGERS, "subgraphs",
     ),
 )}
 

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 
 from bitmosaic import explore
+from bitmosaic.commands import parts
 from mapper.solution import SearchBudget
 from simulator.precision import LayerPrecision
 from workloads.accuracy import AccuracyEvaluator, uniform
 from workloads.library import open_network
 from workloads.quantisation import LEAST_ERROR
 from workloads.tasks import find_task
-from workloads.weight_quantisers import quantise_weight
+from workloads.weight_quantisers import FOR_INTEGERS, QUANTISERS, quantise_weight
 
 
 def test_scales_of_least_error_cut_off_outliers():
@@ -24,6 +25,10 @@ def test_scales_of_least_error_cut_off_outliers():
     same = quantise_weight(weight, (0,), precision, clipping=LEAST_ERROR)
     np.testing.assert_array_equal(least.codes, same.codes)
     np.testing.assert_array_equal(least.scale, same.scale)
+
+
+def test_commands_offer_all_quantisers():
+    assert (parts.QUANTISERS, parts.INTEGER_QUANTISERS) == (QUANTISERS, FOR_INTEGERS)
 
 
 def test_it_needs_no_moments_and_keeps_a_network_better():

@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,9 @@ def documented(module: str) -> dict[str, str]:
         return {}
     found: dict[str, str] = {}
     seen: set[str] = set()
-    for name, thing in _members(root, module):
+    # What C modules define says so: _decimal, _socket, posix.
+    homes = {module, f"_{module}", *(("posix",) if module == "os" else ())}
+    for name, thing in members(root, homes.__contains__):
         paragraph = " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split())
         if len(paragraph.split()) >= FEWEST_WORDS and paragraph not in seen:
             seen.add(paragraph)
@@ -56,20 +58,22 @@ def documented(module: str) -> dict[str, str]:
     return found
 
 
-def _members(root: Any, module: str) -> Iterator[tuple[str, Any]]:
-    """Public functions, classes and their methods, that the module itself defines, by name."""
+def members(root: Any, is_own: Callable[[str], bool]) -> Iterator[tuple[str, Any]]:
+    """Public functions, classes and their own methods in a module's namespace, by name.
+
+    ``is_own``: says of a module that defines something there whether it counts; what names none counts as the root's.
+    """
     for name, thing in sorted(vars(root).items()):
         if name.startswith("_") or not (inspect.isclass(thing) or inspect.isroutine(thing)):
             continue
-        home = getattr(thing, "__module__", "") or module
-        # What C modules define says so: _decimal, _socket, posix.
-        if home not in (module, f"_{module}", "posix") or (home == "posix" and module != "os"):
+        if not is_own(getattr(thing, "__module__", "") or root.__name__):
             continue
         yield name, thing
         if inspect.isclass(thing):
             for inner, method in sorted(vars(thing).items()):
                 if not inner.startswith("_") and inspect.isroutine(method) and method.__doc__:
                     yield f"{name}.{inner}", method
+
 
 
 class MiniLmTask:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from workloads.tasks.minilm import BATCH, FEWEST_WORDS, MODULES, MiniLmTask
+from workloads.tasks.minilm import BATCH, FEWEST_WORDS, MODULES, MiniLmTask, members
 from workloads.tasks.task import Run, batches
 
 PACKAGES = (
@@ -50,19 +50,8 @@ def documented(module: str) -> Iterator[str]:
     except ImportError:  # modules of other systems, and turtle, which needs a windowing library
         return
     package = module.partition(".")[0]
-    for name, thing in sorted(vars(root).items(), key=lambda item: item[0]):
-        home = (getattr(thing, "__module__", None) or package).partition(".")[0]
-        if name.startswith("_") or home.strip("_") not in (package, "posix") or not _has_docstring(thing):
-            continue
+    for _, thing in members(root, lambda home: home.partition(".")[0].strip("_") in (package, "posix")):
         yield inspect.getdoc(thing) or ""
-        if inspect.isclass(thing):
-            for inner, method in sorted(vars(thing).items()):
-                if not inner.startswith("_") and inspect.isroutine(method) and method.__doc__:
-                    yield inspect.getdoc(method) or ""
-
-
-def _has_docstring(thing: Any) -> bool:
-    return inspect.isclass(thing) or inspect.isroutine(thing)
 
 
 class PassageTask(MiniLmTask):
