@@ -6,6 +6,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from simulator.kernels.compiled import inner
+
 
 def non_dominated(values: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     """Mask of the rows that no other row matches or beats in every column (of equal rows, one stays).
@@ -16,7 +18,9 @@ def non_dominated(values: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     different = {column.tobytes(): place for place, column in enumerate(np.ascontiguousarray(values.T))}
     values = np.ascontiguousarray(values[:, list(different.values())])
     # A row can only be beaten by one of a smaller sum. Sorting is left to NumPy: Numba compiles its own for seconds.
-    keep: npt.NDArray[np.bool_] = _front(values, np.argsort(values.sum(axis=1), kind="stable"))
+    keep: npt.NDArray[np.bool_] = _fronts(
+        values, np.argsort(values.sum(axis=1), kind="stable"), np.array([0, len(values)])
+    )
     return keep
 
 
@@ -33,22 +37,15 @@ def _fronts(values, order, begins):
     """``non_dominated_of_each`` for rows that come kind by kind; ``begins``: where each kind does, and the end."""
     keep = np.zeros(values.shape[0], dtype=np.bool_)
     for kind in range(begins.shape[0] - 1):
-        for place in range(begins[kind], begins[kind + 1]):
-            candidate, beaten = order[place], False
-            for before in range(begins[kind], place):
-                other = order[before]
-                if keep[other] and (values[other] <= values[candidate]).all():
-                    beaten = True
-                    break
-            keep[candidate] = not beaten
+        _front(values, order[begins[kind] : begins[kind + 1]], keep)
     return keep
 
 
-@numba.njit(cache=True)
-def _front(values, order):
-    """``non_dominated`` for rows that come in an order in which none is beaten by a later one."""
-    count, width = values.shape
-    keep = np.zeros(count, dtype=np.bool_)
+@inner()
+def _front(values, order, keep):
+    """Mark in ``keep`` which rows none of the others beats; they come in an order in which none is beaten by a later
+    one."""
+    count, width = order.shape[0], values.shape[1]
     front = np.empty(count, dtype=np.int64)
     found = 0
     for candidate in order:
@@ -71,4 +68,3 @@ def _front(values, order):
             keep[candidate] = True
             front[found] = candidate
             found += 1
-    return keep
