@@ -1,8 +1,8 @@
 """One network's fronts on several machines: latency, energy and measured accuracy, and whether precision pays there.
 
     python -m benchmarks.fronts [NETWORK] [--machines bit_fusion,loom,gaudi_like,tpu_like] [--methods amp,dpq]
-                                [--points N] [--seeds N] [--seconds-per-layer S] [--gap FRACTION] [--menu w8a8,w4a8]
-                                [--workers N] [--output DIR]
+                                [--quantiser gptq] [--points N] [--seeds N] [--seconds-per-layer S]
+                                [--gap FRACTION] [--menu w8a8,w4a8] [--workers N] [--output DIR]
 
 Each machine gets a ``bitmosaic.compare`` of its own: uniform precisions, largest layers first, random orders, and the
 methods that the machine takes. ``tpu_like`` is the machine where narrow operands save traffic and no cycle of the grid:
@@ -48,6 +48,7 @@ from mapper.solution import SearchBudget
 from simulator.accelerator import Accelerator
 from simulator.errors import BitmosaicError
 from workloads import Network, open_network
+from workloads.weight_quantisers import DEFAULT_QUANTISER, FOR_INTEGERS
 
 MACHINES = "bit_fusion,loom,gaudi_like,tpu_like"
 INTERRUPTED = 130
@@ -207,8 +208,8 @@ def run(network: Network, options: argparse.Namespace, folder: Path, progress: P
             progress.say(f"{name} does not take {method}: {reason}")
         menu = None if options.menu is None or name in words(options.own_menu) else words(options.menu)
         found[name] = compare(
-            network, machine, methods=methods, menu=menu, points=options.points, seeds=options.seeds,
-            results=folder / name, workers=options.workers, progress=progress,
+            network, machine, methods=methods, menu=menu, quantiser=options.quantiser, points=options.points,
+            seeds=options.seeds, results=folder / name, workers=options.workers, progress=progress,
             budget=SearchBudget(cpu_seconds=options.seconds_per_layer, target_gap=options.gap),
         )
     return found
@@ -224,6 +225,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--menu", help="of machines with integers; by default each machine's own")
     parser.add_argument("--own-menu", default="gaudi_like", metavar="MACHINES",
                         help="machines that --menu is not for (default: %(default)s)")
+    parser.add_argument("--quantiser", choices=FOR_INTEGERS,
+                        help=f"of weights, where a method leaves it open (default: {DEFAULT_QUANTISER})")
     parser.add_argument("--points", type=int, default=4, help="budgets on a method's fronts (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=1, help="random orders (default: %(default)s)")
     parser.add_argument("--seconds-per-layer", type=float, default=0.3, help="of search (default: %(default)s)")

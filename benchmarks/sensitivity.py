@@ -117,7 +117,7 @@ def assignment_table(
 @click.option("--share", "shares", type=click.FloatRange(0, 1), multiple=True,
               help="Also choose that share of the weights to be narrow; may be given several times.")
 @click.option("--quantiser", type=click.Choice(QUANTISERS), default="rtn", show_default=True)
-@click.option("--clipping", type=click.Choice(list(CLIPPINGS)), default="max-abs", show_default=True,
+@click.option("--clipping", type=click.Choice(list(CLIPPINGS)), default="least-error", show_default=True,
               help="Scales of weights: all values fit, or least squared error.")
 @click.option("--group", type=click.IntRange(min=1), help="Weights that share a scale in the first precision.")
 @click.option("--compare/--no-compare", "compares", default=True, help="Rank correlations and ratios, layer by layer.")

@@ -93,8 +93,8 @@ def main() -> None:
 @click.option("--gradients", default="own", show_default=True, type=click.Choice(["own", "torch"]),
               help="Where taylor and hessian_trace get their gradients; torch: pip install 'bitmosaic[torch]'.")
 @click.option("--quantiser", type=click.Choice(QUANTISERS),
-              help="How weights are quantised: to nearest (the default), also with scales of least error, by GPTQ "
-                   "(also with reordering), or by DPQ (W4A8).")
+              help="How weights are quantised: to nearest, with scales of least error (the default) or of the largest "
+                   "weight, by GPTQ (also with reordering), or by DPQ (W4A8).")
 @click.option("--method", type=click.Choice(["amp", "seada", "dpq", "flexiq", "measured"]),
               help="A published method by its name: how harm is rated, how weights are quantised, and who chooses. "
                    "Options that contradict it are refused.")

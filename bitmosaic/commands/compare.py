@@ -29,7 +29,8 @@ from bitmosaic.commands.parts import (
 @click.option("--objective", type=click.Choice(["edp", "latency", "energy"]), default="edp", show_default=True,
               help="What the mapping of each layer is searched for; edp is energy times latency.")
 @click.option("--quantiser", type=click.Choice(INTEGER_QUANTISERS),
-              help="How weights are quantised by baselines and by methods that leave it open; by default rtn.")
+              help="How weights are quantised by baselines and by methods that leave it open; by default "
+                   "rtn_least_error.")
 @flexiq_options
 @click.option("--gradients", default="own", show_default=True, type=click.Choice(["own", "torch"]),
               help="Where ratings that read gradients get theirs; torch: pip install 'bitmosaic[torch]'.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from bitmosaic.commands.parts import QUANTISERS, layer_precisions_of, shapes_of
+from bitmosaic.commands.parts import DEFAULT_QUANTISER, QUANTISERS, layer_precisions_of, shapes_of
 from simulator.errors import ConfigurationError, NetworkError, PrecisionError, Problem, closest
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option("--assignment", "assignment_file", type=click.Path(path_type=Path), metavar="FILE",
               help="Read the precision of every layer from FILE, as `bitmosaic explore` writes them; the quantiser "
                    "too, where --quantiser is not given.")
-@click.option("--quantiser", type=click.Choice(QUANTISERS), default="rtn", show_default=True,
+@click.option("--quantiser", type=click.Choice(QUANTISERS), default=DEFAULT_QUANTISER, show_default=True,
               help="How weights are rounded (docs/quantisers.md).")
 @click.option("--scheme", type=click.Choice(["affine", "symmetric"]), default="affine", show_default=True,
               help="Integer activations with a zero point, or without.")

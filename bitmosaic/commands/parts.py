@@ -22,6 +22,7 @@ INTERRUPTED = 130
 PIPE_WIDTH = 150
 INTEGER_QUANTISERS = ("rtn", "rtn_least_error", "gptq", "gptq_act")
 QUANTISERS = (*INTEGER_QUANTISERS, "dpq", "dpq_natural")
+DEFAULT_QUANTISER = "rtn_least_error"
 """Those of ``workloads.weight_quantisers``, said here so that help needs not load them."""
 
 HARDWARE = click.option(

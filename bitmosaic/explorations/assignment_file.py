@@ -33,7 +33,7 @@ from simulator.precision import LayerPrecision
 from simulator.shown import Shown
 from simulator.tiled import Machine
 from workloads.network import Network
-from workloads.weight_quantisers import Quantiser
+from workloads.weight_quantisers import DEFAULT_QUANTISER, Quantiser
 
 
 def _parsed(value: Any) -> Any:
@@ -58,7 +58,7 @@ class AssignmentFile(Shown, Frozen):
 
     network: str
     hardware: str
-    quantiser: Quantiser = "rtn"
+    quantiser: Quantiser = DEFAULT_QUANTISER
     objective: Objective = "edp"
     cpu_seconds_per_layer: float = Field(default=2.0, gt=0)
     target_gap: float = Field(default=0.0, ge=0)

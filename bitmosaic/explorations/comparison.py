@@ -57,7 +57,7 @@ from workloads.flexiq import Extraction
 from workloads.gradients import check_gradients
 from workloads.tasks import Task
 from workloads.vector_jacobian import Gradients
-from workloads.weight_quantisers import QUANTISERS, Quantiser
+from workloads.weight_quantisers import DEFAULT_QUANTISER, QUANTISERS, Quantiser
 
 UNIFORM, LARGEST_FIRST, RANDOM = "uniform", "largest first", "random"
 DEFAULT_POINTS, DEFAULT_SEEDS = 6, 3
@@ -140,7 +140,7 @@ def compare(
         methods: names of ``bitmosaic.explorations.methods``; None: all that the machine takes. One that is named and
             that the machine does not take is an error.
         menu: of the baselines and of methods that leave it open.
-        quantiser: of weights, for baselines and for methods that leave it open; by default ``rtn``.
+        quantiser: of weights, for baselines and for methods that leave it open; by default ``rtn_least_error``.
         flexiq_selection, flexiq_extraction: of the method flexiq, as of ``explore``; refused where it does not run.
         gradients: of the methods that read them, as of ``explore``; ``torch`` is refused where none of them does.
         measure_harm: whether harm is measured too, one run a layer and precision, to say how well methods rate it;
@@ -153,7 +153,7 @@ def compare(
     raises, and ``ComparisonInterrupted`` at Ctrl-C.
     """
     network, accelerator = open_subject(network, accelerator, "compare")
-    problems = settings_problems(objective, points, {"quantiser": (quantiser or "rtn", QUANTISERS)})
+    problems = settings_problems(objective, points, {"quantiser": (quantiser or DEFAULT_QUANTISER, QUANTISERS)})
     is_asked = methods is None or "flexiq" in methods
     variant, wrong = flexiq_variant(is_asked, flexiq_selection, flexiq_extraction)
     problems += wrong

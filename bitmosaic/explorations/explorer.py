@@ -39,7 +39,7 @@ from workloads.flexiq import Extraction
 from workloads.gradients import GRADIENTS
 from workloads.tasks import Task
 from workloads.vector_jacobian import Gradients
-from workloads.weight_quantisers import QUANTISERS, Quantiser
+from workloads.weight_quantisers import DEFAULT_QUANTISER, QUANTISERS, Quantiser
 
 DEFAULT_POINTS = 10
 DEFAULT_BUDGET = SearchBudget(cpu_seconds=2.0)
@@ -89,9 +89,9 @@ def explore(
             ``weight_error``, ``hessian_trace``, ``bit_entropy`` or ``value_entropy``; ``auto`` takes ``taylor``, or
             ``perturbation`` where an operator of the network has no gradient here.
         gradients: where ``taylor`` and ``hessian_trace`` get theirs: ``own`` rules, or ``torch`` (the extra ``torch``).
-        quantiser: of the weights, in ratings and in measurements: ``rtn`` (to nearest, the default),
-            ``rtn_least_error``, ``gptq``, ``gptq_act``, or ``dpq`` for a menu of weights that are expanded to floating
-            point.
+        quantiser: of the weights, in ratings and in measurements: ``rtn_least_error`` (to nearest, with scales of
+            least error: the default), ``rtn`` (with scales that hold the largest), ``gptq``, ``gptq_act``, or ``dpq``
+            for a menu of weights that are expanded to floating point.
         method: a named bundle of these, ``amp``, ``seada``, ``dpq``, ``flexiq`` or ``measured``
             (``bitmosaic.explorations.methods``); arguments that contradict it are refused.
         flexiq_selection: with that method: ``greedy`` (the default), or ``evolutionary``, which measures up to 306
@@ -119,7 +119,8 @@ def explore(
     """
     network, accelerator = open_subject(network, accelerator, "explore")
     problems = settings_problems(objective, points, {
-        "sensitivity": (sensitivity, ("auto", *SENSITIVITY_METHODS)), "quantiser": (quantiser or "rtn", QUANTISERS),
+        "sensitivity": (sensitivity, ("auto", *SENSITIVITY_METHODS)),
+        "quantiser": (quantiser or DEFAULT_QUANTISER, QUANTISERS),
         "gradients": (gradients, GRADIENTS), "method": (method or "amp", METHOD_NAMES),
     })
     variant, wrong = flexiq_variant(method == "flexiq", flexiq_selection, flexiq_extraction)

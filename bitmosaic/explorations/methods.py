@@ -28,7 +28,7 @@ from workloads.gradients import check_gradients
 from workloads.network import Network
 from workloads.sensitivity import default_method
 from workloads.vector_jacobian import Gradients
-from workloads.weight_quantisers import FOR_INTEGERS, Quantiser
+from workloads.weight_quantisers import DEFAULT_QUANTISER, FOR_INTEGERS, Quantiser
 
 Selection = Literal["program", "subgraphs", "entropy", "channels"]
 METHOD_NAMES: tuple[MethodName, ...] = get_args(MethodName)
@@ -43,7 +43,7 @@ class Method:
         source: where it is published.
         summary: what it does here, in a sentence.
         sensitivities: how harm may be rated; the first one is taken where nothing is asked for. Empty: not at all.
-        quantisers: of the weights, likewise.
+        quantisers: of the weights, those that may be asked for.
         selection: who proposes: the integer ``program`` (least harm under budgets of latency and of energy, each layer
             costed by itself), that over ``subgraphs`` (conversions between layers counted), ``entropy`` (the first
             one and SEADA's threshold), or ``channels`` (FlexiQ's ratios).
@@ -55,6 +55,11 @@ class Method:
     sensitivities: tuple[SensitivityMethod, ...]
     quantisers: tuple[Quantiser, ...]
     selection: Selection
+
+    @property
+    def default_quantiser(self) -> Quantiser:
+        """The default of all explorations where the method leaves it open, else its own."""
+        return DEFAULT_QUANTISER if DEFAULT_QUANTISER in self.quantisers else self.quantisers[0]
 
 
 METHODS: dict[MethodName, Method] = {each.name: each for each in (
@@ -133,13 +138,14 @@ def plan(
     """
     if method is None:
         precisions = default_menu(accelerator) if menu is None else read_menu(menu, accelerator)
-        check_quantiser(quantiser or "rtn", precisions)
+        chosen = quantiser or DEFAULT_QUANTISER
+        check_quantiser(chosen, precisions)
         rated, note = _rated(network, sensitivity, gradients)
         if gradients != "own" and rated not in BY_GRADIENTS and not note:
             rule = f"are not read by the sensitivity {rated}"
             raise ConfigurationError(Problem(rule, path="gradients", value=gradients))
         check_gradients(gradients)
-        return MethodPlan(None, precisions, rated, note, quantiser or "rtn", "program", gradients=gradients)
+        return MethodPlan(None, precisions, rated, note, chosen, "program", gradients=gradients)
     check_method(method)
     bundle = METHODS[method]
     if network.model is None or not network.trained_layers:
@@ -172,7 +178,7 @@ def plan(
     rated, note = (own, "") if sensitivity == "auto" else (sensitivity, "")
     if sensitivity == "auto" and bundle.sensitivities[:2] == ("taylor", "perturbation"):
         rated, note = _rated(network, "auto", gradients)
-    chosen = quantiser or bundle.quantisers[0]
+    chosen = quantiser or bundle.default_quantiser
     check_quantiser(chosen, precisions)
     floating = unit_precision(accelerator) if bundle.selection == "entropy" else None
     if floating is not None:

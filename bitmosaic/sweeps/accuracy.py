@@ -17,6 +17,7 @@ from simulator.errors import BitmosaicError, Problem
 from simulator.precision import LayerPrecision
 from workloads.network import Network
 from workloads.tasks import find_task
+from workloads.weight_quantisers import DEFAULT_QUANTISER
 
 Accuracies = Mapping[tuple[str, str], Accuracy]
 """(network, policy) → its score."""
@@ -47,7 +48,9 @@ def measure_policies(
         if name not in books:
             task = find_task(network)
             assert task is not None, "refused when the sweep was read"
-            books[name] = AccuracyBook(network, task, subject_key(network, task.name), folder)
+            books[name] = AccuracyBook(
+                network, task, subject_key(network, task.name), folder, DEFAULT_QUANTISER
+            )
         bound = {layer: precision for layer, precision in asked.items() if layer in network.bindings}
         try:
             found[name, policy] = books[name].measure(bound)

@@ -11,7 +11,7 @@ from workloads.accuracy import AccuracyEvaluator, uniform
 from workloads.library import open_network
 from workloads.quantisation import LEAST_ERROR
 from workloads.tasks import find_task
-from workloads.weight_quantisers import FOR_INTEGERS, QUANTISERS, quantise_weight
+from workloads.weight_quantisers import DEFAULT_QUANTISER, FOR_INTEGERS, QUANTISERS, quantise_weight
 
 
 def test_scales_of_least_error_cut_off_outliers():
@@ -29,6 +29,7 @@ def test_scales_of_least_error_cut_off_outliers():
 
 def test_commands_offer_all_quantisers():
     assert (parts.QUANTISERS, parts.INTEGER_QUANTISERS) == (QUANTISERS, FOR_INTEGERS)
+    assert parts.DEFAULT_QUANTISER == DEFAULT_QUANTISER
 
 
 def test_it_needs_no_moments_and_keeps_a_network_better():
