@@ -28,6 +28,7 @@ from bitmosaic.explorations.store import RecordFile
 from mapper.solution import SearchBudget
 from simulator.errors import ConfigurationError, NetworkError
 from workloads import Network
+from workloads.weight_quantisers import DEFAULT_QUANTISER
 
 MENU = ["w8a8", "w4a8", "w2a8"]
 BUDGET = SearchBudget(cpu_seconds=0.05, target_gap=0.9)
@@ -49,7 +50,7 @@ def compared(digits: Network, tmp_path_factory: pytest.TempPathFactory) -> Compa
 
 def test_families_are_baselines_and_methods(digits: Network, compared: Comparison) -> None:
     assert [(family.name, family.quantiser) for family in compared.families] == [
-        ("uniform", "rtn"), ("largest first", "rtn"), ("random 0", "rtn"), ("random 1", "rtn"), ("amp", "rtn"),
+        *((name, DEFAULT_QUANTISER) for name in ("uniform", "largest first", "random 0", "random 1", "amp")),
         ("flexiq", "flexiq"),
     ]
     assert [point.label for point in compared.families[0].points] == MENU

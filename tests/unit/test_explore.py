@@ -257,7 +257,7 @@ def test_results_of_different_quantisers_never_mix(
     records = {name: (results / name).read_text().splitlines() for name in RECORDS}
     assert sum(json.loads(line)["assignment"] == {} for line in records["accuracy.jsonl"]) == 1
     uniform = [json.loads(line) for line in records["accuracy.jsonl"] if '"conv":"w2a8","fc":"w2a8"' in line]
-    assert [record["quantiser"] for record in uniform] == ["rtn", "gptq"]
+    assert [record["quantiser"] for record in uniform] == ["rtn_least_error", "gptq"]
     lines = len(records["sensitivity.jsonl"])
     explore(files[0], "bit_fusion", menu=MENU, points=4, inputs=files[1], results=results, budget=BUDGET, workers=1,
             quantiser="gptq", sensitivity="bit_entropy")
