@@ -90,6 +90,11 @@ class Comparison(Shown):
     families: tuple[Family, ...]
     correlations: dict[str, dict[str, float | None]] = field(default_factory=dict)
 
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """The points of all families, each once."""
+        return tuple({point.record.key: point for family in self.families for point in family.points}.values())
+
     def front(self, axis: CostAxis) -> frozenset[str]:
         """Keys of the points that none of any family beats in cost and accuracy both; of equal ones all."""
         points = [point for family in self.families for point in family.points]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from bitmosaic.explorations.accuracy_book import Assignment
+from bitmosaic.explorations.assignment_proof import AssignmentProof
 from bitmosaic.explorations.exploration import CostAxis
 from bitmosaic.explorations.floating_layers import border_precisions, closed_form, closed_form_row, floating_results
 from bitmosaic.explorations.identity import Json, content_key
@@ -30,13 +31,14 @@ from workloads import Network
 class Proposal:
     """An assignment (layer → precision, of all layers), what proposed it, and of a uniform baseline its precision.
 
-    ``value``: the threshold or ratio of the origin, where it has one.
+    ``value``: the threshold or ratio of the origin, where it has one. ``proof``: of an integer program's.
     """
 
     assignment: dict[str, LayerPrecision]
     origin: Origin
     uniform: str | None = None
     value: float | None = None
+    proof: AssignmentProof | None = None
 
 
 class Measurer(Protocol):
@@ -179,7 +181,7 @@ class NetworkPoints:
                 name: precision for name, precision in assignment.items()
                 if LayerPrecision.parse(precision.label) != precision
             },
-            weight_bits=self.weight_bits(assignment),
+            weight_bits=self.weight_bits(assignment), proof=proposal.proof,
             total_cycles=result.total_cycles, latency_ms=result.latency_ms, energy_pj=result.total_energy_pj,
             accuracy=accuracy,
             layers=tuple(

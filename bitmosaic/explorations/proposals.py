@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from bitmosaic.explorations.accuracy_book import AccuracyBook
+from bitmosaic.explorations.assignment_proof import AssignmentProof
 from bitmosaic.explorations.exploration import CostAxis
 from bitmosaic.explorations.flexiq_book import NARROW, WIDE, FlexiqBook
 from bitmosaic.explorations.methods import MethodPlan
@@ -47,14 +48,14 @@ def least_harm(
 ) -> list[Proposal]:
     """Least total harm under budgets, ``points`` on each front, by integer program; equal ones once."""
     by_label = {precision.label: precision for precision in menu}
-    found: dict[tuple[tuple[str, str], ...], CostAxis] = {}
+    found: dict[tuple[tuple[str, str], ...], tuple[CostAxis, AssignmentProof]] = {}
     for axis in AXES:
         choices = run.choices(menu, harms, axis)
         for assignment in assignment_front(choices, points=points, weight_bits_budget=run.weight_bits_limit):
-            found.setdefault(tuple(assignment.labels.items()), axis)
+            found.setdefault(tuple(assignment.labels.items()), (axis, AssignmentProof.of(assignment)))
     return [
-        Proposal(run.mixed({layer: by_label[label] for layer, label in labels}), axis)
-        for labels, axis in found.items()
+        Proposal(run.mixed({layer: by_label[label] for layer, label in labels}), axis, proof=proof)
+        for labels, (axis, proof) in found.items()
     ]
 
 
@@ -63,7 +64,7 @@ def in_sequence(
 ) -> list[Proposal]:
     """Least total harm under budgets by AMP's program: sequential sub-graphs, with the conversions between layers."""
     return [
-        Proposal(run.mixed(each.precisions), each.axis)
+        Proposal(run.mixed(each.precisions), each.axis, proof=each.proof)
         for each in least_harm_by_subgraphs(run, menu, harms, points)
     ]
 

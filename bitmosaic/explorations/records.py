@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field
 
+from bitmosaic.explorations.assignment_proof import AssignmentProof
 from bitmosaic.explorations.store import Record
 from mapper.solution import MappingSolution, Objective, TileOffer
 from simulator.layer import Frozen
@@ -223,6 +224,7 @@ class PointRecord(Record):
         assignment: layer → precision (``w4a8``).
         weight_bits: stored bits of all trained weights, without scales (None in records of earlier versions).
         precisions: in full, those of layers whose label does not say it all.
+        proof: of the integer program that proposed the assignment; None: another way, or a record of earlier versions.
         accuracy: measured; None where the network has no weights or no task.
         confidence: component of energy → how far its numbers can be trusted; None: not stated.
         not_modelled: what costs energy and is left out of the machine's description, in words.
@@ -235,6 +237,7 @@ class PointRecord(Record):
     precisions: dict[str, LayerPrecision] = Field(default_factory=dict)
     origin_value: float | None = None
     weight_bits: int | None = None
+    proof: AssignmentProof | None = None
     total_cycles: int
     latency_ms: float
     energy_pj: float

@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from bitmosaic.explorations.assignment_proof import AssignmentProof
 from bitmosaic.explorations.exploration import CostAxis
 from bitmosaic.explorations.menu import for_layer
 from bitmosaic.explorations.network_points import NetworkPoints
@@ -39,6 +40,7 @@ class SubGraphProposal:
     axis: CostAxis
     cost: float
     harm: float
+    proof: AssignmentProof
 
 
 def layer_menus(
@@ -116,7 +118,7 @@ def _proposal(
     chosen = {
         layer: next(each for each in menus[layer] if each.label == label) for layer, label in assignment.labels.items()
     }
-    return SubGraphProposal(chosen, axis, assignment.cost, assignment.harm)
+    return SubGraphProposal(chosen, axis, assignment.cost, assignment.harm, AssignmentProof.of(assignment))
 
 
 def _cost_of(run: NetworkPoints, axis: CostAxis) -> CostOf:

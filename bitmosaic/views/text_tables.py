@@ -13,6 +13,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from bitmosaic.explorations.assignment_proof import proofs_text
 from bitmosaic.explorations.exploration import DEFAULT_ACCURACY_LOSS, Exploration, Point
 from bitmosaic.explorations.rank_correlation import FEWEST_RANKED, correlations_text, rank_correlations
 from bitmosaic.explorations.records import LayerRow, VectorRow, rated_gradients
@@ -260,6 +261,8 @@ def summary(exploration: Exploration, point: Point | None = None) -> RenderableT
         notes.append(Text(method_note(exploration)))
     if exploration.harms:
         notes.append(Text(harm_note(exploration)))
+    if proofs := proofs_text(point.record.proof for point in exploration.points):
+        notes.append(Text(f"Assignments by integer program: {proofs} (least harm within their budgets, not accuracy)."))
     objective = exploration.settings.objective
     return Group(
         points_table(exploration), *notes, layers_table(shown, objective), energy_table(shown),

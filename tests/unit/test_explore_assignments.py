@@ -1,0 +1,133 @@
+"""What a user says of assignments, and what proofs come with them: from the arguments to records and reports."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from rich.console import Console
+
+from bitmosaic.explorations import proposals, subgraph_program
+from bitmosaic.explorations.comparison import compare
+from bitmosaic.explorations.comparison_report import comparison_summary
+from bitmosaic.explorations.exploration import Exploration, load_exploration
+from bitmosaic.explorations.explorer import explore
+from bitmosaic.explorations.records import PointRecord
+from bitmosaic.report_page.page import report_of
+from bitmosaic.views.text_tables import report_text
+from mapper.assignment import Assignment, assignment_front
+from mapper.solution import SearchBudget
+
+MENU = ["w8a8", "w4a8", "w4a4", "w2a8"]
+LAYERS = {"first": 12, "second": 20, "third": 16, "last": 6}
+Explore = Callable[..., Exploration]
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A network of four matrix products with weights from a fixed seed, [1, 10] → [1, 6], and 40 inputs."""
+    rng = np.random.default_rng(11)
+    folder = tmp_path_factory.mktemp("chain")
+    nodes, weights, width, read = [], [], 10, "x"
+    for name, columns in LAYERS.items():
+        weight = rng.normal(size=(columns, width)).astype(np.float32)
+        weights.append(numpy_helper.from_array(weight, f"{name}.w"))
+        nodes.append(helper.make_node("Gemm", [read, f"{name}.w"], [f"{name}.y"], name=name, transB=1))
+        read, width = f"{name}.y", columns
+        if name != "last":
+            nodes.append(helper.make_node("Relu", [read], [f"{name}.r"], name=f"{name}_relu"))
+            read = f"{name}.r"
+    graph = helper.make_graph(
+        nodes, "chain", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 10])],
+        [helper.make_tensor_value_info(read, TensorProto.FLOAT, [1, 6])], weights,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, folder / "chain.onnx")
+    np.savez(folder / "inputs.npz", x=rng.normal(size=(40, 10)).astype(np.float32))
+    return folder / "chain.onnx", folder / "inputs.npz"
+
+
+@pytest.fixture(scope="module")
+def run(files: tuple[Path, Path]) -> Explore:
+    """``explore`` of that network on ``bit_fusion``, with a short search."""
+    def run(results: Path, **options: Any) -> Exploration:
+        return explore(files[0], **{
+            "accelerator": "bit_fusion", "menu": MENU, "points": 4, "inputs": files[1], "results": results,
+            "budget": SearchBudget(cpu_seconds=0.05, target_gap=0.9), "workers": 1, **options,
+        })
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(run: Explore, tmp_path_factory: pytest.TempPathFactory) -> Exploration:
+    """A finished exploration."""
+    return run(tmp_path_factory.mktemp("results") / "chain")
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_proofs_of_assignments_are_written_down_and_told(finished: Exploration) -> None:
+    mixed = [point for point in load_exploration(finished.folder).points if not point.is_uniform]
+    proofs = [point.record.proof for point in mixed]
+    assert len(mixed) > 2 and all(proof is not None and proof.status == "optimal" for proof in proofs)
+    assert "harm" in {proof.minimised for proof in proofs if proof}
+    told = f"{len(mixed)} of {len(mixed)} proven optimal"
+    assert f"Assignments by integer program: {told}" in _flat((finished.folder / "report.txt").read_text())
+    facts = {fact.label: fact.text for fact in report_of(finished.folder).facts}
+    assert facts["assignments"] == told
+    assert all(point.record.proof is None for point in finished.points if point.is_uniform)
+
+
+@pytest.mark.parametrize("method", [None, "amp"])
+def test_what_is_not_proven_shows_its_gap(
+    run: Explore, method: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_time(*arguments: Any, **options: Any) -> tuple[Assignment, ...]:
+        front = assignment_front(*arguments, **options)
+        return tuple(
+            replace(each, status="feasible", lower_bound=0.875 * each.harm, gap=0.125) if each is front[1] else each
+            for each in front
+        )
+
+    for module in (proposals, subgraph_program):
+        monkeypatch.setattr(module, "assignment_front", out_of_time)
+    found = run(tmp_path / "chain", method=method, menu=["w8a8", "w2a8"])
+    open_ones = [point.record.proof for point in found.points if point.record.proof and point.record.proof.gap == 0.125]
+    count = sum(point.record.proof is not None for point in found.points)
+    assert open_ones and all(proof.status == "feasible" for proof in open_ones)
+    assert f"{count - len(open_ones)} of {count} proven optimal, worst gap 12 %" in _flat(report_text(found))
+
+
+def test_records_of_before_proofs_are_read_and_say_nothing(finished: Exploration) -> None:
+    old = [
+        PointRecord.model_validate_json(json.dumps({
+            name: value for name, value in point.record.model_dump(mode="json").items() if name != "proof"
+        })) for point in finished.points
+    ]
+    points = tuple(replace(point, record=record) for point, record in zip(finished.points, old, strict=True))
+    assert "Assignments by integer program" not in report_text(replace(finished, points=points))
+
+
+def test_a_comparison_tells_the_proofs_of_all_methods(files: tuple[Path, Path], tmp_path: Path) -> None:
+    found = compare(
+        files[0], "bit_fusion", methods=["amp", "seada"], menu=["w8a8", "w2a8"], points=3, seeds=1, inputs=files[1],
+        results=tmp_path / "compared", budget=SearchBudget(cpu_seconds=0.05, target_gap=0.9), workers=1,
+    )
+    proven = {point.record.key for family in found.families for point in family.points if point.record.proof}
+    shown = StringIO()
+    console = Console(file=shown, width=200)
+    console.print(comparison_summary(found))
+    assert proven
+    assert f"integer program: {len(proven)} of {len(proven)} proven optimal" in _flat(shown.getvalue())
