@@ -22,6 +22,7 @@ from bitmosaic.commands.parts import (
     HARDWARE,
     INTERRUPTED,
     OBJECTIVE,
+    POINT_COUNT,
     QUANTISERS,
     SECONDS,
     SHAPE,
@@ -108,8 +109,9 @@ def main() -> None:
               help="The most memory that the weights of an assignment may take, in KiB, without scales.")
 @click.option("--accuracy-at-least", type=click.FloatRange(min=0, max=100), metavar="PERCENT",
               help="The accuracy that the chosen point is to reach; an error that names the best where none does.")
-@click.option("--points", type=click.IntRange(min=2), default=10, show_default=True, metavar="N",
-              help="Budgets for which an assignment is sought, on each of the two fronts.")
+@click.option("--points", type=POINT_COUNT, default=10, show_default=True, metavar="N|all",
+              help="Budgets for which an assignment is sought, on each of the two fronts; all: every assignment of "
+                   "both fronts of harm and cost, each measured.")
 @SHAPE
 @click.option("--inputs", type=click.Path(path_type=Path), metavar="FILE.npz",
               help="Inputs to run a network of your own on; accuracy is then agreement with FP32.")
@@ -122,7 +124,7 @@ def explore(
     network: str, hardware: str, menu: str | None, objective: str, sensitivity: str, gradients: str,
     quantiser: str | None, method: str | None, flexiq_selection: str | None, flexiq_extraction: str | None,
     measure_harm: bool, keep_first_last: str | None, weight_memory_limit: float | None,
-    accuracy_at_least: float | None, points: int, shapes: tuple[str, ...], inputs: Path | None, output: Path | None,
+    accuracy_at_least: float | None, points: Any, shapes: tuple[str, ...], inputs: Path | None, output: Path | None,
     seconds_per_layer: float | None, gap: float | None, workers: int | None,
 ) -> None:
     """Find the latency–accuracy and energy–accuracy fronts of NETWORK.

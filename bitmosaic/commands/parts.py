@@ -50,6 +50,27 @@ WORKERS = click.option(
     help="Processes that search for mappings; by default one for each core.",
 )
 
+
+class _PointCount(click.ParamType[int | str]):
+    """A number of at least 2, or ``all``."""
+
+    name = "points"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """Read what was given."""
+        if value == "all":
+            return "all"
+        try:
+            count = int(value)
+        except ValueError:
+            count = 0
+        if count < 2:
+            self.fail(f"{value!r} is neither a number of at least 2 nor all.", param, ctx)
+        return count
+
+
+POINT_COUNT = _PointCount()
+
 _FLEXIQ = (
     click.option("--flexiq-selection", type=click.Choice(["greedy", "evolutionary"]),
                  help="How the method flexiq selects channels: greedy (the default), or evolutionary, which measures "

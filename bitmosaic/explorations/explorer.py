@@ -26,6 +26,7 @@ from bitmosaic.explorations.records import (
     SENSITIVITY_METHODS,
     FlexiqSelection,
     MethodName,
+    PointCount,
     SensitivityMethod,
     Settings,
 )
@@ -69,7 +70,7 @@ def explore(
     keep_first_last: str | None = None,
     weight_memory_limit_kib: float | None = None,
     accuracy_at_least: float | None = None,
-    points: int = DEFAULT_POINTS,
+    points: PointCount = DEFAULT_POINTS,
     inputs: str | Path | None = None,
     task: Task | None = None,
     results: str | Path | None = None,
@@ -103,7 +104,8 @@ def explore(
             but the uniform ones.
         weight_memory_limit_kib: most memory of trained weights (without scales, in KiB) of the same assignments.
         accuracy_at_least: 0 … 1; the chosen point is the fastest that reaches it.
-        points: budgets for which an assignment is sought on each of the two fronts, at least 2.
+        points: budgets for which an assignment is sought on each of the two fronts, at least 2; or ``all``: every
+            assignment of both fronts of harm and cost (at most ``program_front.MOST_POINTS`` each), each measured.
         inputs: ``.npz`` of arrays to run a network of your own on; accuracy is then agreement with FP32.
         task: data and metric; by default the built-in one of the network. Without data the cost alone is explored.
         results: folder for records, tables and plots; by default ``results/<network>-<accelerator>``.
@@ -164,7 +166,7 @@ def explore(
     return exploration
 
 
-def _settings(job: Job, plan: MethodPlan, points: int) -> Settings:
+def _settings(job: Job, plan: MethodPlan, points: PointCount) -> Settings:
     task, book = job.task, job.book(plan.quantiser, plan.gradients)
     return Settings(
         network=job.network.name, network_source=job.network.source, accelerator=job.accelerator.name,
@@ -184,7 +186,7 @@ def _versions() -> dict[str, str]:
 
 
 def _score_all(
-    run: NetworkPoints, accuracy: AccuracyBook | None, plan: MethodPlan, points: int, measure_harm: bool
+    run: NetworkPoints, accuracy: AccuracyBook | None, plan: MethodPlan, points: PointCount, measure_harm: bool
 ) -> None:
     if accuracy is None:
         reason = "no trained weights" if run.network.model is None else "no data were given to measure accuracy on"

@@ -19,7 +19,7 @@ from bitmosaic.explorations.mapping_book import MappingBook
 from bitmosaic.explorations.menu import check_fits
 from bitmosaic.explorations.methods import MethodPlan
 from bitmosaic.explorations.network_points import NetworkPoints
-from bitmosaic.explorations.records import FlexiqVariant, PointRecord
+from bitmosaic.explorations.records import FlexiqVariant, PointCount, PointRecord
 from bitmosaic.explorations.store import RecordFile
 from bitmosaic.progress import Progress
 from hw_configs import open_machine
@@ -141,14 +141,17 @@ def find_data(
     return own, file_sha256(Path(inputs))
 
 
-def settings_problems(objective: str, points: int, known: Mapping[str, tuple[str, tuple[str, ...]]]) -> list[Problem]:
+def settings_problems(
+    objective: str, points: PointCount, known: Mapping[str, tuple[str, tuple[str, ...]]]
+) -> list[Problem]:
     """What is wrong with plain settings; ``known``: name → value, and what is allowed."""
     problems = []
     for name, (value, allowed) in {"objective": (objective, OBJECTIVES), **known}.items():
         if value not in allowed:
             problems.append(Problem("is not known", path=name, value=repr(value), allowed=tuple(allowed)))
-    if points < 2:
-        problems.append(Problem("must be at least 2: the ends belong to a front", path="points", value=str(points)))
+    if points != "all" and (not isinstance(points, int) or isinstance(points, bool) or points < 2):
+        problems.append(Problem("must be at least 2 (the ends belong to a front), or \"all\"", path="points",
+                                value=str(points)))
     return problems
 
 

@@ -12,9 +12,9 @@ from bitmosaic.explorations.exploration import CostAxis
 from bitmosaic.explorations.flexiq_book import NARROW, WIDE, FlexiqBook
 from bitmosaic.explorations.methods import MethodPlan
 from bitmosaic.explorations.network_points import NetworkPoints, Proposal
-from bitmosaic.explorations.records import Origin
+from bitmosaic.explorations.program_front import program_front
+from bitmosaic.explorations.records import Origin, PointCount
 from bitmosaic.explorations.subgraph_program import least_harm_by_subgraphs
-from mapper.assignment import assignment_front
 from simulator.precision import LayerPrecision
 from workloads.entropy import Kind, LayerEntropy, select
 
@@ -23,7 +23,7 @@ SHARES = (0.25, 0.5, 0.75)
 AXES: tuple[CostAxis, ...] = ("latency", "energy")
 
 
-def propose(run: NetworkPoints, book: AccuracyBook, plan: MethodPlan, points: int) -> list[Proposal]:
+def propose(run: NetworkPoints, book: AccuracyBook, plan: MethodPlan, points: PointCount) -> list[Proposal]:
     """What a plan proposes beside the uniform baselines, which are mapped; each assignment once."""
     if plan.selection == "channels":
         assert isinstance(run.accuracy, FlexiqBook)
@@ -44,14 +44,15 @@ def propose(run: NetworkPoints, book: AccuracyBook, plan: MethodPlan, points: in
 
 
 def least_harm(
-    run: NetworkPoints, menu: Sequence[LayerPrecision], harms: Mapping[tuple[str, str], float], points: int
+    run: NetworkPoints, menu: Sequence[LayerPrecision], harms: Mapping[tuple[str, str], float], points: PointCount
 ) -> list[Proposal]:
-    """Least total harm under budgets, ``points`` on each front, by integer program; equal ones once."""
+    """Least total harm under budgets, ``points`` on each front (``all``: all of it), by integer program; equal ones
+    once."""
     by_label = {precision.label: precision for precision in menu}
     found: dict[tuple[tuple[str, str], ...], tuple[CostAxis, AssignmentProof]] = {}
     for axis in AXES:
         choices = run.choices(menu, harms, axis)
-        for assignment in assignment_front(choices, points=points, weight_bits_budget=run.weight_bits_limit):
+        for assignment in program_front(run, axis, choices, points):
             found.setdefault(tuple(assignment.labels.items()), (axis, AssignmentProof.of(assignment)))
     return [
         Proposal(run.mixed({layer: by_label[label] for layer, label in labels}), axis, proof=proof)
@@ -60,7 +61,7 @@ def least_harm(
 
 
 def in_sequence(
-    run: NetworkPoints, menu: Sequence[LayerPrecision], harms: Mapping[tuple[str, str], float], points: int
+    run: NetworkPoints, menu: Sequence[LayerPrecision], harms: Mapping[tuple[str, str], float], points: PointCount
 ) -> list[Proposal]:
     """Least total harm under budgets by AMP's program: sequential sub-graphs, with the conversions between layers."""
     return [
@@ -70,7 +71,8 @@ def in_sequence(
 
 
 def by_threshold(
-    run: NetworkPoints, menu: Sequence[LayerPrecision], entropies: Mapping[str, LayerEntropy], kind: Kind, points: int
+    run: NetworkPoints, menu: Sequence[LayerPrecision], entropies: Mapping[str, LayerEntropy], kind: Kind,
+    points: PointCount,
 ) -> list[Proposal]:
     """SEADA's threshold rule: every layer the narrowest precision with at least θ·H bits, for up to ``points`` θ.
 
@@ -88,7 +90,7 @@ def by_threshold(
         chosen = select(entropies, menu, threshold=threshold, kind=kind)
         if not distinct or chosen != distinct[-1][1]:
             distinct.append((threshold, chosen))
-    if len(distinct) > points:
+    if points != "all" and len(distinct) > points:
         distinct = [distinct[round(place * (len(distinct) - 1) / (points - 1))] for place in range(points)]
     return [Proposal(run.mixed(chosen), "threshold", value=threshold) for threshold, chosen in distinct]
 

@@ -24,6 +24,7 @@ from workloads.vector_jacobian import Gradients
 from workloads.weight_quantisers import Quantiser
 
 Origin = Literal["uniform", "latency", "energy", "given", "threshold", "ratio", "largest first", "random"]
+PointCount = int | Literal["all"]
 MethodName = Literal["amp", "seada", "dpq", "flexiq", "measured"]
 FlexiqSelection = Literal["greedy", "evolutionary"]
 SensitivityMethod = Literal["taylor", "perturbation", "weight_error", "hessian_trace", "bit_entropy", "value_entropy"]
@@ -299,7 +300,7 @@ class ComparisonSettings(Frozen):
     fp32: float
     menu: tuple[str, ...]
     objective: Objective
-    points: int
+    points: PointCount
     seeds: int
     families: tuple[str, ...]
     skipped: dict[str, str] = Field(default_factory=dict)
@@ -337,7 +338,7 @@ class Settings(Frozen):
     kept: dict[str, str] = Field(default_factory=dict)
     weight_bits_limit: int | None = None
     accuracy_at_least: float | None = None
-    points: int
+    points: PointCount
     cpu_seconds_per_layer: float
     target_gap: float
     context: str

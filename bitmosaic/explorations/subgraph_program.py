@@ -17,7 +17,9 @@ from bitmosaic.explorations.assignment_proof import AssignmentProof
 from bitmosaic.explorations.exploration import CostAxis
 from bitmosaic.explorations.menu import for_layer
 from bitmosaic.explorations.network_points import NetworkPoints
-from mapper.assignment import Assignment, assignment_front
+from bitmosaic.explorations.program_front import program_front
+from bitmosaic.explorations.records import PointCount
+from mapper.assignment import Assignment
 from mapper.conversions import CostOf, network_jobs
 from mapper.subgraph_assignment import SubGraphChoices, subgraph_choices
 from simulator.errors import ConfigurationError
@@ -94,9 +96,10 @@ def subgraph_problem(
 
 
 def least_harm_by_subgraphs(
-    run: NetworkPoints, menu: Sequence[LayerPrecision], harms: Mapping[tuple[str, str], float], points: int
+    run: NetworkPoints, menu: Sequence[LayerPrecision], harms: Mapping[tuple[str, str], float], points: PointCount
 ) -> list[SubGraphProposal]:
-    """Least total harm under budgets of cost, ``points`` on each front; layers are mapped as far as that needs."""
+    """Least total harm under budgets of cost, ``points`` on each front (``all``: all of it); layers are mapped as far
+    as that needs."""
     menus, finite = layer_menus(run, menu, harms)
     run.mappings.solve(network_jobs(run.network, menus), run.progress)
     found = []
@@ -105,9 +108,7 @@ def least_harm_by_subgraphs(
         if axis == "latency":
             for note in problem.notes:
                 run.progress.say(note)
-        front = assignment_front(
-            problem.choices, points=points, weight_bits_budget=run.weight_bits_limit, conversions=problem.conversions
-        )
+        front = program_front(run, axis, problem.choices, points, problem.conversions)
         found += [_proposal(problem.by_layer(each), menus, axis) for each in front]
     return found
 

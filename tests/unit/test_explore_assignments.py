@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,10 +13,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 
-from bitmosaic.explorations import proposals, subgraph_program
+from bitmosaic.cli import main
+from bitmosaic.explorations import comparison, explorer, program_front
 from bitmosaic.explorations.comparison import compare
 from bitmosaic.explorations.comparison_report import comparison_summary
 from bitmosaic.explorations.exploration import Exploration, load_exploration
@@ -25,6 +28,7 @@ from bitmosaic.report_page.page import report_of
 from bitmosaic.views.text_tables import report_text
 from mapper.assignment import Assignment, assignment_front
 from mapper.solution import SearchBudget
+from simulator.errors import BitmosaicError, ConfigurationError
 
 MENU = ["w8a8", "w4a8", "w4a4", "w2a8"]
 LAYERS = {"first": 12, "second": 20, "third": 16, "last": 6}
@@ -101,8 +105,7 @@ def test_what_is_not_proven_shows_its_gap(
             for each in front
         )
 
-    for module in (proposals, subgraph_program):
-        monkeypatch.setattr(module, "assignment_front", out_of_time)
+    monkeypatch.setattr(program_front, "assignment_front", out_of_time)
     found = run(tmp_path / "chain", method=method, menu=["w8a8", "w2a8"])
     open_ones = [point.record.proof for point in found.points if point.record.proof and point.record.proof.gap == 0.125]
     count = sum(point.record.proof is not None for point in found.points)
@@ -131,3 +134,61 @@ def test_a_comparison_tells_the_proofs_of_all_methods(files: tuple[Path, Path], 
     console.print(comparison_summary(found))
     assert proven
     assert f"integer program: {len(proven)} of {len(proven)} proven optimal" in _flat(shown.getvalue())
+
+
+def test_all_points_are_the_whole_front(run: Explore, finished: Exploration, tmp_path: Path) -> None:
+    found = run(tmp_path / "chain", points="all", method="seada", menu=["w8a8", "w4a8", "w2a8"])
+    assert found.settings.points == "all"
+    # Every assignment, its harm and its cost as the program has it: each layer in the format that it reads.
+    alone = {
+        (row.layer, row.precision): row.total_cycles
+        for point in found.points if point.is_uniform for row in point.record.layers
+    }
+    every = [
+        (sum(alone[pair] for pair in picked), sum(found.harms[pair] for pair in picked))
+        for picked in itertools.product(*([(layer, label) for label in found.settings.menu] for layer in LAYERS))
+    ]
+    # The last layer's output is read by nothing, so that uniform points cost layers as the program does.
+    front = sorted({(a, b) for a, b in every if not any(c <= a and d <= b and (c, d) != (a, b) for c, d in every)})
+    proposed = {
+        (sum(alone[pair] for pair in point.record.assignment.items()), found.predicted_harm(point))
+        for point in found.points
+    }
+    assert len(front) > 6
+    for cost, harm in front:
+        assert any(a == cost and b == pytest.approx(harm, rel=1e-9, abs=1e-12) for a, b in proposed)
+
+
+def test_a_front_of_too_many_points_is_refused_before_any_is_scored(
+    run: Explore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(program_front, "MOST_POINTS", 3)
+    with pytest.raises(ConfigurationError, match=r"points=all: the whole front of harm and latency has more than 3 "):
+        run(tmp_path / "chain", points="all")
+    assert all(point.is_uniform for point in load_exploration(tmp_path / "chain").points)
+
+
+@pytest.mark.parametrize("points", [None, 1, 2.5, "every", True])
+def test_a_number_of_points_that_is_none_is_refused(run: Explore, points: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=rf"points={points}: must be at least 2 \(the ends .* or \"all\""):
+        run(tmp_path / "chain", points=points)
+    assert not (tmp_path / "chain").exists()
+
+
+@pytest.mark.parametrize("command", ["explore", "compare"])
+def test_the_commands_take_all_points(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def record(*arguments: Any, points: Any, **options: Any) -> None:
+        asked.append(points)
+        raise BitmosaicError("seen")
+
+    monkeypatch.setattr(explorer, "explore", record)
+    monkeypatch.setattr(comparison, "compare", record)
+    for given in ("all", "7"):
+        assert CliRunner().invoke(main, [command, "--points", given]).exit_code == 2
+    assert asked == ["all", 7]
+    for wrong in ("1", "every"):
+        result = CliRunner().invoke(main, [command, "--points", wrong])
+        assert f"'{wrong}' is neither a number of at least 2 nor all." in result.output
+    assert len(asked) == 2

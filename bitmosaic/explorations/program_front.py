@@ -1,0 +1,36 @@
+"""Fronts of an exploration by integer program: ``mapper.assignment_front``, its errors in the words of ``explore``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from bitmosaic.explorations.network_points import NetworkPoints
+from bitmosaic.explorations.records import Origin, PointCount
+from mapper.assignment import Assignment, Choice, Conversion, assignment_front
+from simulator.errors import BitmosaicError, ConfigurationError, Problem
+
+MOST_POINTS = 1000
+"""Assignments that a whole front may have."""
+
+
+def program_front(
+    run: NetworkPoints, axis: Origin, choices: Mapping[str, Sequence[Choice]], points: PointCount,
+    conversions: Sequence[Conversion] = (),
+) -> tuple[Assignment, ...]:
+    """Least harm under budgets of cost and the limit of memory; ``points`` budgets, or ``all``: the whole front.
+
+    Raises ``ConfigurationError`` where the whole front has more than ``MOST_POINTS``.
+    """
+    try:
+        front = assignment_front(
+            choices, points=None if points == "all" else points, weight_bits_budget=run.weight_bits_limit,
+            conversions=conversions, max_points=MOST_POINTS,
+        )
+    except BitmosaicError as error:
+        if [problem.path for problem in error.problems] != ["max_points"]:
+            raise
+        rule = f"the whole front of harm and {axis} has more than {MOST_POINTS:,} assignments; ask for a number of them"
+        raise ConfigurationError(Problem(rule, where=run.network.name, path="points", value="all")) from None
+    if points == "all":
+        run.progress.say(f"the whole front of harm and {axis}: {len(front):,} assignments")
+    return front
