@@ -17,7 +17,7 @@ from bitmosaic.explorations.accuracy_book import AccuracyBook
 from bitmosaic.explorations.exploration import Exploration, load_exploration
 from bitmosaic.explorations.folder import check_folder, default_folder, write_inputs, write_outputs
 from bitmosaic.explorations.job import Job, find_data, open_subject, settings_problems
-from bitmosaic.explorations.limits import check_reached, kept_layers, limit_problems
+from bitmosaic.explorations.limits import check_memory, check_reached, kept_layers, limit_problems
 from bitmosaic.explorations.methods import METHOD_NAMES, MethodPlan, flexiq_variant
 from bitmosaic.explorations.methods import plan as make_plan
 from bitmosaic.explorations.network_points import NetworkPoints
@@ -143,6 +143,8 @@ def explore(
     check_folder(folder)
     job = Job(network, accelerator, task, data, objective, budget, folder, workers, chosen_progress(progress))
     bits_limit = None if weight_memory_limit_kib is None else int(weight_memory_limit_kib * 8192)
+    if task is not None:
+        check_memory(network, plan, kept, bits_limit)
     job.check_fits(plan)
     with sole_writer(folder):
         settings = _settings(job, plan, points).model_copy(update={

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from bitmosaic.explorations.limits import no_memory
 from bitmosaic.explorations.network_points import NetworkPoints
 from bitmosaic.explorations.records import Origin, PointCount
-from mapper.assignment import Assignment, Choice, Conversion, assignment_front
-from simulator.errors import BitmosaicError, ConfigurationError, Problem
+from mapper.assignment import Assignment, Choice, Conversion, assign, assignment_front
+from simulator.errors import BitmosaicError, ConfigurationError, InfeasibleError, Problem
 
 MOST_POINTS = 1000
 """Assignments that a whole front may have."""
@@ -19,13 +20,19 @@ def program_front(
 ) -> tuple[Assignment, ...]:
     """Least harm under budgets of cost and the limit of memory; ``points`` budgets, or ``all``: the whole front.
 
-    Raises ``ConfigurationError`` where the whole front has more than ``MOST_POINTS``.
+    Raises ``ConfigurationError`` where the whole front has more than ``MOST_POINTS``, ``InfeasibleError`` where what
+    ratings left of the menu does not fit into the memory.
     """
     try:
         front = assignment_front(
             choices, points=None if points == "all" else points, weight_bits_budget=run.weight_bits_limit,
             conversions=conversions, max_points=MOST_POINTS,
         )
+    except InfeasibleError:
+        if run.weight_bits_limit is None:
+            raise
+        least = assign(choices, minimise="weight_bits").weight_bits
+        raise no_memory(run.network, least, run.weight_bits_limit) from None
     except BitmosaicError as error:
         if [problem.path for problem in error.problems] != ["max_points"]:
             raise

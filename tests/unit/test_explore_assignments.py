@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
@@ -19,19 +21,22 @@ from rich.console import Console
 
 from bitmosaic.cli import main
 from bitmosaic.explorations import comparison, explorer, program_front
+from bitmosaic.explorations.accuracy_book import AccuracyBook
 from bitmosaic.explorations.comparison import compare
 from bitmosaic.explorations.comparison_report import comparison_summary
 from bitmosaic.explorations.exploration import Exploration, load_exploration
 from bitmosaic.explorations.explorer import explore
 from bitmosaic.explorations.records import PointRecord
+from bitmosaic.progress import Silent
 from bitmosaic.report_page.page import report_of
 from bitmosaic.views.text_tables import report_text
 from mapper.assignment import Assignment, assignment_front
 from mapper.solution import SearchBudget
-from simulator.errors import BitmosaicError, ConfigurationError
+from simulator.errors import BitmosaicError, ConfigurationError, InfeasibleError
 
 MENU = ["w8a8", "w4a8", "w4a4", "w2a8"]
 LAYERS = {"first": 12, "second": 20, "third": 16, "last": 6}
+COUNT = 120 + 240 + 320 + 96  # weights of the four layers
 Explore = Callable[..., Exploration]
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -76,6 +81,17 @@ def run(files: tuple[Path, Path]) -> Explore:
 def finished(run: Explore, tmp_path_factory: pytest.TempPathFactory) -> Exploration:
     """A finished exploration."""
     return run(tmp_path_factory.mktemp("results") / "chain")
+
+
+class Stopped(Exception):
+    """Raised by ``Stopping``."""
+
+
+class Stopping(Silent):
+    """Stops an exploration at the first word of it."""
+
+    def say(self, text: str) -> None:
+        raise Stopped
 
 
 def _flat(text: str) -> str:
@@ -192,3 +208,34 @@ def test_the_commands_take_all_points(command: str, monkeypatch: pytest.MonkeyPa
         result = CliRunner().invoke(main, [command, "--points", wrong])
         assert f"'{wrong}' is neither a number of at least 2 nor all." in result.output
     assert len(asked) == 2
+
+
+@pytest.mark.parametrize(("options", "least_bits"), [
+    ({}, 2 * COUNT), ({"menu": ["w8a8", "w4a8"]}, 4 * COUNT),
+    ({"keep_first_last": "w8a8"}, 2 * COUNT + 6 * (120 + 96)),
+    ({"method": "amp", "menu": ["w8a8", "w6a8"]}, 6 * COUNT),
+])
+def test_memory_that_nothing_fits_into_is_told_before_anything_is_done(
+    run: Explore, options: dict[str, Any], least_bits: int, tmp_path: Path
+) -> None:
+    with pytest.raises(InfeasibleError) as caught:
+        run(tmp_path / "chain", weight_memory_limit_kib=0.0625, **options)
+    told = re.search(r"weight_memory_limit_kib=0\.0625 KiB: no .* the least .* is ([0-9.]+) KiB", str(caught.value))
+    assert told and 0 <= float(told[1]) - least_bits / 8192 < 0.001
+    assert not (tmp_path / "chain").exists()
+    # What it names is enough.
+    with pytest.raises(Stopped):
+        run(tmp_path / "chain", weight_memory_limit_kib=float(told[1]), progress=Stopping(), **options)
+
+
+def test_memory_that_ratings_leave_too_little_of_is_told_in_the_same_words(
+    run: Explore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rated = AccuracyBook.harms
+
+    def not_finite(*arguments: Any) -> dict[tuple[str, str], float]:
+        return {pair: math.inf if pair[1] == "w2a8" else harm for pair, harm in rated(*arguments).items()}
+
+    monkeypatch.setattr(AccuracyBook, "harms", not_finite)
+    with pytest.raises(InfeasibleError, match=r"weight_memory_limit_kib=.* is 0\.379 KiB"):
+        run(tmp_path / "chain", weight_memory_limit_kib=2.5 * COUNT / 8192)
