@@ -109,6 +109,9 @@ def main() -> None:
               help="The most memory that the weights of an assignment may take, in KiB, without scales.")
 @click.option("--accuracy-at-least", type=click.FloatRange(min=0, max=100), metavar="PERCENT",
               help="The accuracy that the chosen point is to reach; an error that names the best where none does.")
+@click.option("--minimise", type=click.Choice(["latency", "energy", "memory"]), default="latency", show_default=True,
+              help="What the chosen point costs least of among those that reach the accuracy; memory, of the weights, "
+                   "proposes assignments for it too.")
 @click.option("--points", type=POINT_COUNT, default=10, show_default=True, metavar="N|all",
               help="Budgets for which an assignment is sought, on each of the two fronts; all: every assignment of "
                    "both fronts of harm and cost, each measured.")
@@ -124,8 +127,8 @@ def explore(
     network: str, hardware: str, menu: str | None, objective: str, sensitivity: str, gradients: str,
     quantiser: str | None, method: str | None, flexiq_selection: str | None, flexiq_extraction: str | None,
     measure_harm: bool, keep_first_last: str | None, weight_memory_limit: float | None,
-    accuracy_at_least: float | None, points: Any, shapes: tuple[str, ...], inputs: Path | None, output: Path | None,
-    seconds_per_layer: float | None, gap: float | None, workers: int | None,
+    accuracy_at_least: float | None, minimise: str, points: Any, shapes: tuple[str, ...], inputs: Path | None,
+    output: Path | None, seconds_per_layer: float | None, gap: float | None, workers: int | None,
 ) -> None:
     """Find the latency–accuracy and energy–accuracy fronts of NETWORK.
 
@@ -146,7 +149,7 @@ def explore(
                 measure_harm=measure_harm, keep_first_last=keep_first_last,
                 weight_memory_limit_kib=weight_memory_limit,
                 accuracy_at_least=None if accuracy_at_least is None else accuracy_at_least / 100,
-                points=points, inputs=inputs, results=output,
+                minimise=minimise, points=points, inputs=inputs, results=output,  # type: ignore[arg-type]
                 budget=changed_budget(job.DEFAULT_BUDGET, seconds_per_layer, gap), workers=workers, progress=progress,
             )
         except job.ExplorationInterrupted as interrupt:

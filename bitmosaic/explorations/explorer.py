@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from bitmosaic._version import __version__
 from bitmosaic.explorations.accuracy_book import AccuracyBook
@@ -26,6 +26,7 @@ from bitmosaic.explorations.records import (
     SENSITIVITY_METHODS,
     FlexiqSelection,
     MethodName,
+    Minimised,
     PointCount,
     SensitivityMethod,
     Settings,
@@ -70,6 +71,7 @@ def explore(
     keep_first_last: str | None = None,
     weight_memory_limit_kib: float | None = None,
     accuracy_at_least: float | None = None,
+    minimise: Minimised = "latency",
     points: PointCount = DEFAULT_POINTS,
     inputs: str | Path | None = None,
     task: Task | None = None,
@@ -103,7 +105,9 @@ def explore(
         keep_first_last: a precision of the menu that the first and the last trained layer have in every assignment
             but the uniform ones.
         weight_memory_limit_kib: most memory of trained weights (without scales, in KiB) of the same assignments.
-        accuracy_at_least: 0 … 1; the chosen point is the fastest that reaches it.
+        accuracy_at_least: 0 … 1; the chosen point is the cheapest that reaches it.
+        minimise: what the chosen point costs least of, ``latency``, ``energy`` or ``memory`` of its weights; with
+            ``memory`` assignments are sought on the front of harm and memory too.
         points: budgets for which an assignment is sought on each of the two fronts, at least 2; or ``all``: every
             assignment of both fronts of harm and cost (at most ``program_front.MOST_POINTS`` each), each measured.
         inputs: ``.npz`` of arrays to run a network of your own on; accuracy is then agreement with FP32.
@@ -124,10 +128,14 @@ def explore(
         "sensitivity": (sensitivity, ("auto", *SENSITIVITY_METHODS)),
         "quantiser": (quantiser or DEFAULT_QUANTISER, QUANTISERS),
         "gradients": (gradients, GRADIENTS), "method": (method or "amp", METHOD_NAMES),
+        "minimise": (minimise, get_args(Minimised)),
     })
     variant, wrong = flexiq_variant(method == "flexiq", flexiq_selection, flexiq_extraction)
     problems += wrong
     problems += limit_problems(weight_memory_limit_kib, accuracy_at_least)
+    if minimise == "memory" and method == "flexiq":
+        rule = "contradicts the method flexiq, whose weights take the same memory at every ratio"
+        problems.append(Problem(rule, path="minimise", value=minimise))
     if problems:
         raise ConfigurationError(problems)
     plan = make_plan(network, accelerator, method, menu, sensitivity, quantiser, variant, gradients)
@@ -149,12 +157,12 @@ def explore(
     with sole_writer(folder):
         settings = _settings(job, plan, points).model_copy(update={
             "kept": {layer: precision.label for layer, precision in kept.items()}, "weight_bits_limit": bits_limit,
-            "accuracy_at_least": accuracy_at_least,
+            "accuracy_at_least": accuracy_at_least, "minimise": minimise,
         })
         write_inputs(folder, network, accelerator, settings, None if inputs is None else Path(inputs))
         run = job.points(plan, kept, bits_limit)
         try:
-            _score_all(run, job.book(plan.quantiser, plan.gradients), plan, points, measure_harm)
+            _score_all(run, job.book(plan.quantiser, plan.gradients), plan, settings, measure_harm)
         except KeyboardInterrupt:
             # Baselines whose layers are all mapped take no time any more.
             ready = [each for each in run.baselines(plan.menu) if run.mappings.has(run.jobs(each.assignment))]
@@ -188,7 +196,7 @@ def _versions() -> dict[str, str]:
 
 
 def _score_all(
-    run: NetworkPoints, accuracy: AccuracyBook | None, plan: MethodPlan, points: PointCount, measure_harm: bool
+    run: NetworkPoints, accuracy: AccuracyBook | None, plan: MethodPlan, settings: Settings, measure_harm: bool
 ) -> None:
     if accuracy is None:
         reason = "no trained weights" if run.network.model is None else "no data were given to measure accuracy on"
@@ -201,7 +209,7 @@ def _score_all(
     run.score("baselines", baselines)
     if accuracy is None:
         return
-    mixed = propose(run, accuracy, plan, points)
+    mixed = propose(run, accuracy, plan, settings.points, settings.minimise)
     run.map(mixed)
     run.score("network points", mixed)
     if measure_harm and plan.selection != "channels":

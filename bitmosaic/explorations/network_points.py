@@ -23,6 +23,7 @@ from bitmosaic.progress import Progress
 from mapper.assignment import Choice
 from mapper.network import network_precisions, simulate_network
 from simulator.accelerator import Accelerator
+from simulator.layer import Layer
 from simulator.precision import LayerPrecision
 from workloads import Network
 
@@ -118,10 +119,10 @@ class NetworkPoints:
     def choices(
         self, menu: Sequence[LayerPrecision], harms: Mapping[tuple[str, str], float], axis: CostAxis
     ) -> dict[str, list[Choice]]:
-        """What each rated layer can run in: its cost on one axis (cycles or pJ), harm, and bits of its weights.
+        """What each rated layer can run in: its cost on one axis (cycles, pJ, or bits), harm, and bits of its weights.
 
         A precision in which outputs were not finite (infinite harm) is left out, but for the baseline and for what is
-        kept. The layers are mapped.
+        kept. The layers are mapped, where that is the cost.
         """
         rated = {layer for layer, _ in harms}
         choices: dict[str, list[Choice]] = {layer.name: [] for layer in self.network.layers if layer.name in rated}
@@ -135,14 +136,18 @@ class NetworkPoints:
                     continue
                 if math.isinf(harm) and precision not in (self.baseline, kept):
                     continue
-                result = (
-                    closed_form(layer, exact, self.accelerator) if self.is_floating(exact)
-                    else self.mappings.solution(layer, exact).result
-                )
-                cost = float(result.total_cycles) if axis == "latency" else result.total_energy_pj
                 bits = layer.weight_count * precision.weight.bits
+                cost = float(bits) if axis == "memory" else self._cost(layer, exact, axis)
                 choices[layer.name].append(Choice(precision.label, cost, min(harm, 1e30), bits))
         return choices
+
+    def _cost(self, layer: Layer, exact: LayerPrecision, axis: CostAxis) -> float:
+        """Cycles or pJ of a layer that is mapped."""
+        result = (
+            closed_form(layer, exact, self.accelerator) if self.is_floating(exact)
+            else self.mappings.solution(layer, exact).result
+        )
+        return float(result.total_cycles) if axis == "latency" else result.total_energy_pj
 
     def map(self, proposals: Iterable[Proposal]) -> None:
         """Map the layers of the points that are not in the folder yet."""

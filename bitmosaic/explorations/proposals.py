@@ -23,8 +23,13 @@ SHARES = (0.25, 0.5, 0.75)
 AXES: tuple[CostAxis, ...] = ("latency", "energy")
 
 
-def propose(run: NetworkPoints, book: AccuracyBook, plan: MethodPlan, points: PointCount) -> list[Proposal]:
-    """What a plan proposes beside the uniform baselines, which are mapped; each assignment once."""
+def propose(
+    run: NetworkPoints, book: AccuracyBook, plan: MethodPlan, points: PointCount, minimise: CostAxis = "latency"
+) -> list[Proposal]:
+    """What a plan proposes beside the uniform baselines, which are mapped; each assignment once.
+
+    To minimise the memory of the weights, the front of harm and memory too.
+    """
     if plan.selection == "channels":
         assert isinstance(run.accuracy, FlexiqBook)
         found = by_ratio(run, run.accuracy)
@@ -32,6 +37,9 @@ def propose(run: NetworkPoints, book: AccuracyBook, plan: MethodPlan, points: Po
         harms = book.harms(plan.menu, plan.sensitivity, run.progress)
         by = in_sequence if plan.selection == "subgraphs" else least_harm
         found = by(run, plan.menu, harms, points)
+        if minimise == "memory":
+            # Conversions take no memory: one program for all.
+            found += least_harm(run, plan.menu, harms, points, ("memory",))
     if plan.selection == "entropy":
         kind: Kind = "value" if plan.sensitivity == "value_entropy" else "bit"
         found += by_threshold(run, plan.menu, book.entropies(), kind, points)
@@ -44,13 +52,14 @@ def propose(run: NetworkPoints, book: AccuracyBook, plan: MethodPlan, points: Po
 
 
 def least_harm(
-    run: NetworkPoints, menu: Sequence[LayerPrecision], harms: Mapping[tuple[str, str], float], points: PointCount
+    run: NetworkPoints, menu: Sequence[LayerPrecision], harms: Mapping[tuple[str, str], float], points: PointCount,
+    axes: Sequence[CostAxis] = AXES,
 ) -> list[Proposal]:
-    """Least total harm under budgets, ``points`` on each front (``all``: all of it), by integer program; equal ones
-    once."""
+    """Least total harm under budgets, ``points`` on the front along each axis (``all``: all of it), by integer program;
+    equal ones once."""
     by_label = {precision.label: precision for precision in menu}
     found: dict[tuple[tuple[str, str], ...], tuple[CostAxis, AssignmentProof]] = {}
-    for axis in AXES:
+    for axis in axes:
         choices = run.choices(menu, harms, axis)
         for assignment in program_front(run, axis, choices, points):
             found.setdefault(tuple(assignment.labels.items()), (axis, AssignmentProof.of(assignment)))

@@ -23,7 +23,8 @@ from workloads.flexiq import DEFAULT_EVOLUTION, Extraction
 from workloads.vector_jacobian import Gradients
 from workloads.weight_quantisers import Quantiser
 
-Origin = Literal["uniform", "latency", "energy", "given", "threshold", "ratio", "largest first", "random"]
+Minimised = Literal["latency", "energy", "memory"]
+Origin = Literal["uniform", "latency", "energy", "memory", "given", "threshold", "ratio", "largest first", "random"]
 PointCount = int | Literal["all"]
 MethodName = Literal["amp", "seada", "dpq", "flexiq", "measured"]
 FlexiqSelection = Literal["greedy", "evolutionary"]
@@ -254,6 +255,11 @@ class PointRecord(Record):
         return self.energy_pj * 1e-6
 
     @property
+    def weight_kib(self) -> float:
+        """Memory of the weights in KiB, without scales; NaN where it was not recorded."""
+        return float("nan") if self.weight_bits is None else self.weight_bits / 8192
+
+    @property
     def accuracy_percent(self) -> float:
         """Measured score in percent; NaN where there is none."""
         return float("nan") if self.accuracy is None else 100.0 * self.accuracy.value
@@ -315,10 +321,11 @@ class Settings(Frozen):
     """What a run was asked for, and the versions that ran it.
 
     ``kept``: layer → precision that it must have; ``weight_bits_limit``, and ``accuracy_at_least`` (0 … 1): what points
-    are chosen by. ``method``: the named method that was asked for, else None. ``sensitivity_note``: why it is another
-    one than the default, where none was asked for. ``gradients``: of ratings that read them. ``floating``: what layers
-    may stay in on the floating-point unit. ``flexiq``: of the method of that name. ``context`` as in ``PointRecord``,
-    ``subject`` as in ``HarmRecord``; ``fp32_key`` is the key of FP32's accuracy.
+    are chosen by; ``minimise``: what the chosen one costs least of. ``method``: the named method that was asked for,
+    else None. ``sensitivity_note``: why it is another one than the default, where none was asked for. ``gradients``: of
+    ratings that read them. ``floating``: what layers may stay in on the floating-point unit. ``flexiq``: of the method
+    of that name. ``context`` as in ``PointRecord``, ``subject`` as in ``HarmRecord``; ``fp32_key`` is the key of FP32's
+    accuracy.
     """
 
     network: str
@@ -338,6 +345,7 @@ class Settings(Frozen):
     kept: dict[str, str] = Field(default_factory=dict)
     weight_bits_limit: int | None = None
     accuracy_at_least: float | None = None
+    minimise: Minimised = "latency"
     points: PointCount
     cpu_seconds_per_layer: float
     target_gap: float

@@ -6,11 +6,12 @@ import itertools
 import json
 import math
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -26,13 +27,15 @@ from bitmosaic.explorations.comparison import compare
 from bitmosaic.explorations.comparison_report import comparison_summary
 from bitmosaic.explorations.exploration import Exploration, load_exploration
 from bitmosaic.explorations.explorer import explore
-from bitmosaic.explorations.records import PointRecord
+from bitmosaic.explorations.records import Minimised, PointRecord
 from bitmosaic.progress import Silent
 from bitmosaic.report_page.page import report_of
+from bitmosaic.views.frames import summary_frame
 from bitmosaic.views.text_tables import report_text
 from mapper.assignment import Assignment, assignment_front
 from mapper.solution import SearchBudget
 from simulator.errors import BitmosaicError, ConfigurationError, InfeasibleError
+from simulator.precision import LayerPrecision
 
 MENU = ["w8a8", "w4a8", "w4a4", "w2a8"]
 LAYERS = {"first": 12, "second": 20, "third": 16, "last": 6}
@@ -239,3 +242,58 @@ def test_memory_that_ratings_leave_too_little_of_is_told_in_the_same_words(
     monkeypatch.setattr(AccuracyBook, "harms", not_finite)
     with pytest.raises(InfeasibleError, match=r"weight_memory_limit_kib=.* is 0\.379 KiB"):
         run(tmp_path / "chain", weight_memory_limit_kib=2.5 * COUNT / 8192)
+
+
+def _copied(finished: Exploration, tmp_path: Path) -> Path:
+    """A copy of the finished folder: nothing of it is mapped or measured again."""
+    return Path(shutil.copytree(finished.folder, tmp_path / "chain"))
+
+
+def test_the_chosen_point_has_least_of_what_was_to_be_minimised(
+    run: Explore, finished: Exploration, tmp_path: Path
+) -> None:
+    folder = _copied(finished, tmp_path)
+    chosen = {}
+    for minimise in get_args(Minimised):
+        found = run(folder, minimise=minimise, accuracy_at_least=0.55)
+        assert load_exploration(folder).settings.minimise == minimise
+        good = [point for point in found.points if point.record.accuracy and point.record.accuracy.value >= 0.55]
+        chosen[minimise] = found.chosen()
+        assert chosen[minimise] in good
+        assert chosen[minimise].cost(minimise) == min(point.cost(minimise) for point in good)
+        words = {"latency": "the fastest point", "energy": "the point of least energy",
+                 "memory": "the point of least weight memory"}[minimise]
+        report = _flat((folder / "report.txt").read_text())
+        assert f"Chosen below: {chosen[minimise].label}, {words} of at least 55.00 %." in report
+        assert ("weights (KiB)" in report) == (folder / "plots/memory_accuracy.png").exists() == (minimise == "memory")
+        told = {fact.label: fact.text for fact in report_of(folder).facts}.get("chosen", "the fastest point")
+        assert told == words
+        table = summary_frame(found)
+        assert list(table.loc[table["chosen"], "point"]) == [chosen[minimise].label]
+    assert chosen["memory"].record.weight_kib < chosen["latency"].record.weight_kib
+
+
+def test_to_minimise_memory_its_front_is_proposed(run: Explore, finished: Exploration, tmp_path: Path) -> None:
+    assert all(point.record.origin != "memory" for point in finished.points)
+    for method in (None, "amp"):
+        found = run(_copied(finished, tmp_path / str(method)), minimise="memory", points="all", method=method)
+        weights = dict(zip(LAYERS, (120, 240, 320, 96), strict=True))
+        every = []
+        for picked in itertools.product(MENU, repeat=4):
+            pairs = list(zip(LAYERS, picked, strict=True))
+            every.append((
+                sum(weights[layer] * LayerPrecision.parse(label).weight.bits for layer, label in pairs),
+                sum(found.harms[pair] for pair in pairs),
+            ))
+        front = sorted({(a, b) for a, b in every if not any(c <= a and d <= b and (c, d) != (a, b) for c, d in every)})
+        proposed = {(point.record.weight_bits, found.predicted_harm(point)) for point in found.points}
+        assert len(front) > 8 and any(point.record.origin == "memory" for point in found.points)
+        for bits, harm in front:
+            assert any(a == bits and b == pytest.approx(harm, rel=1e-9, abs=1e-12) for a, b in proposed)
+
+
+def test_what_cannot_be_minimised_is_refused(run: Explore, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="minimise='area': is not known"):
+        run(tmp_path / "chain", minimise="area")
+    with pytest.raises(ConfigurationError, match="minimise=memory: contradicts the method flexiq"):
+        run(tmp_path / "chain", minimise="memory", method="flexiq", menu=None)
