@@ -110,6 +110,18 @@ def layer_precisions_of(texts: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def layer_menus_of(texts: Sequence[str]) -> dict[str, list[str]]:
+    """Patterns of layers' names → precisions, in the order given; of a pattern that stands twice the first counts."""
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        pattern, equals, precisions = text.rpartition("=")
+        if not equals or not pattern or not words(precisions):
+            rule = "must be PATTERN=PRECISION,PRECISION…, e.g. 'conv*=w8a8,w4a8'"
+            raise ConfigurationError(Problem(rule, path="--layer-menu", value=repr(text)))
+        found.setdefault(pattern, words(precisions))
+    return found
+
+
 def words(text: str) -> list[str]:
     """What stands between commas."""
     return [word.strip() for word in text.split(",") if word.strip()]

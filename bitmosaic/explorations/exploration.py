@@ -111,10 +111,13 @@ class Exploration(Shown):
         )
 
     def is_allowed(self, point: Point) -> bool:
-        """Whether a point keeps the precisions and the weight memory that were asked for; baselines may not."""
+        """Whether a point keeps precisions, layers' menus, ties and weight memory as asked for; baselines may not."""
         limit, bits = self.settings.weight_bits_limit, point.record.weight_bits
         fits = limit is None or (bits is not None and bits <= limit)
-        return fits and self.settings.kept.items() <= point.record.assignment.items()
+        chosen = point.record.assignment
+        offered = all(chosen[layer] in labels for layer, labels in self.settings.layer_menus.items())
+        agree = all(len({chosen[layer] for layer in group}) == 1 for group in self.settings.tied)
+        return fits and offered and agree and self.settings.kept.items() <= chosen.items()
 
     @property
     def accuracy_floor(self) -> float | None:

@@ -7,7 +7,7 @@ there: an interrupted run leaves tables and plots of what it has, and the same c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, get_args
@@ -17,6 +17,7 @@ from bitmosaic.explorations.accuracy_book import AccuracyBook
 from bitmosaic.explorations.exploration import Exploration, load_exploration
 from bitmosaic.explorations.folder import check_folder, default_folder, write_inputs, write_outputs
 from bitmosaic.explorations.job import Job, find_data, open_subject, settings_problems
+from bitmosaic.explorations.layer_rules import layer_rules
 from bitmosaic.explorations.limits import check_memory, check_reached, kept_layers, limit_problems
 from bitmosaic.explorations.methods import METHOD_NAMES, MethodPlan, flexiq_variant
 from bitmosaic.explorations.methods import plan as make_plan
@@ -69,6 +70,8 @@ def explore(
     flexiq_extraction: Extraction | None = None,
     measure_harm: bool = False,
     keep_first_last: str | None = None,
+    layer_menus: Mapping[str, Sequence[str]] | None = None,
+    tied: Sequence[str] = (),
     weight_memory_limit_kib: float | None = None,
     accuracy_at_least: float | None = None,
     minimise: Minimised = "latency",
@@ -104,6 +107,9 @@ def explore(
         measure_harm: whether harm is measured too, one run a layer and precision, to say how well ratings rank it.
         keep_first_last: a precision of the menu that the first and the last trained layer have in every assignment
             but the uniform ones.
+        layer_menus: pattern of layers' names (``*``, ``?``, ``[…]``) → precisions of the menu, to choose from for the
+            layers that it fits in every assignment but the uniform ones; the first pattern that fits counts.
+        tied: patterns; in the same assignments all layers that one of them fits have one precision.
         weight_memory_limit_kib: most memory of trained weights (without scales, in KiB) of the same assignments.
         accuracy_at_least: 0 … 1; the chosen point is the cheapest that reaches it.
         minimise: what the chosen point costs least of, ``latency``, ``energy`` or ``memory`` of its weights; with
@@ -140,6 +146,7 @@ def explore(
         raise ConfigurationError(problems)
     plan = make_plan(network, accelerator, method, menu, sensitivity, quantiser, variant, gradients)
     kept = kept_layers(network, plan, keep_first_last)
+    rules = layer_rules(network, plan, kept, layer_menus or {}, tied)
     task, data = find_data(network, inputs, task)
     if method is not None and task is None:
         raise NetworkError(Problem(f"has no data, on which the method {method} calibrates and measures: give --inputs",
@@ -147,20 +154,26 @@ def explore(
     if accuracy_at_least is not None and task is None:
         rule = "needs an accuracy, and there are no trained weights or no data to measure it on: give --inputs"
         raise NetworkError(Problem(rule, where=network.name, path="accuracy_at_least"))
+    if (layer_menus or tied) and task is None:
+        rule = "are for mixed assignments, of which there are none without trained weights and data: give --inputs"
+        raise NetworkError(Problem(rule, where=network.name, path="layer_menus" if layer_menus else "tied"))
     folder = default_folder(network, accelerator) if results is None else Path(results)
     check_folder(folder)
     job = Job(network, accelerator, task, data, objective, budget, folder, workers, chosen_progress(progress))
     bits_limit = None if weight_memory_limit_kib is None else int(weight_memory_limit_kib * 8192)
     if task is not None:
-        check_memory(network, plan, kept, bits_limit)
+        check_memory(network, plan, rules, bits_limit)
     job.check_fits(plan)
     with sole_writer(folder):
         settings = _settings(job, plan, points).model_copy(update={
             "kept": {layer: precision.label for layer, precision in kept.items()}, "weight_bits_limit": bits_limit,
-            "accuracy_at_least": accuracy_at_least, "minimise": minimise,
+            "layer_menus": {} if not layer_menus else {
+                layer: tuple(each.label for each in menu) for layer, menu in rules.menus.items() if layer not in kept
+            },
+            "tied": rules.tied, "accuracy_at_least": accuracy_at_least, "minimise": minimise,
         })
         write_inputs(folder, network, accelerator, settings, None if inputs is None else Path(inputs))
-        run = job.points(plan, kept, bits_limit)
+        run = job.points(plan, rules, bits_limit)
         try:
             _score_all(run, job.book(plan.quantiser, plan.gradients), plan, settings, measure_harm)
         except KeyboardInterrupt:

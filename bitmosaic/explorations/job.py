@@ -15,6 +15,7 @@ from bitmosaic.explorations.accuracy_book import AccuracyBook
 from bitmosaic.explorations.exploration import MAPPINGS_FILE, POINTS_FILE
 from bitmosaic.explorations.flexiq_book import FlexiqBook
 from bitmosaic.explorations.identity import Json, accelerator_identity, content_key, file_sha256, subject_key
+from bitmosaic.explorations.layer_rules import LayerRules
 from bitmosaic.explorations.mapping_book import MappingBook
 from bitmosaic.explorations.menu import check_fits
 from bitmosaic.explorations.methods import MethodPlan
@@ -27,7 +28,6 @@ from mapper.cache import MODEL_VERSION
 from mapper.solution import OBJECTIVES, Objective, SearchBudget
 from simulator.accelerator import Accelerator
 from simulator.errors import ConfigurationError, NetworkError, Problem
-from simulator.precision import LayerPrecision
 from simulator.tiled import single_tile
 from workloads import Network, open_network
 from workloads.tasks import Task, find_task
@@ -91,7 +91,7 @@ class Job:
         return self._books[key]
 
     def points(
-        self, plan: MethodPlan, kept: Mapping[str, LayerPrecision] | None = None, weight_bits_limit: int | None = None
+        self, plan: MethodPlan, rules: LayerRules | None = None, weight_bits_limit: int | None = None
     ) -> NetworkPoints:
         """The network points of a plan, with what its proposals must keep (``NetworkPoints``)."""
         if not self._files:
@@ -108,7 +108,7 @@ class Job:
         return NetworkPoints(
             network=self.network, accelerator=self.accelerator, context=self.context(plan), accuracy=accuracy,
             mappings=mappings, records=records, progress=self.progress, baseline=plan.menu[0],
-            kept=kept or {}, weight_bits_limit=weight_bits_limit, floating=plan.floating,
+            rules=rules or LayerRules(), weight_bits_limit=weight_bits_limit, floating=plan.floating,
         )
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 from bitmosaic.explorations.exploration import Exploration
+from bitmosaic.explorations.layer_rules import LayerRules, rated_layers
 from bitmosaic.explorations.methods import MethodPlan
 from simulator.errors import ConfigurationError, InfeasibleError, Problem
 from simulator.precision import LayerPrecision
@@ -47,18 +47,18 @@ def kept_layers(network: Network, plan: MethodPlan, keep_first_last: str | None)
 
 
 def check_memory(
-    network: Network, plan: MethodPlan, kept: Mapping[str, LayerPrecision], limit_bits: int | None
+    network: Network, plan: MethodPlan, rules: LayerRules, limit_bits: int | None
 ) -> None:
     """Raise ``InfeasibleError`` where no assignment from the menu fits into so many bits of weights, nothing rated yet.
 
-    Layers without trained weights in the model stay in the baseline.
+    Layers without trained weights in the model have the first of their menu.
     """
-    narrowest = min(precision.weight.bits for precision in plan.menu)
     least = 0
     for layer in network.trained_layers:
-        binding = network.bindings.get(layer.name)
-        bits = plan.menu[0].weight.bits if binding is None or binding.weight is None else narrowest
-        least += layer.weight_count * (kept[layer.name].weight.bits if layer.name in kept else bits)
+        offered = rules.of(layer.name, plan.menu)
+        if layer.name not in rated_layers(network):
+            offered = offered[:1]
+        least += layer.weight_count * min(precision.weight.bits for precision in offered)
     if limit_bits is not None and least > limit_bits:
         raise no_memory(network, least, limit_bits)
 

@@ -15,6 +15,7 @@ from bitmosaic.explorations.assignment_proof import AssignmentProof
 from bitmosaic.explorations.exploration import CostAxis
 from bitmosaic.explorations.floating_layers import border_precisions, closed_form, closed_form_row, floating_results
 from bitmosaic.explorations.identity import Json, content_key
+from bitmosaic.explorations.layer_rules import LayerRules
 from bitmosaic.explorations.mapping_book import Job, MappingBook
 from bitmosaic.explorations.menu import for_layer
 from bitmosaic.explorations.records import Accuracy, Origin, PointRecord, layer_row, vector_rows
@@ -57,7 +58,7 @@ class NetworkPoints:
     Attributes:
         accuracy: measures assignments; None where there is a cost only.
         baseline: what products of two activations run in, and what is offered to a layer in any case.
-        kept: layer → the one precision that is offered to it, in proposals that mix precisions.
+        rules: what single layers are offered in proposals that mix precisions, and which are tied.
         weight_bits_limit: most stored bits of trained weights, in the same proposals; None: no limit.
         floating: what layers may stay in beside the grid, on the machine's floating-point unit; None: nothing.
     """
@@ -70,7 +71,7 @@ class NetworkPoints:
     records: RecordFile[PointRecord]
     progress: Progress
     baseline: LayerPrecision
-    kept: Mapping[str, LayerPrecision] = field(default_factory=dict)
+    rules: LayerRules = field(default_factory=LayerRules)
     weight_bits_limit: int | None = None
     floating: LayerPrecision | None = None
 
@@ -83,11 +84,14 @@ class NetworkPoints:
         return [Proposal(self.uniform(precision), "uniform", precision.label) for precision in menu]
 
     def mixed(self, chosen: Mapping[str, LayerPrecision]) -> dict[str, LayerPrecision]:
-        """Layers as kept, else as chosen; what is left out, products of two activations above all, in the baseline."""
-        settled = {**chosen, **self.kept}
-        return {
-            layer.name: settled.get(layer.name, for_layer(layer, self.baseline)) for layer in self.network.layers
-        }
+        """Layers as chosen, in what they are offered; what is left out, products of two activations above all, in the
+        first of its menu, the baseline as a rule."""
+        found = {}
+        for layer in self.network.layers:
+            offered = self.rules.of(layer.name, (for_layer(layer, self.baseline),))
+            asked = chosen.get(layer.name, offered[0])
+            found[layer.name] = asked if layer.name not in self.rules.menus or asked in offered else offered[0]
+        return found
 
     def weight_bits(self, assignment: Assignment) -> int:
         """Stored bits of all trained weights, without scales. Narrow channels are stored in their wide format."""
@@ -121,20 +125,17 @@ class NetworkPoints:
     ) -> dict[str, list[Choice]]:
         """What each rated layer can run in: its cost on one axis (cycles, pJ, or bits), harm, and bits of its weights.
 
-        A precision in which outputs were not finite (infinite harm) is left out, but for the baseline and for what is
-        kept. The layers are mapped, where that is the cost.
+        A precision in which outputs were not finite (infinite harm) is left out, but for the first of a layer's menu
+        (``LayerRules.offers``). The layers are mapped, where that is the cost.
         """
-        rated = {layer for layer, _ in harms}
-        choices: dict[str, list[Choice]] = {layer.name: [] for layer in self.network.layers if layer.name in rated}
+        offers = self.rules.offers(menu, harms)
+        choices: dict[str, list[Choice]] = {layer.name: [] for layer in self.network.layers if layer.name in offers}
         for precision in menu:
             uniform = self.exact(self.uniform(precision))
             for layer in self.network.layers:
                 exact = uniform[layer.name]
                 harm = harms.get((layer.name, precision.label), math.inf)
-                kept = self.kept.get(layer.name)
-                if layer.name not in rated or (kept or precision) != precision:
-                    continue
-                if math.isinf(harm) and precision not in (self.baseline, kept):
+                if precision not in offers.get(layer.name, ()):
                     continue
                 bits = layer.weight_count * precision.weight.bits
                 cost = float(bits) if axis == "memory" else self._cost(layer, exact, axis)

@@ -20,18 +20,23 @@ def program_front(
 ) -> tuple[Assignment, ...]:
     """Least harm under budgets of cost and the limit of memory; ``points`` budgets, or ``all``: the whole front.
 
+    ``choices`` are by layer where layers are tied.
+
     Raises ``ConfigurationError`` where the whole front has more than ``MOST_POINTS``, ``InfeasibleError`` where what
     ratings left of the menu does not fit into the memory.
     """
+    # Layers without a rating are not in the program; what is tied to them has one choice.
+    tied = [[layer for layer in group if layer in choices] for group in run.rules.tied]
+    tied = [group for group in tied if len(group) > 1]
     try:
         front = assignment_front(
             choices, points=None if points == "all" else points, weight_bits_budget=run.weight_bits_limit,
-            conversions=conversions, max_points=MOST_POINTS,
+            conversions=conversions, tied=tied, max_points=MOST_POINTS,
         )
     except InfeasibleError:
         if run.weight_bits_limit is None:
             raise
-        least = assign(choices, minimise="weight_bits").weight_bits
+        least = assign(choices, minimise="weight_bits", tied=tied).weight_bits
         raise no_memory(run.network, least, run.weight_bits_limit) from None
     except BitmosaicError as error:
         if [problem.path for problem in error.problems] != ["max_points"]:

@@ -85,8 +85,9 @@ def by_threshold(
 ) -> list[Proposal]:
     """SEADA's threshold rule: every layer the narrowest precision with at least θ·H bits, for up to ``points`` θ.
 
-    The choice can change only where θ is bits / H of some operand. Of the distinct choices ``points`` are taken, evenly
-    by rank, both ends among them, each with the smallest such θ that gives it.
+    Tied layers have the narrowest that suffices for all of them. The choice can change only where θ is bits / H of some
+    operand. Of the distinct choices ``points`` are taken, evenly by rank, both ends among them, each with the smallest
+    such θ that gives it.
     """
     steps = sorted({
         format.bits / operand.of(kind)
@@ -95,13 +96,24 @@ def by_threshold(
         if operand is not None and operand.of(kind) > 0
     })
     distinct: list[tuple[float, dict[str, LayerPrecision]]] = []
+    groups = {group: _widest([entropies[layer] for layer in group], kind) for group in run.rules.groups(entropies)}
     for threshold in steps:
-        chosen = select(entropies, menu, threshold=threshold, kind=kind)
+        chosen: dict[str, LayerPrecision] = {}
+        for group, entropy in groups.items():
+            found = select({group[0]: entropy}, run.rules.of(group[0], menu), threshold=threshold, kind=kind)
+            chosen |= dict.fromkeys(group, found[group[0]])
         if not distinct or chosen != distinct[-1][1]:
             distinct.append((threshold, chosen))
     if points != "all" and len(distinct) > points:
         distinct = [distinct[round(place * (len(distinct) - 1) / (points - 1))] for place in range(points)]
     return [Proposal(run.mixed(chosen), "threshold", value=threshold) for threshold, chosen in distinct]
+
+
+def _widest(entropies: Sequence[LayerEntropy], kind: Kind) -> LayerEntropy:
+    """Of each operand that of most entropy: what suffices for it suffices for all layers of a group."""
+    inputs = [entropy.input for entropy in entropies if entropy.input is not None]
+    weight = max((entropy.weight for entropy in entropies), key=lambda operand: operand.of(kind))
+    return LayerEntropy(weight, max(inputs, key=lambda operand: operand.of(kind), default=None))
 
 
 def in_order(

@@ -50,22 +50,19 @@ def layer_menus(
 ) -> tuple[dict[str, list[LayerPrecision]], dict[tuple[str, str], float]]:
     """Layer → what it chooses from, for every layer of the network; and harms, all of them finite.
 
-    A rated layer has the menu, less what made outputs infinite, or what it keeps; any other layer what it runs in
-    whatever is chosen. The baseline stays on offer.
+    A rated layer has its menu, less what made outputs infinite (``LayerRules.offers``); any other layer what it runs in
+    whatever is chosen.
     """
     fixed = run.mixed({})
-    rated = {layer for layer, _ in harms}
+    offers = run.rules.offers(menu, harms)
     menus: dict[str, list[LayerPrecision]] = {}
     finite: dict[tuple[str, str], float] = {}
     for layer in run.network.layers:
         offered = [fixed[layer.name]]
-        if layer.name in rated and layer.name not in run.kept:
-            offered = [
-                for_layer(layer, each) for each in menu
-                if each == run.baseline or math.isfinite(harms.get((layer.name, each.label), math.inf))
-            ]
+        if layer.name in offers:
+            offered = [for_layer(layer, each) for each in offers[layer.name]]
         menus[layer.name] = offered
-        if layer.name in rated:
+        if layer.name in offers:
             finite |= {
                 (layer.name, each.label): min(harms.get((layer.name, each.label), math.inf), _WORST_HARM)
                 for each in offered
@@ -75,16 +72,16 @@ def layer_menus(
 
 def subgraph_problem(
     network: Network, menus: Mapping[str, Sequence[LayerPrecision]], cost: CostOf,
-    harms: Mapping[tuple[str, str], float],
+    harms: Mapping[tuple[str, str], float], singly: bool = False,
 ) -> SubGraphChoices:
     """Configurations of the sub-graphs; of smaller ones where conversions between them are too many for a table.
 
-    The optimum is the same for any cut. Raises ``ConfigurationError`` where a layer is read by so many others that even
-    its own conversions are too many.
+    The optimum is the same for any cut. ``singly``: a layer each, so that layers can be tied by their labels. Raises
+    ``ConfigurationError`` where a layer is read by so many others that even its own conversions are too many.
     """
     counts = {name: len(row) for name, row in menus.items()}
     most = MOST_CONFIGURATIONS
-    while most > max(counts.values(), default=1):
+    while not singly and most > max(counts.values(), default=1):
         try:
             return subgraph_choices(network, menus, cost, harms, partition(network, counts, most_configurations=most))
         except ConfigurationError as error:
@@ -104,7 +101,7 @@ def least_harm_by_subgraphs(
     run.mappings.solve(network_jobs(run.network, menus), run.progress)
     found = []
     for axis in ("latency", "energy"):
-        problem = subgraph_problem(run.network, menus, _cost_of(run, axis), finite)
+        problem = subgraph_problem(run.network, menus, _cost_of(run, axis), finite, singly=bool(run.rules.tied))
         if axis == "latency":
             for note in problem.notes:
                 run.progress.say(note)

@@ -341,6 +341,9 @@ def choice_note(exploration: Exploration, chosen: Point) -> str:
     best = CHEAPEST[exploration.settings.minimise]
     asked = exploration.settings.accuracy_at_least
     rules = [f"{layer} in {label}" for layer, label in exploration.settings.kept.items()]
+    if exploration.settings.layer_menus:
+        rules.append(f"the menus of {len(exploration.settings.layer_menus)} layers kept")
+    rules += [f"{', '.join(group)} in one precision" for group in exploration.settings.tied]
     if exploration.settings.weight_bits_limit is not None:
         rules.append(f"at most {exploration.settings.weight_bits_limit / 8192:,.4g} KiB of weights")
     among = f" among those with {' and '.join(rules)}" if rules else ""

@@ -34,7 +34,7 @@ from bitmosaic.views.frames import summary_frame
 from bitmosaic.views.text_tables import report_text
 from mapper.assignment import Assignment, assignment_front
 from mapper.solution import SearchBudget
-from simulator.errors import BitmosaicError, ConfigurationError, InfeasibleError
+from simulator.errors import BitmosaicError, ConfigurationError, InfeasibleError, NetworkError
 from simulator.precision import LayerPrecision
 
 MENU = ["w8a8", "w4a8", "w4a4", "w2a8"]
@@ -297,3 +297,78 @@ def test_what_cannot_be_minimised_is_refused(run: Explore, tmp_path: Path) -> No
         run(tmp_path / "chain", minimise="area")
     with pytest.raises(ConfigurationError, match="minimise=memory: contradicts the method flexiq"):
         run(tmp_path / "chain", minimise="memory", method="flexiq", menu=None)
+
+
+@pytest.mark.parametrize("method", [None, "amp", "seada"])
+def test_menus_and_ties_of_layers_hold_in_every_mixed_assignment(
+    run: Explore, finished: Exploration, method: str | None, tmp_path: Path
+) -> None:
+    folder = _copied(finished, tmp_path)
+    found = run(
+        folder, method=method, points="all", minimise="memory", tied=["*ir*"], accuracy_at_least=0.3,
+        layer_menus={"last": ["w4a8", "w2a8"], "*t": ["w8a8"], "second": ["w8a8", "w4a8"]},
+    )
+    assert found.settings.layer_menus == {"last": ("w4a8", "w2a8"), "first": ("w8a8",), "second": ("w8a8", "w4a8"),
+                                          "third": ("w8a8",)}
+    assert found.settings.tied == (("first", "third"),)
+    old = {point.record.key for point in finished.points}
+    new = [point for point in found.points if point.record.key not in old]
+    allowed = {
+        frozenset({("first", "w8a8"), ("second", second), ("third", "w8a8"), ("last", last)})
+        for second in ("w8a8", "w4a8") for last in ("w4a8", "w2a8")
+    }
+    assert {frozenset(point.record.assignment.items()) for point in new} <= allowed
+    assert {"w4a8", "w2a8"} == {point.record.assignment["last"] for point in new}
+    for point in found.points:
+        assert found.is_allowed(point) == (frozenset(point.record.assignment.items()) in allowed)
+    chosen = found.chosen()
+    assert chosen is not None and found.is_allowed(chosen)
+    assert "among those with the menus of 4 layers kept and first, third in one precision" in _flat(report_text(found))
+
+
+@pytest.mark.parametrize("method", [None, "seada"])
+def test_tied_layers_have_one_precision_and_no_better_one_is_left_out(
+    run: Explore, finished: Exploration, method: str | None, tmp_path: Path
+) -> None:
+    found = run(_copied(finished, tmp_path), method=method, minimise="memory", points="all", tied=["*d", "*ir*"])
+    assert found.settings.tied == (("first", "second", "third"),)
+    weights = dict(zip(LAYERS, (120, 240, 320, 96), strict=True))
+    every = []
+    for tied, last in itertools.product(MENU, repeat=2):
+        pairs = list(zip(LAYERS, (tied, tied, tied, last), strict=True))
+        every.append((sum(weights[layer] * LayerPrecision.parse(label).weight.bits for layer, label in pairs),
+                      sum(found.harms[pair] for pair in pairs)))
+    front = sorted({(a, b) for a, b in every if not any(c <= a and d <= b and (c, d) != (a, b) for c, d in every)})
+    proposed = {
+        (point.record.weight_bits, found.predicted_harm(point)) for point in found.points if found.is_allowed(point)
+    }
+    assert len(front) > 4
+    for bits, harm in front:
+        assert any(a == bits and b == pytest.approx(harm, rel=1e-9, abs=1e-12) for a, b in proposed)
+    old = {point.record.key for point in finished.points}
+    assert all(found.is_allowed(point) for point in found.points if point.record.key not in old)
+
+
+def test_rules_that_cannot_be_kept_are_refused_together(run: Explore, tmp_path: Path) -> None:
+    folder = tmp_path / "chain"
+    with pytest.raises(ConfigurationError) as caught:
+        run(folder, layer_menus={"frist": ["w8a8"], "last": ["w6a6"], "*": []}, tied=["layer*", "last"])
+    for message in (
+        "layer_menus=frist: fits no trained layer (did you mean 'first'?)",
+        "layer_menus.last=w6a6: must be of the menu, which --menu widens (allowed: w8a8, w4a8, w4a4, w2a8",
+        "layer_menus.*: must name at least one precision of the menu", "tied=layer*: fits no trained layer",
+        "tied=last: fits one layer alone",
+    ):
+        assert message in str(caught.value), str(caught.value)
+    with pytest.raises(ConfigurationError, match=r"tied=first, third: the layers have no .* in common \(first: "):
+        run(folder, layer_menus={"first": ["w8a8"], "third": ["w4a8"]}, tied=["*ir*"])
+    with pytest.raises(ConfigurationError, match=r"keep_first_last=w8a8: is not in the menu of the layer last \(w4a8"):
+        run(folder, keep_first_last="w8a8", layer_menus={"last": ["w4a8", "w2a8"]})
+    with pytest.raises(ConfigurationError, match="tied=\\*: contradicts the method flexiq"):
+        run(folder, method="flexiq", menu=None, tied=["*"])
+    with pytest.raises(NetworkError, match="layer_menus: are for mixed assignments"):
+        run(folder, inputs=None, layer_menus={"*": ["w8a8"]})
+    least = ((120 + 320) * 8 + (240 + 96) * 2) / 8192
+    with pytest.raises(InfeasibleError, match=rf"the least that the weights can take is {least:.3f} KiB"):
+        run(folder, layer_menus={"first": ["w8a8"]}, tied=["*ir*"], weight_memory_limit_kib=0.2)
+    assert not folder.exists()
