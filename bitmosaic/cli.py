@@ -22,6 +22,7 @@ from bitmosaic.commands.parts import (
     HARDWARE,
     INTERRUPTED,
     OBJECTIVE,
+    POINT_COUNT,
     QUANTISERS,
     SECONDS,
     SHAPE,
@@ -29,6 +30,7 @@ from bitmosaic.commands.parts import (
     changed_budget,
     display,
     flexiq_options,
+    layer_menus_of,
     layer_precisions_of,
     listing,
     open_named,
@@ -104,12 +106,22 @@ def main() -> None:
                    "each.")
 @click.option("--keep-first-last", metavar="W8A8",
               help="A precision of the menu that the first and the last trained layer keep.")
+@click.option("--layer-menu", "layer_menus", multiple=True, metavar="PATTERN=W8A8,W4A8",
+              help="The precisions of the menu that layers whose names fit the pattern (with * and ?) choose from in "
+                   "mixed assignments; may be given several times, the first that fits a layer counts.")
+@click.option("--tie", "tied", multiple=True, metavar="PATTERN",
+              help="All layers whose names fit the pattern have one precision in mixed assignments; may be given "
+                   "several times.")
 @click.option("--weight-memory-limit", type=click.FloatRange(min=0, min_open=True), metavar="KIB",
               help="The most memory that the weights of an assignment may take, in KiB, without scales.")
 @click.option("--accuracy-at-least", type=click.FloatRange(min=0, max=100), metavar="PERCENT",
               help="The accuracy that the chosen point is to reach; an error that names the best where none does.")
-@click.option("--points", type=click.IntRange(min=2), default=10, show_default=True, metavar="N",
-              help="Budgets for which an assignment is sought, on each of the two fronts.")
+@click.option("--minimise", type=click.Choice(["latency", "energy", "memory"]), default="latency", show_default=True,
+              help="What the chosen point costs least of among those that reach the accuracy; memory, of the weights, "
+                   "proposes assignments for it too.")
+@click.option("--points", type=POINT_COUNT, default=10, show_default=True, metavar="N|all",
+              help="Budgets for which an assignment is sought, on each of the two fronts; all: every assignment of "
+                   "both fronts of harm and cost, each measured.")
 @SHAPE
 @click.option("--inputs", type=click.Path(path_type=Path), metavar="FILE.npz",
               help="Inputs to run a network of your own on; accuracy is then agreement with FP32.")
@@ -121,9 +133,10 @@ def main() -> None:
 def explore(
     network: str, hardware: str, menu: str | None, objective: str, sensitivity: str, gradients: str,
     quantiser: str | None, method: str | None, flexiq_selection: str | None, flexiq_extraction: str | None,
-    measure_harm: bool, keep_first_last: str | None, weight_memory_limit: float | None,
-    accuracy_at_least: float | None, points: int, shapes: tuple[str, ...], inputs: Path | None, output: Path | None,
-    seconds_per_layer: float | None, gap: float | None, workers: int | None,
+    measure_harm: bool, keep_first_last: str | None, layer_menus: tuple[str, ...], tied: tuple[str, ...],
+    weight_memory_limit: float | None, accuracy_at_least: float | None, minimise: str, points: Any,
+    shapes: tuple[str, ...], inputs: Path | None, output: Path | None, seconds_per_layer: float | None,
+    gap: float | None, workers: int | None,
 ) -> None:
     """Find the latency–accuracy and energy–accuracy fronts of NETWORK.
 
@@ -142,9 +155,10 @@ def explore(
                 quantiser=quantiser, method=method,  # type: ignore[arg-type]
                 flexiq_selection=flexiq_selection, flexiq_extraction=flexiq_extraction,  # type: ignore[arg-type]
                 measure_harm=measure_harm, keep_first_last=keep_first_last,
+                layer_menus=layer_menus_of(layer_menus), tied=tied,
                 weight_memory_limit_kib=weight_memory_limit,
                 accuracy_at_least=None if accuracy_at_least is None else accuracy_at_least / 100,
-                points=points, inputs=inputs, results=output,
+                minimise=minimise, points=points, inputs=inputs, results=output,  # type: ignore[arg-type]
                 budget=changed_budget(job.DEFAULT_BUDGET, seconds_per_layer, gap), workers=workers, progress=progress,
             )
         except job.ExplorationInterrupted as interrupt:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from bitmosaic.commands.parts import (
     INTEGER_QUANTISERS,
     INTERRUPTED,
+    POINT_COUNT,
     changed_budget,
     display,
     flexiq_options,
@@ -37,8 +39,8 @@ from bitmosaic.commands.parts import (
 @click.option("--measure-harm", is_flag=True,
               help="Measure the harm of every layer and precision too, and say how well each method rates it: a run "
                    "each.")
-@click.option("--points", type=click.IntRange(min=2), default=6, show_default=True, metavar="N",
-              help="Budgets for which a method seeks an assignment, on each of its two fronts.")
+@click.option("--points", type=POINT_COUNT, default=6, show_default=True, metavar="N|all",
+              help="Budgets for which a method seeks an assignment, on each of its two fronts; all: all of them.")
 @click.option("--seeds", type=click.IntRange(min=0), default=3, show_default=True, metavar="N",
               help="Random orders of layers.")
 @click.option("--shape", "shapes", multiple=True, metavar="NAME=DIMS",
@@ -57,7 +59,7 @@ from bitmosaic.commands.parts import (
 def compare(
     network: str, hardware: str, methods: str | None, menu: str | None, objective: str, quantiser: str | None,
     flexiq_selection: str | None, flexiq_extraction: str | None, gradients: str,
-    measure_harm: bool, points: int, seeds: int, shapes: tuple[str, ...], inputs: Path | None, output: Path | None,
+    measure_harm: bool, points: Any, seeds: int, shapes: tuple[str, ...], inputs: Path | None, output: Path | None,
     seconds_per_layer: float | None, gap: float | None, workers: int | None,
 ) -> None:
     """Run published methods and trivial baselines on NETWORK, and show them side by side.

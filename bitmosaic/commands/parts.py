@@ -50,6 +50,27 @@ WORKERS = click.option(
     help="Processes that search for mappings; by default one for each core.",
 )
 
+
+class _PointCount(click.ParamType[int | str]):
+    """A number of at least 2, or ``all``."""
+
+    name = "points"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """Read what was given."""
+        if value == "all":
+            return "all"
+        try:
+            count = int(value)
+        except ValueError:
+            count = 0
+        if count < 2:
+            self.fail(f"{value!r} is neither a number of at least 2 nor all.", param, ctx)
+        return count
+
+
+POINT_COUNT = _PointCount()
+
 _FLEXIQ = (
     click.option("--flexiq-selection", type=click.Choice(["greedy", "evolutionary"]),
                  help="How the method flexiq selects channels: greedy (the default), or evolutionary, which measures "
@@ -86,6 +107,18 @@ def layer_precisions_of(texts: Sequence[str]) -> dict[str, str]:
             rule = "must be PATTERN=PRECISION, e.g. 'conv*=w4a4'"
             raise ConfigurationError(Problem(rule, path="--layer-precision", value=repr(text)))
         found.setdefault(pattern, precision)
+    return found
+
+
+def layer_menus_of(texts: Sequence[str]) -> dict[str, list[str]]:
+    """Patterns of layers' names → precisions, in the order given; of a pattern that stands twice the first counts."""
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        pattern, equals, precisions = text.rpartition("=")
+        if not equals or not pattern or not words(precisions):
+            rule = "must be PATTERN=PRECISION,PRECISION…, e.g. 'conv*=w8a8,w4a8'"
+            raise ConfigurationError(Problem(rule, path="--layer-menu", value=repr(text)))
+        found.setdefault(pattern, words(precisions))
     return found
 
 

@@ -43,6 +43,7 @@ from bitmosaic.explorations.records import (
     FlexiqVariant,
     HarmRecord,
     MethodName,
+    PointCount,
     PointRecord,
     Ratings,
 )
@@ -90,6 +91,11 @@ class Comparison(Shown):
     families: tuple[Family, ...]
     correlations: dict[str, dict[str, float | None]] = field(default_factory=dict)
 
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """The points of all families, each once."""
+        return tuple({point.record.key: point for family in self.families for point in family.points}.values())
+
     def front(self, axis: CostAxis) -> frozenset[str]:
         """Keys of the points that none of any family beats in cost and accuracy both; of equal ones all."""
         points = [point for family in self.families for point in family.points]
@@ -125,7 +131,7 @@ def compare(
     flexiq_extraction: Extraction | None = None,
     gradients: Gradients = "own",
     measure_harm: bool = False,
-    points: int = DEFAULT_POINTS,
+    points: PointCount = DEFAULT_POINTS,
     seeds: int = DEFAULT_SEEDS,
     inputs: str | Path | None = None,
     task: Task | None = None,
@@ -145,7 +151,7 @@ def compare(
         gradients: of the methods that read them, as of ``explore``; ``torch`` is refused where none of them does.
         measure_harm: whether harm is measured too, one run a layer and precision, to say how well methods rate it;
             where the method ``measured`` has measured it already, that is said in any case.
-        points: budgets for each front of a method.
+        points: budgets for each front of a method, or ``all``, as of ``explore``.
         seeds: random orders of layers.
         results: the folder, by default ``results/<network>-<accelerator>-comparison``.
 
@@ -221,7 +227,7 @@ def _plans(
 
 
 def _run(
-    job: Job, plain: MethodPlan, plans: Sequence[MethodPlan], points: int, seeds: int, skipped: dict[str, str],
+    job: Job, plain: MethodPlan, plans: Sequence[MethodPlan], points: PointCount, seeds: int, skipped: dict[str, str],
     measure_harm: bool,
 ) -> None:
     book = job.book("rtn")

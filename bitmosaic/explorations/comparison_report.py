@@ -13,6 +13,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from bitmosaic.explorations.assignment_proof import proofs_text
 from bitmosaic.explorations.comparison import RANDOM, Comparison, Family
 from bitmosaic.explorations.exploration import DEFAULT_ACCURACY_LOSS, CostAxis, Point
 from bitmosaic.explorations.folder import PLOTS, write_file
@@ -116,6 +117,8 @@ def comparison_summary(comparison: Comparison) -> RenderableType:
             for name, correlations in comparison.correlations.items()
         ),
     ]
+    if proofs := proofs_text(point.record.proof for point in comparison.points):
+        notes.append(f"Assignments by integer program: {proofs} (least harm within their budgets, not accuracy).")
     return Group(comparison_table(comparison), *map(Text, notes))
 
 

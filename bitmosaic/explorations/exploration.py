@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from pydantic import ValidationError
 
@@ -18,6 +17,7 @@ from bitmosaic.explorations.records import (
     Accuracy,
     AccuracyRecord,
     HarmRecord,
+    Minimised,
     PointRecord,
     SensitivityMethod,
     Settings,
@@ -31,7 +31,7 @@ from simulator.shown import Shown
 from workloads.vector_jacobian import Gradients
 from workloads.weight_quantisers import Quantiser
 
-CostAxis = Literal["latency", "energy"]
+CostAxis = Minimised
 SETTINGS_FILE = "inputs/settings.json"
 MAPPINGS_FILE = "mappings.jsonl"
 SENSITIVITY_FILE = "sensitivity.jsonl"
@@ -58,7 +58,9 @@ class Point(Shown):
         return self.record.uniform is not None
 
     def cost(self, axis: CostAxis) -> float:
-        """Latency in ms or energy in µJ of one inference."""
+        """Latency in ms or energy in µJ of one inference, or memory of the weights in KiB (NaN: not recorded)."""
+        if axis == "memory":
+            return self.record.weight_kib
         return self.record.latency_ms if axis == "latency" else self.record.energy_uj
 
 
@@ -109,10 +111,13 @@ class Exploration(Shown):
         )
 
     def is_allowed(self, point: Point) -> bool:
-        """Whether a point keeps the precisions and the weight memory that were asked for; baselines may not."""
+        """Whether a point keeps precisions, layers' menus, ties and weight memory as asked for; baselines may not."""
         limit, bits = self.settings.weight_bits_limit, point.record.weight_bits
         fits = limit is None or (bits is not None and bits <= limit)
-        return fits and self.settings.kept.items() <= point.record.assignment.items()
+        chosen = point.record.assignment
+        offered = all(chosen[layer] in labels for layer, labels in self.settings.layer_menus.items())
+        agree = all(len({chosen[layer] for layer in group}) == 1 for group in self.settings.tied)
+        return fits and offered and agree and self.settings.kept.items() <= chosen.items()
 
     @property
     def accuracy_floor(self) -> float | None:
@@ -122,10 +127,10 @@ class Exploration(Shown):
         return None if self.fp32 is None else self.fp32.value - DEFAULT_ACCURACY_LOSS
 
     def chosen(self, accuracy_loss: float | None = None) -> Point | None:
-        """The fastest allowed point within ``accuracy_loss`` (absolute, 0 … 1) of FP32; None: at ``accuracy_floor``.
+        """The cheapest allowed point within ``accuracy_loss`` (absolute, 0 … 1) of FP32; None: at ``accuracy_floor``.
 
-        Where none does, the most accurate one of those allowed; for cost-only networks the baseline; None where there
-        are no points yet.
+        That is the fastest, or that of least energy or weight memory, as ``settings.minimise`` says. Where none does,
+        the most accurate one of those allowed; for cost-only networks the baseline; None where there are no points yet.
         """
         if not self.points:
             return None
@@ -139,8 +144,17 @@ class Exploration(Shown):
         floor = asked - 1e-12
         good = [point for point in measured if _score(point) >= floor]
         if good:
-            return min(good, key=lambda point: (point.record.total_cycles, point.record.energy_pj, -_score(point)))
-        return max(measured, key=lambda point: (_score(point), -point.record.total_cycles))
+            return min(good, key=lambda point: (*self._costs(point), -_score(point)))
+        return max(measured, key=lambda point: (_score(point), -self._costs(point)[0]))
+
+    def _costs(self, point: Point) -> tuple[float, ...]:
+        """What the chosen point has least of, and of equal ones next."""
+        record = point.record
+        if self.settings.minimise == "memory":
+            bits = math.inf if record.weight_bits is None else record.weight_bits
+            return bits, record.total_cycles, record.energy_pj
+        costs = record.total_cycles, record.energy_pj
+        return costs if self.settings.minimise == "latency" else costs[::-1]
 
 
 def _score(point: Point) -> float:

@@ -7,17 +7,18 @@ there: an interrupted run leaves tables and plots of what it has, and the same c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from bitmosaic._version import __version__
 from bitmosaic.explorations.accuracy_book import AccuracyBook
 from bitmosaic.explorations.exploration import Exploration, load_exploration
 from bitmosaic.explorations.folder import check_folder, default_folder, write_inputs, write_outputs
 from bitmosaic.explorations.job import Job, find_data, open_subject, settings_problems
-from bitmosaic.explorations.limits import check_reached, kept_layers, limit_problems
+from bitmosaic.explorations.layer_rules import layer_rules
+from bitmosaic.explorations.limits import check_memory, check_reached, kept_layers, limit_problems
 from bitmosaic.explorations.methods import METHOD_NAMES, MethodPlan, flexiq_variant
 from bitmosaic.explorations.methods import plan as make_plan
 from bitmosaic.explorations.network_points import NetworkPoints
@@ -26,6 +27,8 @@ from bitmosaic.explorations.records import (
     SENSITIVITY_METHODS,
     FlexiqSelection,
     MethodName,
+    Minimised,
+    PointCount,
     SensitivityMethod,
     Settings,
 )
@@ -67,9 +70,12 @@ def explore(
     flexiq_extraction: Extraction | None = None,
     measure_harm: bool = False,
     keep_first_last: str | None = None,
+    layer_menus: Mapping[str, Sequence[str]] | None = None,
+    tied: Sequence[str] = (),
     weight_memory_limit_kib: float | None = None,
     accuracy_at_least: float | None = None,
-    points: int = DEFAULT_POINTS,
+    minimise: Minimised = "latency",
+    points: PointCount = DEFAULT_POINTS,
     inputs: str | Path | None = None,
     task: Task | None = None,
     results: str | Path | None = None,
@@ -101,9 +107,15 @@ def explore(
         measure_harm: whether harm is measured too, one run a layer and precision, to say how well ratings rank it.
         keep_first_last: a precision of the menu that the first and the last trained layer have in every assignment
             but the uniform ones.
+        layer_menus: pattern of layers' names (``*``, ``?``, ``[…]``) → precisions of the menu, to choose from for the
+            layers that it fits in every assignment but the uniform ones; the first pattern that fits counts.
+        tied: patterns; in the same assignments all layers that one of them fits have one precision.
         weight_memory_limit_kib: most memory of trained weights (without scales, in KiB) of the same assignments.
-        accuracy_at_least: 0 … 1; the chosen point is the fastest that reaches it.
-        points: budgets for which an assignment is sought on each of the two fronts, at least 2.
+        accuracy_at_least: 0 … 1; the chosen point is the cheapest that reaches it.
+        minimise: what the chosen point costs least of, ``latency``, ``energy`` or ``memory`` of its weights; with
+            ``memory`` assignments are sought on the front of harm and memory too.
+        points: budgets for which an assignment is sought on each of the two fronts, at least 2; or ``all``: every
+            assignment of both fronts of harm and cost (at most ``program_front.MOST_POINTS`` each), each measured.
         inputs: ``.npz`` of arrays to run a network of your own on; accuracy is then agreement with FP32.
         task: data and metric; by default the built-in one of the network. Without data the cost alone is explored.
         results: folder for records, tables and plots; by default ``results/<network>-<accelerator>``.
@@ -122,14 +134,19 @@ def explore(
         "sensitivity": (sensitivity, ("auto", *SENSITIVITY_METHODS)),
         "quantiser": (quantiser or DEFAULT_QUANTISER, QUANTISERS),
         "gradients": (gradients, GRADIENTS), "method": (method or "amp", METHOD_NAMES),
+        "minimise": (minimise, get_args(Minimised)),
     })
     variant, wrong = flexiq_variant(method == "flexiq", flexiq_selection, flexiq_extraction)
     problems += wrong
     problems += limit_problems(weight_memory_limit_kib, accuracy_at_least)
+    if minimise == "memory" and method == "flexiq":
+        rule = "contradicts the method flexiq, whose weights take the same memory at every ratio"
+        problems.append(Problem(rule, path="minimise", value=minimise))
     if problems:
         raise ConfigurationError(problems)
     plan = make_plan(network, accelerator, method, menu, sensitivity, quantiser, variant, gradients)
     kept = kept_layers(network, plan, keep_first_last)
+    rules = layer_rules(network, plan, kept, layer_menus or {}, tied)
     task, data = find_data(network, inputs, task)
     if method is not None and task is None:
         raise NetworkError(Problem(f"has no data, on which the method {method} calibrates and measures: give --inputs",
@@ -137,20 +154,28 @@ def explore(
     if accuracy_at_least is not None and task is None:
         rule = "needs an accuracy, and there are no trained weights or no data to measure it on: give --inputs"
         raise NetworkError(Problem(rule, where=network.name, path="accuracy_at_least"))
+    if (layer_menus or tied) and task is None:
+        rule = "are for mixed assignments, of which there are none without trained weights and data: give --inputs"
+        raise NetworkError(Problem(rule, where=network.name, path="layer_menus" if layer_menus else "tied"))
     folder = default_folder(network, accelerator) if results is None else Path(results)
     check_folder(folder)
     job = Job(network, accelerator, task, data, objective, budget, folder, workers, chosen_progress(progress))
     bits_limit = None if weight_memory_limit_kib is None else int(weight_memory_limit_kib * 8192)
+    if task is not None:
+        check_memory(network, plan, rules, bits_limit)
     job.check_fits(plan)
     with sole_writer(folder):
         settings = _settings(job, plan, points).model_copy(update={
             "kept": {layer: precision.label for layer, precision in kept.items()}, "weight_bits_limit": bits_limit,
-            "accuracy_at_least": accuracy_at_least,
+            "layer_menus": {} if not layer_menus else {
+                layer: tuple(each.label for each in menu) for layer, menu in rules.menus.items() if layer not in kept
+            },
+            "tied": rules.tied, "accuracy_at_least": accuracy_at_least, "minimise": minimise,
         })
         write_inputs(folder, network, accelerator, settings, None if inputs is None else Path(inputs))
-        run = job.points(plan, kept, bits_limit)
+        run = job.points(plan, rules, bits_limit)
         try:
-            _score_all(run, job.book(plan.quantiser, plan.gradients), plan, points, measure_harm)
+            _score_all(run, job.book(plan.quantiser, plan.gradients), plan, settings, measure_harm)
         except KeyboardInterrupt:
             # Baselines whose layers are all mapped take no time any more.
             ready = [each for each in run.baselines(plan.menu) if run.mappings.has(run.jobs(each.assignment))]
@@ -164,7 +189,7 @@ def explore(
     return exploration
 
 
-def _settings(job: Job, plan: MethodPlan, points: int) -> Settings:
+def _settings(job: Job, plan: MethodPlan, points: PointCount) -> Settings:
     task, book = job.task, job.book(plan.quantiser, plan.gradients)
     return Settings(
         network=job.network.name, network_source=job.network.source, accelerator=job.accelerator.name,
@@ -184,7 +209,7 @@ def _versions() -> dict[str, str]:
 
 
 def _score_all(
-    run: NetworkPoints, accuracy: AccuracyBook | None, plan: MethodPlan, points: int, measure_harm: bool
+    run: NetworkPoints, accuracy: AccuracyBook | None, plan: MethodPlan, settings: Settings, measure_harm: bool
 ) -> None:
     if accuracy is None:
         reason = "no trained weights" if run.network.model is None else "no data were given to measure accuracy on"
@@ -197,7 +222,7 @@ def _score_all(
     run.score("baselines", baselines)
     if accuracy is None:
         return
-    mixed = propose(run, accuracy, plan, points)
+    mixed = propose(run, accuracy, plan, settings.points, settings.minimise)
     run.map(mixed)
     run.score("network points", mixed)
     if measure_harm and plan.selection != "channels":

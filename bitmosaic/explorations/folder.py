@@ -97,6 +97,8 @@ def write_outputs(exploration: Exploration, point: Point | None = None) -> tuple
     if any(each.record.accuracy is not None for each in exploration.points):
         written += save_figure(plot_front(exploration, "latency"), plots, "latency_accuracy")
         written += save_figure(plot_front(exploration, "energy"), plots, "energy_accuracy")
+        if exploration.settings.minimise == "memory":
+            written += save_figure(plot_front(exploration, "memory"), plots, "memory_accuracy")
     written += save_figure(plot_costs(exploration), plots, "latency_energy")
     written += save_figure(plot_layers(exploration, shown), plots, "layers")
     return tuple(written)

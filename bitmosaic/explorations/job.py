@@ -15,11 +15,12 @@ from bitmosaic.explorations.accuracy_book import AccuracyBook
 from bitmosaic.explorations.exploration import MAPPINGS_FILE, POINTS_FILE
 from bitmosaic.explorations.flexiq_book import FlexiqBook
 from bitmosaic.explorations.identity import Json, accelerator_identity, content_key, file_sha256, subject_key
+from bitmosaic.explorations.layer_rules import LayerRules
 from bitmosaic.explorations.mapping_book import MappingBook
 from bitmosaic.explorations.menu import check_fits
 from bitmosaic.explorations.methods import MethodPlan
 from bitmosaic.explorations.network_points import NetworkPoints
-from bitmosaic.explorations.records import FlexiqVariant, PointRecord
+from bitmosaic.explorations.records import FlexiqVariant, PointCount, PointRecord
 from bitmosaic.explorations.store import RecordFile
 from bitmosaic.progress import Progress
 from hw_configs import open_machine
@@ -27,7 +28,6 @@ from mapper.cache import MODEL_VERSION
 from mapper.solution import OBJECTIVES, Objective, SearchBudget
 from simulator.accelerator import Accelerator
 from simulator.errors import ConfigurationError, NetworkError, Problem
-from simulator.precision import LayerPrecision
 from simulator.tiled import single_tile
 from workloads import Network, open_network
 from workloads.tasks import Task, find_task
@@ -91,7 +91,7 @@ class Job:
         return self._books[key]
 
     def points(
-        self, plan: MethodPlan, kept: Mapping[str, LayerPrecision] | None = None, weight_bits_limit: int | None = None
+        self, plan: MethodPlan, rules: LayerRules | None = None, weight_bits_limit: int | None = None
     ) -> NetworkPoints:
         """The network points of a plan, with what its proposals must keep (``NetworkPoints``)."""
         if not self._files:
@@ -108,7 +108,7 @@ class Job:
         return NetworkPoints(
             network=self.network, accelerator=self.accelerator, context=self.context(plan), accuracy=accuracy,
             mappings=mappings, records=records, progress=self.progress, baseline=plan.menu[0],
-            kept=kept or {}, weight_bits_limit=weight_bits_limit, floating=plan.floating,
+            rules=rules or LayerRules(), weight_bits_limit=weight_bits_limit, floating=plan.floating,
         )
 
 
@@ -141,14 +141,17 @@ def find_data(
     return own, file_sha256(Path(inputs))
 
 
-def settings_problems(objective: str, points: int, known: Mapping[str, tuple[str, tuple[str, ...]]]) -> list[Problem]:
+def settings_problems(
+    objective: str, points: PointCount, known: Mapping[str, tuple[str, tuple[str, ...]]]
+) -> list[Problem]:
     """What is wrong with plain settings; ``known``: name → value, and what is allowed."""
     problems = []
     for name, (value, allowed) in {"objective": (objective, OBJECTIVES), **known}.items():
         if value not in allowed:
             problems.append(Problem("is not known", path=name, value=repr(value), allowed=tuple(allowed)))
-    if points < 2:
-        problems.append(Problem("must be at least 2: the ends belong to a front", path="points", value=str(points)))
+    if points != "all" and (not isinstance(points, int) or isinstance(points, bool) or points < 2):
+        problems.append(Problem("must be at least 2 (the ends belong to a front), or \"all\"", path="points",
+                                value=str(points)))
     return problems
 
 

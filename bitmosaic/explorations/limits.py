@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 from bitmosaic.explorations.exploration import Exploration
+from bitmosaic.explorations.layer_rules import LayerRules, rated_layers
 from bitmosaic.explorations.methods import MethodPlan
 from simulator.errors import ConfigurationError, InfeasibleError, Problem
 from simulator.precision import LayerPrecision
 from workloads.network import Network
+
+_KIB = 8192  # bits
 
 
 def limit_problems(weight_memory_limit_kib: float | None, accuracy_at_least: float | None) -> list[Problem]:
@@ -39,6 +44,32 @@ def kept_layers(network: Network, plan: MethodPlan, keep_first_last: str | None)
         )
     layers = network.trained_layers
     return {layer.name: by_label[label] for layer in (layers[0], layers[-1])} if layers else {}
+
+
+def check_memory(
+    network: Network, plan: MethodPlan, rules: LayerRules, limit_bits: int | None
+) -> None:
+    """Raise ``InfeasibleError`` where no assignment from the menu fits into so many bits of weights, nothing rated yet.
+
+    Layers without trained weights in the model have the first of their menu.
+    """
+    least = 0
+    for layer in network.trained_layers:
+        offered = rules.of(layer.name, plan.menu)
+        if layer.name not in rated_layers(network):
+            offered = offered[:1]
+        least += layer.weight_count * min(precision.weight.bits for precision in offered)
+    if limit_bits is not None and least > limit_bits:
+        raise no_memory(network, least, limit_bits)
+
+
+def no_memory(network: Network, least_bits: int, limit_bits: int) -> InfeasibleError:
+    """The error of a limit that nothing fits into, with the least that would do, rounded up to what it takes."""
+    least = math.ceil(least_bits / _KIB * 1000) / 1000
+    return InfeasibleError(
+        Problem(f"no assignment fits: the least that the weights can take is {least:,.3f} KiB", where=network.name,
+                path="weight_memory_limit_kib", value=f"{limit_bits / _KIB:.6g} KiB")
+    )
 
 
 def check_reached(exploration: Exploration) -> None:

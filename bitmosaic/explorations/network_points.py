@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from bitmosaic.explorations.accuracy_book import Assignment
+from bitmosaic.explorations.assignment_proof import AssignmentProof
 from bitmosaic.explorations.exploration import CostAxis
 from bitmosaic.explorations.floating_layers import border_precisions, closed_form, closed_form_row, floating_results
 from bitmosaic.explorations.identity import Json, content_key
+from bitmosaic.explorations.layer_rules import LayerRules
 from bitmosaic.explorations.mapping_book import Job, MappingBook
 from bitmosaic.explorations.menu import for_layer
 from bitmosaic.explorations.records import Accuracy, Origin, PointRecord, layer_row, vector_rows
@@ -22,6 +24,7 @@ from bitmosaic.progress import Progress
 from mapper.assignment import Choice
 from mapper.network import network_precisions, simulate_network
 from simulator.accelerator import Accelerator
+from simulator.layer import Layer
 from simulator.precision import LayerPrecision
 from workloads import Network
 
@@ -30,13 +33,14 @@ from workloads import Network
 class Proposal:
     """An assignment (layer → precision, of all layers), what proposed it, and of a uniform baseline its precision.
 
-    ``value``: the threshold or ratio of the origin, where it has one.
+    ``value``: the threshold or ratio of the origin, where it has one. ``proof``: of an integer program's.
     """
 
     assignment: dict[str, LayerPrecision]
     origin: Origin
     uniform: str | None = None
     value: float | None = None
+    proof: AssignmentProof | None = None
 
 
 class Measurer(Protocol):
@@ -54,7 +58,7 @@ class NetworkPoints:
     Attributes:
         accuracy: measures assignments; None where there is a cost only.
         baseline: what products of two activations run in, and what is offered to a layer in any case.
-        kept: layer → the one precision that is offered to it, in proposals that mix precisions.
+        rules: what single layers are offered in proposals that mix precisions, and which are tied.
         weight_bits_limit: most stored bits of trained weights, in the same proposals; None: no limit.
         floating: what layers may stay in beside the grid, on the machine's floating-point unit; None: nothing.
     """
@@ -67,7 +71,7 @@ class NetworkPoints:
     records: RecordFile[PointRecord]
     progress: Progress
     baseline: LayerPrecision
-    kept: Mapping[str, LayerPrecision] = field(default_factory=dict)
+    rules: LayerRules = field(default_factory=LayerRules)
     weight_bits_limit: int | None = None
     floating: LayerPrecision | None = None
 
@@ -80,11 +84,14 @@ class NetworkPoints:
         return [Proposal(self.uniform(precision), "uniform", precision.label) for precision in menu]
 
     def mixed(self, chosen: Mapping[str, LayerPrecision]) -> dict[str, LayerPrecision]:
-        """Layers as kept, else as chosen; what is left out, products of two activations above all, in the baseline."""
-        settled = {**chosen, **self.kept}
-        return {
-            layer.name: settled.get(layer.name, for_layer(layer, self.baseline)) for layer in self.network.layers
-        }
+        """Layers as chosen, in what they are offered; what is left out, products of two activations above all, in the
+        first of its menu, the baseline as a rule."""
+        found = {}
+        for layer in self.network.layers:
+            offered = self.rules.of(layer.name, (for_layer(layer, self.baseline),))
+            asked = chosen.get(layer.name, offered[0])
+            found[layer.name] = asked if layer.name not in self.rules.menus or asked in offered else offered[0]
+        return found
 
     def weight_bits(self, assignment: Assignment) -> int:
         """Stored bits of all trained weights, without scales. Narrow channels are stored in their wide format."""
@@ -116,31 +123,32 @@ class NetworkPoints:
     def choices(
         self, menu: Sequence[LayerPrecision], harms: Mapping[tuple[str, str], float], axis: CostAxis
     ) -> dict[str, list[Choice]]:
-        """What each rated layer can run in: its cost on one axis (cycles or pJ), harm, and bits of its weights.
+        """What each rated layer can run in: its cost on one axis (cycles, pJ, or bits), harm, and bits of its weights.
 
-        A precision in which outputs were not finite (infinite harm) is left out, but for the baseline and for what is
-        kept. The layers are mapped.
+        A precision in which outputs were not finite (infinite harm) is left out, but for the first of a layer's menu
+        (``LayerRules.offers``). The layers are mapped, where that is the cost.
         """
-        rated = {layer for layer, _ in harms}
-        choices: dict[str, list[Choice]] = {layer.name: [] for layer in self.network.layers if layer.name in rated}
+        offers = self.rules.offers(menu, harms)
+        choices: dict[str, list[Choice]] = {layer.name: [] for layer in self.network.layers if layer.name in offers}
         for precision in menu:
             uniform = self.exact(self.uniform(precision))
             for layer in self.network.layers:
                 exact = uniform[layer.name]
                 harm = harms.get((layer.name, precision.label), math.inf)
-                kept = self.kept.get(layer.name)
-                if layer.name not in rated or (kept or precision) != precision:
+                if precision not in offers.get(layer.name, ()):
                     continue
-                if math.isinf(harm) and precision not in (self.baseline, kept):
-                    continue
-                result = (
-                    closed_form(layer, exact, self.accelerator) if self.is_floating(exact)
-                    else self.mappings.solution(layer, exact).result
-                )
-                cost = float(result.total_cycles) if axis == "latency" else result.total_energy_pj
                 bits = layer.weight_count * precision.weight.bits
+                cost = float(bits) if axis == "memory" else self._cost(layer, exact, axis)
                 choices[layer.name].append(Choice(precision.label, cost, min(harm, 1e30), bits))
         return choices
+
+    def _cost(self, layer: Layer, exact: LayerPrecision, axis: CostAxis) -> float:
+        """Cycles or pJ of a layer that is mapped."""
+        result = (
+            closed_form(layer, exact, self.accelerator) if self.is_floating(exact)
+            else self.mappings.solution(layer, exact).result
+        )
+        return float(result.total_cycles) if axis == "latency" else result.total_energy_pj
 
     def map(self, proposals: Iterable[Proposal]) -> None:
         """Map the layers of the points that are not in the folder yet."""
@@ -179,7 +187,7 @@ class NetworkPoints:
                 name: precision for name, precision in assignment.items()
                 if LayerPrecision.parse(precision.label) != precision
             },
-            weight_bits=self.weight_bits(assignment),
+            weight_bits=self.weight_bits(assignment), proof=proposal.proof,
             total_cycles=result.total_cycles, latency_ms=result.latency_ms, energy_pj=result.total_energy_pj,
             accuracy=accuracy,
             layers=tuple(

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field
 
+from bitmosaic.explorations.assignment_proof import AssignmentProof
 from bitmosaic.explorations.store import Record
 from mapper.solution import MappingSolution, Objective, TileOffer
 from simulator.layer import Frozen
@@ -22,7 +23,9 @@ from workloads.flexiq import DEFAULT_EVOLUTION, Extraction
 from workloads.vector_jacobian import Gradients
 from workloads.weight_quantisers import Quantiser
 
-Origin = Literal["uniform", "latency", "energy", "given", "threshold", "ratio", "largest first", "random"]
+Minimised = Literal["latency", "energy", "memory"]
+Origin = Literal["uniform", "latency", "energy", "memory", "given", "threshold", "ratio", "largest first", "random"]
+PointCount = int | Literal["all"]
 MethodName = Literal["amp", "seada", "dpq", "flexiq", "measured"]
 FlexiqSelection = Literal["greedy", "evolutionary"]
 SensitivityMethod = Literal["taylor", "perturbation", "weight_error", "hessian_trace", "bit_entropy", "value_entropy"]
@@ -223,6 +226,7 @@ class PointRecord(Record):
         assignment: layer → precision (``w4a8``).
         weight_bits: stored bits of all trained weights, without scales (None in records of earlier versions).
         precisions: in full, those of layers whose label does not say it all.
+        proof: of the integer program that proposed the assignment; None: another way, or a record of earlier versions.
         accuracy: measured; None where the network has no weights or no task.
         confidence: component of energy → how far its numbers can be trusted; None: not stated.
         not_modelled: what costs energy and is left out of the machine's description, in words.
@@ -235,6 +239,7 @@ class PointRecord(Record):
     precisions: dict[str, LayerPrecision] = Field(default_factory=dict)
     origin_value: float | None = None
     weight_bits: int | None = None
+    proof: AssignmentProof | None = None
     total_cycles: int
     latency_ms: float
     energy_pj: float
@@ -248,6 +253,11 @@ class PointRecord(Record):
     def energy_uj(self) -> float:
         """Energy of one inference in µJ."""
         return self.energy_pj * 1e-6
+
+    @property
+    def weight_kib(self) -> float:
+        """Memory of the weights in KiB, without scales; NaN where it was not recorded."""
+        return float("nan") if self.weight_bits is None else self.weight_bits / 8192
 
     @property
     def accuracy_percent(self) -> float:
@@ -296,7 +306,7 @@ class ComparisonSettings(Frozen):
     fp32: float
     menu: tuple[str, ...]
     objective: Objective
-    points: int
+    points: PointCount
     seeds: int
     families: tuple[str, ...]
     skipped: dict[str, str] = Field(default_factory=dict)
@@ -310,11 +320,13 @@ class ComparisonSettings(Frozen):
 class Settings(Frozen):
     """What a run was asked for, and the versions that ran it.
 
-    ``kept``: layer → precision that it must have; ``weight_bits_limit``, and ``accuracy_at_least`` (0 … 1): what points
-    are chosen by. ``method``: the named method that was asked for, else None. ``sensitivity_note``: why it is another
-    one than the default, where none was asked for. ``gradients``: of ratings that read them. ``floating``: what layers
-    may stay in on the floating-point unit. ``flexiq``: of the method of that name. ``context`` as in ``PointRecord``,
-    ``subject`` as in ``HarmRecord``; ``fp32_key`` is the key of FP32's accuracy.
+    ``kept``: layer → precision that it must have; ``layer_menus``: layer → what it has its precision from; ``tied``:
+    groups of layers that have one. ``weight_bits_limit``, and ``accuracy_at_least`` (0 … 1): what points are chosen by;
+    ``minimise``: what the chosen one costs least of. ``method``: the named method that was asked for, else None.
+    ``sensitivity_note``: why it is another one than the default, where none was asked for. ``gradients``: of ratings
+    that read them. ``floating``: what layers may stay in on the floating-point unit. ``flexiq``: of the method of that
+    name. ``context`` as in ``PointRecord``, ``subject`` as in ``HarmRecord``; ``fp32_key`` is the key of FP32's
+    accuracy.
     """
 
     network: str
@@ -332,9 +344,12 @@ class Settings(Frozen):
     flexiq: FlexiqVariant | None = None
     floating: str | None = None
     kept: dict[str, str] = Field(default_factory=dict)
+    layer_menus: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    tied: tuple[tuple[str, ...], ...] = ()
     weight_bits_limit: int | None = None
     accuracy_at_least: float | None = None
-    points: int
+    minimise: Minimised = "latency"
+    points: PointCount
     cpu_seconds_per_layer: float
     target_gap: float
     context: str

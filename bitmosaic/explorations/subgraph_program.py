@@ -13,10 +13,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from bitmosaic.explorations.assignment_proof import AssignmentProof
 from bitmosaic.explorations.exploration import CostAxis
 from bitmosaic.explorations.menu import for_layer
 from bitmosaic.explorations.network_points import NetworkPoints
-from mapper.assignment import Assignment, assignment_front
+from bitmosaic.explorations.program_front import program_front
+from bitmosaic.explorations.records import PointCount
+from mapper.assignment import Assignment
 from mapper.conversions import CostOf, network_jobs
 from mapper.subgraph_assignment import SubGraphChoices, subgraph_choices
 from simulator.errors import ConfigurationError
@@ -39,6 +42,7 @@ class SubGraphProposal:
     axis: CostAxis
     cost: float
     harm: float
+    proof: AssignmentProof
 
 
 def layer_menus(
@@ -46,22 +50,19 @@ def layer_menus(
 ) -> tuple[dict[str, list[LayerPrecision]], dict[tuple[str, str], float]]:
     """Layer → what it chooses from, for every layer of the network; and harms, all of them finite.
 
-    A rated layer has the menu, less what made outputs infinite, or what it keeps; any other layer what it runs in
-    whatever is chosen. The baseline stays on offer.
+    A rated layer has its menu, less what made outputs infinite (``LayerRules.offers``); any other layer what it runs in
+    whatever is chosen.
     """
     fixed = run.mixed({})
-    rated = {layer for layer, _ in harms}
+    offers = run.rules.offers(menu, harms)
     menus: dict[str, list[LayerPrecision]] = {}
     finite: dict[tuple[str, str], float] = {}
     for layer in run.network.layers:
         offered = [fixed[layer.name]]
-        if layer.name in rated and layer.name not in run.kept:
-            offered = [
-                for_layer(layer, each) for each in menu
-                if each == run.baseline or math.isfinite(harms.get((layer.name, each.label), math.inf))
-            ]
+        if layer.name in offers:
+            offered = [for_layer(layer, each) for each in offers[layer.name]]
         menus[layer.name] = offered
-        if layer.name in rated:
+        if layer.name in offers:
             finite |= {
                 (layer.name, each.label): min(harms.get((layer.name, each.label), math.inf), _WORST_HARM)
                 for each in offered
@@ -71,16 +72,16 @@ def layer_menus(
 
 def subgraph_problem(
     network: Network, menus: Mapping[str, Sequence[LayerPrecision]], cost: CostOf,
-    harms: Mapping[tuple[str, str], float],
+    harms: Mapping[tuple[str, str], float], singly: bool = False,
 ) -> SubGraphChoices:
     """Configurations of the sub-graphs; of smaller ones where conversions between them are too many for a table.
 
-    The optimum is the same for any cut. Raises ``ConfigurationError`` where a layer is read by so many others that even
-    its own conversions are too many.
+    The optimum is the same for any cut. ``singly``: a layer each, so that layers can be tied by their labels. Raises
+    ``ConfigurationError`` where a layer is read by so many others that even its own conversions are too many.
     """
     counts = {name: len(row) for name, row in menus.items()}
     most = MOST_CONFIGURATIONS
-    while most > max(counts.values(), default=1):
+    while not singly and most > max(counts.values(), default=1):
         try:
             return subgraph_choices(network, menus, cost, harms, partition(network, counts, most_configurations=most))
         except ConfigurationError as error:
@@ -92,20 +93,19 @@ def subgraph_problem(
 
 
 def least_harm_by_subgraphs(
-    run: NetworkPoints, menu: Sequence[LayerPrecision], harms: Mapping[tuple[str, str], float], points: int
+    run: NetworkPoints, menu: Sequence[LayerPrecision], harms: Mapping[tuple[str, str], float], points: PointCount
 ) -> list[SubGraphProposal]:
-    """Least total harm under budgets of cost, ``points`` on each front; layers are mapped as far as that needs."""
+    """Least total harm under budgets of cost, ``points`` on each front (``all``: all of it); layers are mapped as far
+    as that needs."""
     menus, finite = layer_menus(run, menu, harms)
     run.mappings.solve(network_jobs(run.network, menus), run.progress)
     found = []
     for axis in ("latency", "energy"):
-        problem = subgraph_problem(run.network, menus, _cost_of(run, axis), finite)
+        problem = subgraph_problem(run.network, menus, _cost_of(run, axis), finite, singly=bool(run.rules.tied))
         if axis == "latency":
             for note in problem.notes:
                 run.progress.say(note)
-        front = assignment_front(
-            problem.choices, points=points, weight_bits_budget=run.weight_bits_limit, conversions=problem.conversions
-        )
+        front = program_front(run, axis, problem.choices, points, problem.conversions)
         found += [_proposal(problem.by_layer(each), menus, axis) for each in front]
     return found
 
@@ -116,7 +116,7 @@ def _proposal(
     chosen = {
         layer: next(each for each in menus[layer] if each.label == label) for layer, label in assignment.labels.items()
     }
-    return SubGraphProposal(chosen, axis, assignment.cost, assignment.harm)
+    return SubGraphProposal(chosen, axis, assignment.cost, assignment.harm, AssignmentProof.of(assignment))
 
 
 def _cost_of(run: NetworkPoints, axis: CostAxis) -> CostOf:

@@ -41,7 +41,7 @@ def accuracy_measure(metric: str) -> Measure:
 
 def values_of(record: PointRecord, has_accuracy: bool) -> tuple[float | None, ...]:
     """By ``MEASURES``, then the accuracy where there is one."""
-    weights = None if record.weight_bits is None else record.weight_bits / 8192
+    weights = None if record.weight_bits is None else record.weight_kib
     values: tuple[float | None, ...] = (
         record.latency_ms, record.energy_uj, record.energy_uj * record.latency_ms, weights, float(record.total_cycles),
         100.0 * record.worst_gap,
@@ -54,7 +54,7 @@ def origin_text(record: PointRecord) -> str:
     origin, value = record.origin, record.origin_value
     if record.uniform is not None:
         return "baseline"
-    if origin in ("latency", "energy"):
+    if origin in ("latency", "energy", "memory"):
         return f"proposed for {origin}"
     if value is None:
         return origin

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from bitmosaic._version import __version__
+from bitmosaic.explorations.assignment_proof import proofs_text
 from bitmosaic.explorations.comparison import Comparison
 from bitmosaic.explorations.comparison_report import AXES
-from bitmosaic.explorations.exploration import Exploration, Point
+from bitmosaic.explorations.exploration import CostAxis, Exploration, Point
 from bitmosaic.explorations.folder import ASSIGNMENTS
 from bitmosaic.explorations.records import Settings
 from bitmosaic.report_page.model import Fact, Reference, Report, ReportPoint
@@ -20,8 +22,10 @@ from bitmosaic.report_page.network_entries import (
     origin_text,
     values_of,
 )
-from bitmosaic.views.text_tables import number_text
+from bitmosaic.views.text_tables import CHEAPEST, number_text
 
+# What the front shows at first: the measure that was to be minimised.
+_X: dict[CostAxis, str] = {"latency": "latency_ms", "energy": "energy_uj", "memory": "weight_kib"}
 NO_BUDGET = "how long mappings were searched for is not recorded: compare again, and it will be"
 
 
@@ -62,11 +66,13 @@ def read_exploration(exploration: Exploration) -> Report:
             Fact(label="network", text=settings.network), Fact(label="hardware", text=settings.accelerator),
             *_accuracy_facts(metric, None if fp32 is None else fp32.value, fp32.count if fp32 else 0),
             Fact(label="menu", text=", ".join(settings.menu)), Fact(label="mapped for", text=settings.objective),
-            *_method_facts(settings), Fact(label="points", text=str(len(points))),
+            *_method_facts(settings), *_choice_facts(settings), *_proof_facts(points),
+            Fact(label="points", text=str(len(points))),
         ),
         notes=tuple(notes), measures=(*MEASURES, *([accuracy_measure(metric)] if measured else [])),
         references=_references(measured, fp32.value if fp32 else None),
-        x="latency_ms", y="accuracy_percent" if measured else "energy_uj", first=chosen.label if chosen else "",
+        x=_X[settings.minimise] if measured else "latency_ms", y="accuracy_percent" if measured else "energy_uj",
+        first=chosen.label if chosen else "",
         points=tuple(found), **_gathered(entries),
     )
 
@@ -109,7 +115,7 @@ def read_comparison(comparison: Comparison) -> Report:
             *_accuracy_facts(settings.metric, settings.fp32, settings.examples),
             Fact(label="menu", text=", ".join(settings.menu)), Fact(label="mapped for", text=settings.objective),
             Fact(label="families", text=str(len(comparison.families))), *_variant_facts(comparison),
-            Fact(label="points", text=str(len(points))),
+            *_proof_facts(comparison.points), Fact(label="points", text=str(len(points))),
         ),
         notes=tuple(notes), measures=(*MEASURES, accuracy_measure(settings.metric)),
         references=_references(True, settings.fp32), x="latency_ms", y="accuracy_percent",
@@ -158,6 +164,17 @@ def _method_facts(settings: Settings) -> tuple[Fact, ...]:
         Fact(label="harm", text=settings.sensitivity.replace("_", " ") + gradients),
         Fact(label="quantiser", text=settings.quantiser),
     )
+
+
+def _proof_facts(points: Iterable[Point]) -> tuple[Fact, ...]:
+    """How good the integer programs' answers are proven to be, where that is recorded."""
+    proofs = proofs_text(point.record.proof for point in points)
+    return (Fact(label="assignments", text=proofs),) if proofs else ()
+
+
+def _choice_facts(settings: Settings) -> tuple[Fact, ...]:
+    """What the chosen point costs least of, where that is not the default."""
+    return () if settings.minimise == "latency" else (Fact(label="chosen", text=CHEAPEST[settings.minimise]),)
 
 
 def _variant_facts(comparison: Comparison) -> tuple[Fact, ...]:

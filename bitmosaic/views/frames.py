@@ -19,8 +19,9 @@ def points_frame(exploration: Exploration) -> pd.DataFrame:
     """One row a network point, in the order in which they were scored.
 
     Columns: ``point``, ``uniform`` (baseline's precision or empty), ``origin``, ``latency_cycles``, ``latency_ms``,
-    ``energy_uj``, ``edp_uj_ms``, ``accuracy_percent``, ``examples``, ``predicted_harm``, ``worst_gap_percent``,
-    ``latency_front``, ``energy_front`` (whether on the front), ``precisions`` (``layer=w4a8 …``).
+    ``energy_uj``, ``edp_uj_ms``, ``weight_kib`` (memory of the weights, without scales), ``accuracy_percent``,
+    ``examples``, ``predicted_harm``, ``worst_gap_percent``, ``latency_front``, ``energy_front`` (whether on the front),
+    ``precisions`` (``layer=w4a8 …``).
     """
     fronts = {axis: {point.label for point in exploration.front(axis)} for axis in ("latency", "energy")}
     rows = []
@@ -34,6 +35,7 @@ def points_frame(exploration: Exploration) -> pd.DataFrame:
             "latency_ms": record.latency_ms,
             "energy_uj": record.energy_uj,
             "edp_uj_ms": record.energy_uj * record.latency_ms,
+            "weight_kib": record.weight_kib,
             "accuracy_percent": record.accuracy_percent,
             "examples": record.accuracy.count if record.accuracy else 0,
             "predicted_harm": exploration.predicted_harm(point),
@@ -46,26 +48,31 @@ def points_frame(exploration: Exploration) -> pd.DataFrame:
 
 
 _POINT_COLUMNS = [
-    "point", "uniform", "origin", "latency_cycles", "latency_ms", "energy_uj", "edp_uj_ms", "accuracy_percent",
-    "examples", "predicted_harm", "worst_gap_percent", "latency_front", "energy_front", "precisions",
+    "point", "uniform", "origin", "latency_cycles", "latency_ms", "energy_uj", "edp_uj_ms", "weight_kib",
+    "accuracy_percent", "examples", "predicted_harm", "worst_gap_percent", "latency_front", "energy_front",
+    "precisions",
 ]
 
 
 def summary_frame(exploration: Exploration) -> pd.DataFrame:
-    """The baselines and the points on either front, fastest first: what is worth choosing from.
+    """The baselines, the points on either front and the chosen one, fastest first: what is worth choosing from.
 
-    Columns: ``point``, ``uniform`` (whether a baseline), ``fronts`` (``latency``, ``energy``, both or empty),
-    ``latency_cycles``, ``latency_ms``, ``energy_uj``, ``times_faster`` and ``times_less_energy`` (cost of the first
-    baseline over this cost), ``accuracy_percent``, ``worst_gap_percent``, ``chosen`` (whether ``chosen()`` is it).
+    Columns: ``point``, ``uniform`` (whether a baseline), ``fronts`` (``latency``, ``energy``, both or empty; ``memory``
+    too where that was to be minimised), ``latency_cycles``, ``latency_ms``, ``energy_uj``, ``weight_kib``,
+    ``times_faster`` and ``times_less_energy`` (cost of the first baseline over this cost), ``accuracy_percent``,
+    ``worst_gap_percent``, ``chosen`` (whether ``chosen()`` is it).
     """
-    fronts = {axis: {point.label for point in exploration.front(axis)} for axis in ("latency", "energy")}
+    axes: list[CostAxis] = ["latency", "energy"]
+    if exploration.settings.minimise == "memory":
+        axes.append("memory")
+    fronts = {axis: {point.label for point in exploration.front(axis)} for axis in axes}
     chosen = exploration.chosen()
     baseline = exploration.points[0].record if exploration.points else None
     rows = []
     for point in sorted(exploration.points, key=lambda point: (point.record.total_cycles, point.record.energy_pj)):
         record = point.record
         names = [axis for axis, labels in fronts.items() if point.label in labels]
-        if baseline is None or not (point.is_uniform or names):
+        if baseline is None or not (point.is_uniform or names or point is chosen):
             continue
         rows.append({
             "point": point.label,
@@ -74,6 +81,7 @@ def summary_frame(exploration: Exploration) -> pd.DataFrame:
             "latency_cycles": record.total_cycles,
             "latency_ms": record.latency_ms,
             "energy_uj": record.energy_uj,
+            "weight_kib": record.weight_kib,
             "times_faster": baseline.total_cycles / record.total_cycles,
             "times_less_energy": baseline.energy_pj / record.energy_pj,
             "accuracy_percent": record.accuracy_percent,
@@ -84,15 +92,15 @@ def summary_frame(exploration: Exploration) -> pd.DataFrame:
 
 
 _SUMMARY_COLUMNS = [
-    "point", "uniform", "fronts", "latency_cycles", "latency_ms", "energy_uj", "times_faster", "times_less_energy",
-    "accuracy_percent", "worst_gap_percent", "chosen",
+    "point", "uniform", "fronts", "latency_cycles", "latency_ms", "energy_uj", "weight_kib", "times_faster",
+    "times_less_energy", "accuracy_percent", "worst_gap_percent", "chosen",
 ]
 
 
 def front_frame(exploration: Exploration, axis: CostAxis) -> pd.DataFrame:
-    """Plot data of one front: columns ``point``, ``cost`` (ms or µJ), ``accuracy_percent``, ``uniform``, ``on_front``.
+    """Plot data of one front: columns ``point``, ``cost``, ``accuracy_percent``, ``uniform``, ``on_front``.
 
-    Sorted by cost; points without a measured accuracy are left out.
+    Sorted by cost (ms, µJ, or KiB of weights); points without a measured accuracy are left out.
     """
     on_front = {point.label for point in exploration.front(axis)}
     rows = [

@@ -28,7 +28,7 @@ BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, BLACK = (
 _FILLS = (BLUE, SKY, ORANGE, YELLOW, GREEN, PURPLE, VERMILION, "#999999")
 _HATCHES = ("", "//", "..", "\\\\", "xx", "--", "++", "oo")
 _AXIS_TITLE: dict[CostAxis, str] = {
-    "latency": "Latency of one inference", "energy": "Energy of one inference",
+    "latency": "Latency of one inference", "energy": "Energy of one inference", "memory": "Memory of the weights",
 }
 _MAX_ROWS = 40
 # White around text, so that a line behind it does not strike it out.
@@ -65,7 +65,9 @@ def tidy(axes: Axes) -> None:
 
 
 def scaled_axis(values: pd.Series, axis: CostAxis) -> tuple[float, str]:
-    """Factor and unit in which the values of a cost axis (ms or µJ) have readable numbers."""
+    """Factor and unit in which the values of a cost axis (ms, µJ or KiB) have readable numbers."""
+    if axis == "memory":
+        return 1.0, f"{_AXIS_TITLE[axis]} (KiB)"
     largest = float(values.max()) if len(values) else 1.0
     units = {"latency": ("ns", "µs", "ms", "s"), "energy": ("pJ", "nJ", "µJ", "mJ", "J")}[axis]
     place = 2
@@ -78,8 +80,9 @@ def scaled_axis(values: pd.Series, axis: CostAxis) -> tuple[float, str]:
 
 
 def plot_front(exploration: Exploration, axis: CostAxis) -> Figure:
-    """Draw one front: cost (``latency`` or ``energy`` of one inference) against measured accuracy in percent.
+    """Draw one front: a cost against measured accuracy in percent.
 
+    The cost: ``latency`` or ``energy`` of one inference, or ``memory`` of the weights.
     The front is a step line: at each cost, the best accuracy to be had for it. Dominated points are faded, uniform
     baselines are squares with their precision, and FP32 is a dashed line. Where accuracies fall off a cliff, a
     second panel shows the points close to FP32.

@@ -13,7 +13,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bitmosaic.explorations.exploration import DEFAULT_ACCURACY_LOSS, Exploration, Point
+from bitmosaic.explorations.assignment_proof import proofs_text
+from bitmosaic.explorations.exploration import DEFAULT_ACCURACY_LOSS, CostAxis, Exploration, Point
 from bitmosaic.explorations.rank_correlation import FEWEST_RANKED, correlations_text, rank_correlations
 from bitmosaic.explorations.records import LayerRow, VectorRow, rated_gradients
 from bitmosaic.views.frames import summary_frame
@@ -23,6 +24,9 @@ from simulator.provenance import UNSTATED, weakest
 REPORT_WIDTH = 150
 _NAME_WIDTH = 14  # to which names of layers and mappings may shrink
 OBJECTIVE_UNIT: dict[Objective, str] = {"latency": "cycles", "energy": "pJ", "edp": "pJ·cycles"}
+CHEAPEST: dict[CostAxis, str] = {
+    "latency": "the fastest point", "energy": "the point of least energy", "memory": "the point of least weight memory",
+}
 # Unit, factor from pJ, and the total in pJ from which the next one is used.
 _ENERGY_UNITS = (("nJ", 1e-3, 1e9), ("µJ", 1e-6, 1e12), ("mJ", 1e-9, math.inf))
 
@@ -51,7 +55,10 @@ def number_text(value: float) -> str:
 
 
 def points_table(exploration: Exploration) -> Table:
-    """Baselines and points on either front, fastest first: cost, accuracy, and what the baseline costs more."""
+    """Baselines and points on either front, fastest first: cost, accuracy, and what the baseline costs more.
+
+    Where memory was to be minimised, that of the weights too.
+    """
     table = new_table(f"{exploration.settings.network} on {exploration.settings.accelerator}")
     has_accuracy = exploration.has_accuracy
     table.add_column("point")
@@ -59,6 +66,9 @@ def points_table(exploration: Exploration) -> Table:
         table.add_column("front")
     for heading in ("cycles", "latency (ms)", "energy (µJ)", "× faster", "× less energy"):
         table.add_column(heading, justify="right")
+    by_memory = exploration.settings.minimise == "memory"
+    if by_memory:
+        table.add_column("weights (KiB)", justify="right")
     if has_accuracy:
         metric = exploration.settings.metric or "accuracy"
         table.add_column(f"{metric} (%)", justify="right")
@@ -68,6 +78,7 @@ def points_table(exploration: Exploration) -> Table:
             row.point + (" (uniform)" if row.uniform else ""), *([row.fronts] if has_accuracy else []),
             f"{row.latency_cycles:,}", number_text(row.latency_ms), number_text(row.energy_uj),
             f"{row.times_faster:.2f}", f"{row.times_less_energy:.2f}",
+            *([number_text(row.weight_kib)] if by_memory else []),
         ]
         if has_accuracy:
             cells.append("not measured" if math.isnan(row.accuracy_percent) else f"{row.accuracy_percent:.2f}")
@@ -260,6 +271,8 @@ def summary(exploration: Exploration, point: Point | None = None) -> RenderableT
         notes.append(Text(method_note(exploration)))
     if exploration.harms:
         notes.append(Text(harm_note(exploration)))
+    if proofs := proofs_text(point.record.proof for point in exploration.points):
+        notes.append(Text(f"Assignments by integer program: {proofs} (least harm within their budgets, not accuracy)."))
     objective = exploration.settings.objective
     return Group(
         points_table(exploration), *notes, layers_table(shown, objective), energy_table(shown),
@@ -325,8 +338,12 @@ def choice_note(exploration: Exploration, chosen: Point) -> str:
     loss = 100.0 * DEFAULT_ACCURACY_LOSS
     if fp32 is None or chosen.record.accuracy is None:
         return f"Point {chosen.label} is shown below."
+    best = CHEAPEST[exploration.settings.minimise]
     asked = exploration.settings.accuracy_at_least
     rules = [f"{layer} in {label}" for layer, label in exploration.settings.kept.items()]
+    if exploration.settings.layer_menus:
+        rules.append(f"the menus of {len(exploration.settings.layer_menus)} layers kept")
+    rules += [f"{', '.join(group)} in one precision" for group in exploration.settings.tied]
     if exploration.settings.weight_bits_limit is not None:
         rules.append(f"at most {exploration.settings.weight_bits_limit / 8192:,.4g} KiB of weights")
     among = f" among those with {' and '.join(rules)}" if rules else ""
@@ -334,10 +351,10 @@ def choice_note(exploration: Exploration, chosen: Point) -> str:
         floor = exploration.accuracy_floor or 0.0
         what = f"of at least {100 * floor:.2f} %{among}"
         if chosen.record.accuracy.value >= floor - 1e-12 and exploration.is_allowed(chosen):
-            return f"Chosen below: {chosen.label}, the fastest point {what}."
+            return f"Chosen below: {chosen.label}, {best} {what}."
         return f"Chosen below: {chosen.label}, the most accurate point; there is none {what}."
     if chosen.record.accuracy.value >= fp32.value - DEFAULT_ACCURACY_LOSS - 1e-12:
-        return f"Chosen below: {chosen.label}, the fastest point within {loss:.0f} % (absolute) of FP32."
+        return f"Chosen below: {chosen.label}, {best} within {loss:.0f} % (absolute) of FP32."
     return f"Chosen below: {chosen.label}, the most accurate point; none is within {loss:.0f} % (absolute) of FP32."
 
 
