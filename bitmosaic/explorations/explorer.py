@@ -17,7 +17,7 @@ from bitmosaic.explorations.accuracy_book import AccuracyBook
 from bitmosaic.explorations.exploration import Exploration, load_exploration
 from bitmosaic.explorations.folder import check_folder, default_folder, write_inputs, write_outputs
 from bitmosaic.explorations.job import Job, find_data, open_subject, settings_problems
-from bitmosaic.explorations.limits import check_reached, kept_layers, limit_problems
+from bitmosaic.explorations.limits import check_cost_only, check_reached, kept_layers, limit_problems
 from bitmosaic.explorations.methods import METHOD_NAMES, MethodPlan, flexiq_variant
 from bitmosaic.explorations.methods import plan as make_plan
 from bitmosaic.explorations.network_points import NetworkPoints
@@ -33,7 +33,7 @@ from bitmosaic.explorations.store import sole_writer
 from bitmosaic.progress import Progress, chosen_progress
 from mapper.solution import Objective, SearchBudget
 from simulator.accelerator import Accelerator
-from simulator.errors import ConfigurationError, NetworkError, Problem
+from simulator.errors import ConfigurationError
 from workloads import Network
 from workloads.flexiq import Extraction
 from workloads.gradients import GRADIENTS
@@ -128,15 +128,18 @@ def explore(
     problems += limit_problems(weight_memory_limit_kib, accuracy_at_least)
     if problems:
         raise ConfigurationError(problems)
+    asked = {
+        "method": method, "sensitivity": sensitivity, "gradients": gradients, "quantiser": quantiser,
+        "measure_harm": measure_harm, "keep_first_last": keep_first_last,
+        "weight_memory_limit_kib": weight_memory_limit_kib, "accuracy_at_least": accuracy_at_least,
+    }
+    if network.model is None:
+        check_cost_only(network, {**asked, "inputs": inputs, "task": None if task is None else task.name})
+    task, data = find_data(network, inputs, task)
+    if task is None:
+        check_cost_only(network, asked)
     plan = make_plan(network, accelerator, method, menu, sensitivity, quantiser, variant, gradients)
     kept = kept_layers(network, plan, keep_first_last)
-    task, data = find_data(network, inputs, task)
-    if method is not None and task is None:
-        raise NetworkError(Problem(f"has no data, on which the method {method} calibrates and measures: give --inputs",
-                                   where=network.name))
-    if accuracy_at_least is not None and task is None:
-        rule = "needs an accuracy, and there are no trained weights or no data to measure it on: give --inputs"
-        raise NetworkError(Problem(rule, where=network.name, path="accuracy_at_least"))
     folder = default_folder(network, accelerator) if results is None else Path(results)
     check_folder(folder)
     job = Job(network, accelerator, task, data, objective, budget, folder, workers, chosen_progress(progress))

@@ -149,10 +149,7 @@ def plan(
     check_method(method)
     bundle = METHODS[method]
     if network.model is None or not network.trained_layers:
-        raise NetworkError(
-            Problem(f"has no trained weights, which the method {method} needs: give an ONNX file or a trained network "
-                    "(see `bitmosaic networks`), or no method for the cost alone", where=network.name)
-        )
+        raise NetworkError(no_weights_for(network, method))
     problems = []
     if sensitivity != "auto" and sensitivity not in bundle.sensitivities:
         problems.append(_contradiction(method, "sensitivity", sensitivity, bundle.sensitivities))
@@ -217,6 +214,14 @@ def check_method(method: str) -> None:
             Problem("no such method", path="method", value=repr(method), allowed=METHOD_NAMES,
                     did_you_mean=closest(method, METHOD_NAMES))
         )
+
+
+def no_weights_for(network: Network, method: str) -> Problem:
+    """What is said of a named method for a network without trained weights."""
+    return Problem(
+        f"has no trained weights, which the method {method} needs: give an ONNX file or a trained network (see "
+        "`bitmosaic networks`), or no method for the cost alone", where=network.name
+    )
 
 
 def _contradiction(method: MethodName, path: str, value: str, allowed: Sequence[str]) -> Problem:
