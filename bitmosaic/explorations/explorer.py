@@ -17,7 +17,13 @@ from bitmosaic.explorations.accuracy_book import AccuracyBook
 from bitmosaic.explorations.exploration import Exploration, load_exploration
 from bitmosaic.explorations.folder import check_folder, default_folder, write_inputs, write_outputs
 from bitmosaic.explorations.job import Job, find_data, open_subject, settings_problems
-from bitmosaic.explorations.limits import check_cost_only, check_reached, kept_layers, limit_problems
+from bitmosaic.explorations.limits import (
+    check_channels_memory,
+    check_cost_only,
+    check_reached,
+    kept_layers,
+    limit_problems,
+)
 from bitmosaic.explorations.methods import METHOD_NAMES, MethodPlan, flexiq_variant
 from bitmosaic.explorations.methods import plan as make_plan
 from bitmosaic.explorations.network_points import NetworkPoints
@@ -140,6 +146,7 @@ def explore(
         check_cost_only(network, asked)
     plan = make_plan(network, accelerator, method, menu, sensitivity, quantiser, variant, gradients)
     kept = kept_layers(network, plan, keep_first_last)
+    check_channels_memory(network, plan, weight_memory_limit_kib)
     folder = default_folder(network, accelerator) if results is None else Path(results)
     check_folder(folder)
     job = Job(network, accelerator, task, data, objective, budget, folder, workers, chosen_progress(progress))

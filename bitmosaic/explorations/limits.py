@@ -74,6 +74,20 @@ def kept_layers(network: Network, plan: MethodPlan, keep_first_last: str | None)
     return {layer.name: by_label[label] for layer in (layers[0], layers[-1])} if layers else {}
 
 
+def check_channels_memory(network: Network, plan: MethodPlan, weight_memory_limit_kib: float | None) -> None:
+    """Raise ``InfeasibleError`` for a limit below what a method that splits layers stores: as much at every ratio."""
+    if weight_memory_limit_kib is None or plan.selection != "channels":
+        return
+    wide = plan.menu[0].weight.bits
+    bits = wide * sum(layer.weight_count for layer in network.trained_layers)
+    if bits > weight_memory_limit_kib * 8192:
+        rule = (f"the least that any assignment takes is {bits / 8192:.6g} KiB: narrow channels of the method "
+                f"{plan.method} are stored in {wide} bits")
+        raise InfeasibleError(
+            Problem(rule, where=network.name, path="weight_memory_limit_kib", value=f"{weight_memory_limit_kib:g}")
+        )
+
+
 def check_reached(exploration: Exploration) -> None:
     """Raise ``InfeasibleError`` with the best there is where no allowed point has the accuracy that was asked for."""
     wanted = exploration.settings.accuracy_at_least

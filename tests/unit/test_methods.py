@@ -293,6 +293,22 @@ def test_what_nothing_reaches_names_the_best(digits: Network, explored: dict[str
     _explore(digits, "amp", folder)
 
 
+def test_a_limit_below_what_flexiq_stores_names_that(
+    digits: Network, explored: dict[str, Exploration], tmp_path: Path
+) -> None:
+    """Narrow channels lie in memory in 8 bits, so that the least there is is what all points take."""
+    (bits,) = {point.record.weight_bits for point in explored["flexiq"].points}
+    assert bits is not None
+    rule = (rf"digits_cnn: weight_memory_limit_kib=5: the least that any assignment takes is {bits / 8192:.6g} KiB: "
+            "narrow channels of the method flexiq are stored in 8 bits")
+    with pytest.raises(InfeasibleError, match=rule):
+        _explore(digits, "flexiq", tmp_path / "x", weight_memory_limit_kib=5)
+    assert not (tmp_path / "x").exists()
+    found = _explore(digits, "flexiq", explored["flexiq"].folder, weight_memory_limit_kib=bits / 8192)
+    assert len(found.points) >= len(explored["flexiq"].points) and all(map(found.is_allowed, found.points))
+    _explore(digits, "flexiq", explored["flexiq"].folder)
+
+
 def test_what_contradicts_a_method_is_refused(digits: Network, tmp_path: Path) -> None:
     def problems(method: str, kind: type[Exception] = ConfigurationError, **options: Any) -> str:
         with pytest.raises(kind) as caught:
