@@ -167,7 +167,10 @@ def compare(
         raise NetworkError(Problem(f"cannot be compared by accuracy: it has {reason}", where=network.name))
     plain = make_plan(network, accelerator, None, menu, "auto", quantiser)
     check_gradients(gradients)
-    plans, skipped = _plans(network, accelerator, methods, menu, quantiser, variant, gradients)
+    plans, skipped = _plans(network, accelerator, methods, menu, quantiser, variant, gradients, measure_harm)
+    if measure_harm and not any(each.measures_harm for each in plans):
+        rule = "is for methods that rate harm, and none of these does: " + ", ".join(str(each.method) for each in plans)
+        raise ConfigurationError(Problem(rule, path="measure_harm", value="True"))
     if gradients != "own" and not any(each.gradients == gradients for each in plans):
         rule = "are read by none of the methods " + ", ".join(str(each.method) for each in plans)
         raise ConfigurationError(Problem(rule, path="gradients", value=gradients))
@@ -183,7 +186,7 @@ def compare(
     with sole_writer(folder):
         write_subject(folder, network, accelerator, None if inputs is None else Path(inputs))
         try:
-            _run(job, plain, plans, points, seeds, skipped, measure_harm)
+            _run(job, plain, plans, points, seeds, skipped)
         except KeyboardInterrupt:
             raise ComparisonInterrupted(folder) from None
     return load_comparison(folder)
@@ -197,7 +200,7 @@ def _default_folder(network: Network, accelerator: Accelerator) -> Path:
 
 def _plans(
     network: Network, accelerator: Accelerator, methods: Sequence[MethodName] | None, menu: Sequence[str] | None,
-    quantiser: Quantiser | None, variant: FlexiqVariant, gradients: Gradients,
+    quantiser: Quantiser | None, variant: FlexiqVariant, gradients: Gradients, measure_harm: bool,
 ) -> tuple[list[MethodPlan], dict[str, str]]:
     """The plans of methods, and of those that nobody named why they cannot run here."""
     plans: list[MethodPlan] = []
@@ -210,7 +213,8 @@ def _plans(
             own_menu = None if method.selection == "channels" else menu
             own = quantiser if quantiser in method.quantisers else None
             read = gradients if BY_GRADIENTS.intersection(method.sensitivities[:1]) else "own"
-            plans.append(make_plan(network, accelerator, name, own_menu, "auto", own, variant, read))
+            measured = measure_harm if method.sensitivities else False
+            plans.append(make_plan(network, accelerator, name, own_menu, "auto", own, variant, read, measured))
         except BitmosaicError as error:
             if methods is not None:
                 problems += error.problems
@@ -222,7 +226,6 @@ def _plans(
 
 def _run(
     job: Job, plain: MethodPlan, plans: Sequence[MethodPlan], points: int, seeds: int, skipped: dict[str, str],
-    measure_harm: bool,
 ) -> None:
     book = job.book("rtn")
     assert book is not None and job.task is not None
@@ -254,7 +257,9 @@ def _run(
             asked["program"] = "subgraphs"  # families of before it was are others
         keys.append(_family(job, families, plan.method, plan, asked, proposed))
     rating = [plan for plan in plans if plan.selection != "channels"]
-    for plan in rating if measure_harm else ():
+    for plan in plans:
+        if not plan.measures_harm:
+            continue
         own_book = job.book(plan.quantiser)
         assert own_book is not None
         own_book.harms(plan.menu, "perturbation", job.progress)

@@ -144,7 +144,9 @@ def explore(
     task, data = find_data(network, inputs, task)
     if task is None:
         check_cost_only(network, asked)
-    plan = make_plan(network, accelerator, method, menu, sensitivity, quantiser, variant, gradients)
+    plan = make_plan(
+        network, accelerator, method, menu, sensitivity, quantiser, variant, gradients, measure_harm
+    )
     kept = kept_layers(network, plan, keep_first_last)
     check_channels_memory(network, plan, weight_memory_limit_kib)
     folder = default_folder(network, accelerator) if results is None else Path(results)
@@ -160,7 +162,7 @@ def explore(
         write_inputs(folder, network, accelerator, settings, None if inputs is None else Path(inputs))
         run = job.points(plan, kept, bits_limit)
         try:
-            _score_all(run, job.book(plan.quantiser, plan.gradients), plan, points, measure_harm)
+            _score_all(run, job.book(plan.quantiser, plan.gradients), plan, points)
         except KeyboardInterrupt:
             # Baselines whose layers are all mapped take no time any more.
             ready = [each for each in run.baselines(plan.menu) if run.mappings.has(run.jobs(each.assignment))]
@@ -194,7 +196,7 @@ def _versions() -> dict[str, str]:
 
 
 def _score_all(
-    run: NetworkPoints, accuracy: AccuracyBook | None, plan: MethodPlan, points: int, measure_harm: bool
+    run: NetworkPoints, accuracy: AccuracyBook | None, plan: MethodPlan, points: int
 ) -> None:
     if accuracy is None:
         reason = "no trained weights" if run.network.model is None else "no data were given to measure accuracy on"
@@ -210,5 +212,5 @@ def _score_all(
     mixed = propose(run, accuracy, plan, points)
     run.map(mixed)
     run.score("network points", mixed)
-    if measure_harm and plan.selection != "channels":
+    if plan.measures_harm:
         accuracy.harms(plan.menu, "perturbation", run.progress)

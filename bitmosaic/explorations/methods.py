@@ -107,6 +107,7 @@ class MethodPlan:
         floating: of the menu what layers may stay in on the machine's floating-point unit; None: nothing.
         flexiq: how channels are selected, where they are.
         gradients: where the ratings get theirs.
+        measures_harm: whether harm is measured too, to say how well the ratings rank it.
     """
 
     method: MethodName | None
@@ -118,6 +119,7 @@ class MethodPlan:
     floating: LayerPrecision | None = None
     flexiq: FlexiqVariant = DEFAULT_FLEXIQ
     gradients: Gradients = "own"
+    measures_harm: bool = False
 
 
 def plan(
@@ -129,6 +131,7 @@ def plan(
     quantiser: Quantiser | None,
     flexiq: FlexiqVariant = DEFAULT_FLEXIQ,
     gradients: Gradients = "own",
+    measure_harm: bool = False,
 ) -> MethodPlan:
     """Make all choices that were left open.
 
@@ -145,7 +148,8 @@ def plan(
             rule = f"are not read by the sensitivity {rated}"
             raise ConfigurationError(Problem(rule, path="gradients", value=gradients))
         check_gradients(gradients)
-        return MethodPlan(None, precisions, rated, note, chosen, "program", gradients=gradients)
+        return MethodPlan(None, precisions, rated, note, chosen, "program", gradients=gradients,
+                          measures_harm=measure_harm)
     check_method(method)
     bundle = METHODS[method]
     if network.model is None or not network.trained_layers:
@@ -161,6 +165,8 @@ def plan(
     if gradients != "own" and not reads_gradients:
         by = f" with the sensitivity {sensitivity}" if sensitivity != "auto" else ""
         problems.append(Problem(f"are not read by the method {method}{by}", path="gradients", value=gradients))
+    if measure_harm and not bundle.sensitivities:
+        problems.append(_contradiction(method, "measure_harm", "True", ()))
     if menu is not None and bundle.selection == "channels":
         problems.append(_contradiction(method, "menu", ",".join(menu), ()))
     if problems:
@@ -180,7 +186,8 @@ def plan(
     floating = unit_precision(accelerator) if bundle.selection == "entropy" else None
     if floating is not None:
         precisions = (*precisions, floating)
-    return MethodPlan(method, precisions, rated, note, chosen, bundle.selection, floating, flexiq, gradients)
+    return MethodPlan(method, precisions, rated, note, chosen, bundle.selection, floating, flexiq, gradients,
+                      measure_harm)
 
 
 def flexiq_variant(

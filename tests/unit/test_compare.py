@@ -213,6 +213,8 @@ def test_what_cannot_be_compared_is_refused(digits: Network, tmp_path: Path) -> 
         _compare(digits, tmp_path / "x", methods=["amp"], flexiq_extraction="static")
     with pytest.raises(ConfigurationError, match=r"flexiq_selection=greedy: is for .* which is left out: "):
         compare(digits, "gaudi_like", results=tmp_path / "x", flexiq_selection="greedy")
+    with pytest.raises(ConfigurationError, match=r"measure_harm=True: is for methods that rate .*: flexiq"):
+        compare(digits, "flexiq_like", methods=["flexiq"], results=tmp_path / "x", measure_harm=True)
     with pytest.raises(ConfigurationError, match="seeds=-1: must be at least 0"):
         _compare(digits, tmp_path / "x", seeds=-1)
     assert not (tmp_path / "x").exists()

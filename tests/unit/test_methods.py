@@ -325,6 +325,8 @@ def test_what_contradicts_a_method_is_refused(digits: Network, tmp_path: Path) -
     assert "menu=w4a8: contradicts the method flexiq, which has its own" in problems("flexiq", menu=["w4a8"])
     assert "sensitivity=taylor: contradicts the method flexiq, which rates no harm" in problems(
         "flexiq", sensitivity="taylor")
+    assert "measure_harm=True: contradicts the method flexiq, which rates no harm" in problems(
+        "flexiq", measure_harm=True)
     assert problems("amp", flexiq_selection="greedy", flexiq_extraction="live").splitlines() == [
         "flexiq_selection=greedy: is for the method flexiq, which was not asked for",
         "flexiq_extraction='live': is not known (allowed: static, dynamic)",
