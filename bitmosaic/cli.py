@@ -99,9 +99,9 @@ def main() -> None:
               help="A published method by its name: how harm is rated, how weights are quantised, and who chooses. "
                    "Options that contradict it are refused.")
 @flexiq_options
-@click.option("--measure-harm", is_flag=True,
+@click.option("--measure-harm/--no-measure-harm", default=None,
               help="Measure the harm of each layer and precision too, and say how well the method ranks them; one run "
-                   "each.")
+                   "each. By default where entropies rate, as in --method seada.")
 @click.option("--keep-first-last", metavar="W8A8",
               help="A precision of the menu that the first and the last trained layer keep.")
 @click.option("--weight-memory-limit", type=click.FloatRange(min=0, min_open=True), metavar="KIB",
@@ -121,7 +121,7 @@ def main() -> None:
 def explore(
     network: str, hardware: str, menu: str | None, objective: str, sensitivity: str, gradients: str,
     quantiser: str | None, method: str | None, flexiq_selection: str | None, flexiq_extraction: str | None,
-    measure_harm: bool, keep_first_last: str | None, weight_memory_limit: float | None,
+    measure_harm: bool | None, keep_first_last: str | None, weight_memory_limit: float | None,
     accuracy_at_least: float | None, points: int, shapes: tuple[str, ...], inputs: Path | None, output: Path | None,
     seconds_per_layer: float | None, gap: float | None, workers: int | None,
 ) -> None:

@@ -82,7 +82,8 @@ class Comparison(Shown):
     """Families of points of one network on one machine, as they stand in a results folder.
 
     ``correlations``: method → precision → rank correlation over the layers of its ratings with measured harm
-    (``rank_correlations``), of the methods that rate layers otherwise than by measuring, where harm was measured.
+    (``rank_correlations``, empty where these are too few), of the methods that rate layers otherwise than by measuring,
+    where harm was measured.
     """
 
     folder: Path
@@ -124,7 +125,7 @@ def compare(
     flexiq_selection: FlexiqSelection | None = None,
     flexiq_extraction: Extraction | None = None,
     gradients: Gradients = "own",
-    measure_harm: bool = False,
+    measure_harm: bool | None = None,
     points: int = DEFAULT_POINTS,
     seeds: int = DEFAULT_SEEDS,
     inputs: str | Path | None = None,
@@ -143,8 +144,9 @@ def compare(
         quantiser: of weights, for baselines and for methods that leave it open; by default ``rtn_least_error``.
         flexiq_selection, flexiq_extraction: of the method flexiq, as of ``explore``; refused where it does not run.
         gradients: of the methods that read them, as of ``explore``; ``torch`` is refused where none of them does.
-        measure_harm: whether harm is measured too, one run a layer and precision, to say how well methods rate it;
-            where the method ``measured`` has measured it already, that is said in any case.
+        measure_harm: whether harm is measured too, one run a layer and precision, to say how well methods rate it; by
+            default for those that rate by entropies. Where the method ``measured`` has measured it already, that is
+            said in any case.
         points: budgets for each front of a method.
         seeds: random orders of layers.
         results: the folder, by default ``results/<network>-<accelerator>-comparison``.
@@ -200,7 +202,7 @@ def _default_folder(network: Network, accelerator: Accelerator) -> Path:
 
 def _plans(
     network: Network, accelerator: Accelerator, methods: Sequence[MethodName] | None, menu: Sequence[str] | None,
-    quantiser: Quantiser | None, variant: FlexiqVariant, gradients: Gradients, measure_harm: bool,
+    quantiser: Quantiser | None, variant: FlexiqVariant, gradients: Gradients, measure_harm: bool | None,
 ) -> tuple[list[MethodPlan], dict[str, str]]:
     """The plans of methods, and of those that nobody named why they cannot run here."""
     plans: list[MethodPlan] = []
@@ -213,7 +215,7 @@ def _plans(
             own_menu = None if method.selection == "channels" else menu
             own = quantiser if quantiser in method.quantisers else None
             read = gradients if BY_GRADIENTS.intersection(method.sensitivities[:1]) else "own"
-            measured = measure_harm if method.sensitivities else False
+            measured = measure_harm if method.sensitivities else None
             plans.append(make_plan(network, accelerator, name, own_menu, "auto", own, variant, read, measured))
         except BitmosaicError as error:
             if methods is not None:
@@ -341,6 +343,6 @@ def _correlations(folder: Path, settings: ComparisonSettings) -> dict[str, dict[
             continue
         own = rated_harms(records, settings.subject, ratings.sensitivity, ratings.quantiser, ratings.gradients)
         measured = rated_harms(records, settings.subject, "perturbation", ratings.quantiser)
-        if correlations := rank_correlations(own, measured, ratings.menu):
-            found[method] = correlations
+        if measured:
+            found[method] = rank_correlations(own, measured, ratings.menu)
     return found

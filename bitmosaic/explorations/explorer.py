@@ -71,7 +71,7 @@ def explore(
     method: MethodName | None = None,
     flexiq_selection: FlexiqSelection | None = None,
     flexiq_extraction: Extraction | None = None,
-    measure_harm: bool = False,
+    measure_harm: bool | None = None,
     keep_first_last: str | None = None,
     weight_memory_limit_kib: float | None = None,
     accuracy_at_least: float | None = None,
@@ -104,7 +104,8 @@ def explore(
             selections by the distance of the calibration data's outputs to the 8-bit network's.
         flexiq_extraction: with that method: effective bits of activations are ``static`` (the default), from the
             calibration data, or ``dynamic``, from each example's tensor.
-        measure_harm: whether harm is measured too, one run a layer and precision, to say how well ratings rank it.
+        measure_harm: whether harm is measured too, one run a layer and precision, to say how well ratings rank it; by
+            default where entropies rate.
         keep_first_last: a precision of the menu that the first and the last trained layer have in every assignment
             but the uniform ones.
         weight_memory_limit_kib: most memory of trained weights (without scales, in KiB) of the same assignments.

@@ -13,6 +13,7 @@ from typing import Literal, get_args
 from bitmosaic.explorations.floating_layers import unit_precision
 from bitmosaic.explorations.menu import check_quantiser, default_menu, read_menu
 from bitmosaic.explorations.records import (
+    BY_ENTROPY,
     BY_GRADIENTS,
     DEFAULT_FLEXIQ,
     FlexiqSelection,
@@ -131,9 +132,9 @@ def plan(
     quantiser: Quantiser | None,
     flexiq: FlexiqVariant = DEFAULT_FLEXIQ,
     gradients: Gradients = "own",
-    measure_harm: bool = False,
+    measure_harm: bool | None = None,
 ) -> MethodPlan:
-    """Make all choices that were left open.
+    """Make all choices that were left open. ``measure_harm`` None: where entropies rate, which rank it badly.
 
     Raises ``ConfigurationError`` with every option that contradicts the method, or for gradients that nothing reads,
     ``MissingPackageError`` for torch's where it is not installed, ``NetworkError`` for a named method on
@@ -149,7 +150,7 @@ def plan(
             raise ConfigurationError(Problem(rule, path="gradients", value=gradients))
         check_gradients(gradients)
         return MethodPlan(None, precisions, rated, note, chosen, "program", gradients=gradients,
-                          measures_harm=measure_harm)
+                          measures_harm=_measures_harm(rated, measure_harm))
     check_method(method)
     bundle = METHODS[method]
     if network.model is None or not network.trained_layers:
@@ -187,7 +188,7 @@ def plan(
     if floating is not None:
         precisions = (*precisions, floating)
     return MethodPlan(method, precisions, rated, note, chosen, bundle.selection, floating, flexiq, gradients,
-                      measure_harm)
+                      bool(bundle.sensitivities) and _measures_harm(rated, measure_harm))
 
 
 def flexiq_variant(
@@ -256,6 +257,10 @@ def _check_expanded(menu: Sequence[LayerPrecision], accelerator: Accelerator) ->
                     "machines that do so (gaudi_like)", where=f"accelerator {accelerator.name}", path="menu",
                     value=",".join(precision.label for precision in menu))
         )
+
+
+def _measures_harm(rated: SensitivityMethod, asked: bool | None) -> bool:
+    return rated in BY_ENTROPY if asked is None else asked
 
 
 def _rated(

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bitmosaic.explorations.exploration import DEFAULT_ACCURACY_LOSS, Exploration, Point
-from bitmosaic.explorations.rank_correlation import FEWEST_RANKED, correlations_text, rank_correlations
+from bitmosaic.explorations.rank_correlation import FEWEST_RANKED, correlations_text
 from bitmosaic.explorations.records import LayerRow, VectorRow, rated_gradients
 from bitmosaic.views.frames import summary_frame
 from mapper.solution import Objective
@@ -293,11 +293,10 @@ def harm_note(exploration: Exploration) -> str:
 
 
 def _measured_note(exploration: Exploration) -> str:
-    """How well the ratings of single layers order what was measured of them; empty where that was not."""
+    """How well the ratings of single layers order what was measured of them; empty where they are that themselves."""
     if exploration.settings.sensitivity == "perturbation":
         return ""
-    found = rank_correlations(exploration.harms, exploration.measured_harms, exploration.settings.menu)
-    return f"Rank correlation with measured harm over layers: {correlations_text(found)}." if found else ""
+    return f"Rank correlation with measured harm over layers: {correlations_text(exploration.correlations)}."
 
 
 def method_note(exploration: Exploration) -> str:

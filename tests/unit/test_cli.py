@@ -210,7 +210,7 @@ def test_options_reach_the_job(folder: Path, tmp_path: Path, monkeypatch: pytest
     assert options.pop("progress") is not None
     assert options == {
         "menu": None, "objective": "edp", "sensitivity": "auto", "quantiser": None, "method": None,
-        "measure_harm": False, "keep_first_last": None, "weight_memory_limit_kib": None, "accuracy_at_least": None,
+        "measure_harm": None, "keep_first_last": None, "weight_memory_limit_kib": None, "accuracy_at_least": None,
         "points": 10, "inputs": None, "flexiq_selection": None, "flexiq_extraction": None, "gradients": "own",
         "results": None, "budget": explorer.DEFAULT_BUDGET, "workers": None,
     }

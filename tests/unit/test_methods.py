@@ -17,11 +17,12 @@ from bitmosaic.explorations.assignment_file import load_assignment
 from bitmosaic.explorations.exploration import Exploration
 from bitmosaic.explorations.explorer import ExplorationInterrupted, explore
 from bitmosaic.explorations.folder import assignment_of
-from bitmosaic.explorations.methods import METHODS
+from bitmosaic.explorations.methods import METHODS, plan
 from bitmosaic.explorations.network_points import NetworkPoints
 from bitmosaic.explorations.proposals import by_threshold
 from bitmosaic.progress import Silent
 from bitmosaic.views.text_tables import harm_note, method_note, report_text
+from hw_configs import open_machine
 from mapper.solution import SearchBudget
 from simulator.errors import ConfigurationError, InfeasibleError, NetworkError, PrecisionError
 from simulator.precision import LayerPrecision
@@ -65,8 +66,7 @@ def without_plots() -> Iterator[None]:
 def explored(digits: Network, folders: Path) -> dict[str, Exploration]:
     """An exploration by each method."""
     return {
-        name: _explore(digits, name, folders / MACHINES.get(name, "bit_fusion"), measure_harm=name == "seada")
-        for name in METHODS
+        name: _explore(digits, name, folders / MACHINES.get(name, "bit_fusion")) for name in METHODS
     }
 
 
@@ -137,6 +137,24 @@ def test_rank_correlations_are_those_of_single_layers(digits: Network, explored:
     assert "Rank correlation with measured harm over layers: w8a8 all alike, w4a8 " in note
     assert f", w2a8 {correlation:.2f}." in note
     assert "over layers" not in harm_note(explored["measured"])
+
+
+def test_entropies_are_ranked_by_default_and_others_where_that_is_asked_for(
+    digits: Network, explored: dict[str, Exploration], tmp_path: Path
+) -> None:
+    unknown = "Rank correlation with measured harm over layers: not measured (--measure-harm)."
+    assert unknown in harm_note(explored["amp"]) and not explored["amp"].measured_harms
+    assert explored["seada"].measured_harms.keys() == explored["seada"].harms.keys()
+    machine = open_machine("bit_fusion")
+    for sensitivity, asked, measures in (
+        ("value_entropy", None, True), ("value_entropy", False, False), ("taylor", None, False), ("taylor", True, True),
+    ):
+        for method in (None, "seada" if sensitivity == "value_entropy" else "amp"):
+            made = plan(digits, machine, method, MENU, sensitivity, None, measure_harm=asked)  # type: ignore[arg-type]
+            assert made.measures_harm == measures
+    found = _explore(digits, "seada", tmp_path / "off", measure_harm=False)
+    assert unknown in " ".join(report_text(found).split())
+    assert "perturbation" not in (tmp_path / "off/sensitivity.jsonl").read_text()
 
 
 def test_flexiq_measures_the_channels_that_greedy_selects(digits: Network, explored: dict[str, Exploration]) -> None:
