@@ -56,9 +56,8 @@ from bitmosaic.commands.parts import (
               help="Processes that search for mappings; by default one for each core.")
 def compare(
     network: str, hardware: str, methods: str | None, menu: str | None, objective: str, quantiser: str | None,
-    flexiq_selection: str | None, flexiq_extraction: str | None, gradients: str,
-    measure_harm: bool | None, points: int, seeds: int, shapes: tuple[str, ...], inputs: Path | None,
-    output: Path | None,
+    flexiq_selection: str | None, flexiq_extraction: str | None, gradients: str, measure_harm: bool | None,
+    points: int, seeds: int, shapes: tuple[str, ...], inputs: Path | None, output: Path | None,
     seconds_per_layer: float | None, gap: float | None, workers: int | None,
 ) -> None:
     """Run published methods and trivial baselines on NETWORK, and show them side by side.
