@@ -385,7 +385,7 @@ def networks() -> None:
 
     rows = []
     for info in list_networks():
-        measured = "cost and accuracy" if info.kind == "trained" else "cost only"
+        measured = f"cost and {info.metric}" if info.metric else "cost only"
         rows.append((info.name, measured, info.requires or "—", info.summary))
     display(listing(("name", "measures", "needs package", "description"), rows))
 

@@ -288,8 +288,9 @@ def harm_note(exploration: Exploration) -> str:
         return note
     correlation = spearman(*zip(*finite, strict=True))
     if math.isnan(correlation):
-        return f"{note} All points are alike in harm or in accuracy: how well harms rank them cannot be told."
-    return f"{note} Rank correlation of their sums with the loss of accuracy, {len(finite)} points: {correlation:.2f}."
+        return f"{note} All points are alike in harm or in {settings.metric}: how well harms rank them cannot be told."
+    sums = f"Rank correlation of their sums with the loss of {settings.metric}"
+    return f"{note} {sums}, {len(finite)} points: {correlation:.2f}."
 
 
 def _measured_note(exploration: Exploration) -> str:
@@ -325,6 +326,7 @@ def choice_note(exploration: Exploration, chosen: Point) -> str:
     if fp32 is None or chosen.record.accuracy is None:
         return f"Point {chosen.label} is shown below."
     asked = exploration.settings.accuracy_at_least
+    best = f"the point of highest {fp32.metric}"
     rules = [f"{layer} in {label}" for layer, label in exploration.settings.kept.items()]
     if exploration.settings.weight_bits_limit is not None:
         rules.append(f"at most {exploration.settings.weight_bits_limit / 8192:,.4g} KiB of weights")
@@ -334,10 +336,10 @@ def choice_note(exploration: Exploration, chosen: Point) -> str:
         what = f"of at least {100 * floor:.2f} %{among}"
         if chosen.record.accuracy.value >= floor - 1e-12 and exploration.is_allowed(chosen):
             return f"Chosen below: {chosen.label}, the fastest point {what}."
-        return f"Chosen below: {chosen.label}, the most accurate point; there is none {what}."
+        return f"Chosen below: {chosen.label}, {best}; there is none {what}."
     if chosen.record.accuracy.value >= fp32.value - DEFAULT_ACCURACY_LOSS - 1e-12:
         return f"Chosen below: {chosen.label}, the fastest point within {loss:.0f} % (absolute) of FP32."
-    return f"Chosen below: {chosen.label}, the most accurate point; none is within {loss:.0f} % (absolute) of FP32."
+    return f"Chosen below: {chosen.label}, {best}; none is within {loss:.0f} % (absolute) of FP32."
 
 
 def report_text(exploration: Exploration, point: Point | None = None) -> str:
