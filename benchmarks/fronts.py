@@ -97,8 +97,8 @@ def table(found: dict[str, Comparison]) -> str:
         f"{first.network}, {first.metric} on {first.examples} examples, FP32 {100 * first.fp32:.2f} %. Mappings: "
         f"{first.objective}.",
         "",
-        "| machine | baseline | cycles | µJ | accuracy | fastest within 1 % | × faster | accuracy | proposed by "
-        "| least energy within 1 % | × less | accuracy | proposed by |",
+        f"| machine | baseline | cycles | µJ | {first.metric} | fastest within 1 % | × faster | {first.metric} "
+        f"| proposed by | least energy within 1 % | × less | {first.metric} | proposed by |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for machine, each in found.items():

@@ -101,9 +101,9 @@ def main() -> None:
               help="A published method by its name: how harm is rated, how weights are quantised, and who chooses. "
                    "Options that contradict it are refused.")
 @flexiq_options
-@click.option("--measure-harm", is_flag=True,
+@click.option("--measure-harm/--no-measure-harm", default=None,
               help="Measure the harm of each layer and precision too, and say how well the method ranks them; one run "
-                   "each.")
+                   "each. By default where entropies rate, as in --method seada.")
 @click.option("--keep-first-last", metavar="W8A8",
               help="A precision of the menu that the first and the last trained layer keep.")
 @click.option("--layer-menu", "layer_menus", multiple=True, metavar="PATTERN=W8A8,W4A8",
@@ -133,7 +133,7 @@ def main() -> None:
 def explore(
     network: str, hardware: str, menu: str | None, objective: str, sensitivity: str, gradients: str,
     quantiser: str | None, method: str | None, flexiq_selection: str | None, flexiq_extraction: str | None,
-    measure_harm: bool, keep_first_last: str | None, layer_menus: tuple[str, ...], tied: tuple[str, ...],
+    measure_harm: bool | None, keep_first_last: str | None, layer_menus: tuple[str, ...], tied: tuple[str, ...],
     weight_memory_limit: float | None, accuracy_at_least: float | None, minimise: str, points: Any,
     shapes: tuple[str, ...], inputs: Path | None, output: Path | None, seconds_per_layer: float | None,
     gap: float | None, workers: int | None,
@@ -399,7 +399,7 @@ def networks() -> None:
 
     rows = []
     for info in list_networks():
-        measured = "cost and accuracy" if info.kind == "trained" else "cost only"
+        measured = f"cost and {info.metric}" if info.metric else "cost only"
         rows.append((info.name, measured, info.requires or "—", info.summary))
     display(listing(("name", "measures", "needs package", "description"), rows))
 

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from simulator.formats import Format
 from simulator.precision import LayerPrecision
 from simulator.shown import Shown
-from workloads.calibration import calibrate, can_batch, input_shapes, trained_model, with_free_batch
+from workloads.calibration import calibrate, can_batch, fitting_feeds, input_types, trained_model
 from workloads.fake_quantised_model import Assignment, Calibrated, QuantisedSession, weight_key
 from workloads.gradients import check_gradients
 from workloads.input_moments import InputMoments, record_moments
 from workloads.network import Network
 from workloads.quantisation import MAX_ABS, Clipping, Scheme
-from workloads.tasks.task import Feed, Run, Task, batches, check_feed
+from workloads.tasks.task import Feed, Run, Task, batches, typed_feed
 from workloads.taylor import SquaredGradients, squared_gradients
 from workloads.vector_jacobian import Gradients
 from workloads.weight_quantisers import ROUNDING, Quantiser, check_quantiser
@@ -82,10 +82,8 @@ class AccuracyEvaluator:
         check_gradients(gradients)
         self.network = network
         self.task = task
-        feeds = tuple(task.calibration_feeds())
-        shapes = input_shapes(with_free_batch(trained_model(network)))
-        for feed in feeds:
-            check_feed(feed, shapes, f"{network.name}: calibration data of {task.name!r}")
+        feeds = fitting_feeds(network, task.calibration_feeds(), f"{network.name}: calibration data of {task.name!r}")
+        self._types = input_types(trained_model(network))
         self.threads = threads
         self.gradients: Gradients = gradients
         self._one_by_one = bool(feeds) and not can_batch(network, feeds[0], threads)
@@ -125,17 +123,18 @@ class AccuracyEvaluator:
     def runner(self, assignment: Assignment) -> Run:
         """What runs the network under an assignment: feed of any number of examples → outputs.
 
-        Raises as ``measure`` does.
+        Numbers of another width become those of the network's inputs. Raises as ``measure`` does.
         """
-        run = self._session.runner(assignment)
-        if not self._one_by_one:
-            return run
+        run_typed = self._session.runner(assignment)
 
-        def run_one_by_one(feed: Feed) -> list[NDArray[Any]]:
-            results = [run(single) for single in batches(feed, 1)]
+        def run(feed: Feed) -> list[NDArray[Any]]:
+            typed = typed_feed(feed, self._types, f"{self.network.name}: data of {self.task.name!r}")
+            if not self._one_by_one:
+                return run_typed(typed)
+            results = [run_typed(single) for single in batches(typed, 1)]
             return [np.concatenate(outputs) for outputs in zip(*results, strict=True)]
 
-        return run_one_by_one
+        return run
 
     def fp32(self) -> AccuracyResult:
         """Score of the network as trained."""

@@ -20,7 +20,7 @@ from onnx import helper, numpy_helper
 
 from simulator.errors import NetworkError, Problem
 from workloads.network import Network
-from workloads.tasks.task import Feed, batches, check_feed
+from workloads.tasks.task import Feed, batches, check_feed, typed_feed
 
 HISTOGRAM_BINS = 8192
 
@@ -158,6 +158,20 @@ def input_types(model: onnx.ModelProto) -> dict[str, np.dtype[Any]]:
     }
 
 
+def fitting_feeds(network: Network, feeds: Iterable[Feed], where: str) -> tuple[Feed, ...]:
+    """Feeds that the network can run: checked, with arrays in the types of its inputs (``check_feed``, ``typed_feed``).
+
+    ``where``: what errors say that they are. Raises ``NetworkError`` for the first one that does not fit.
+    """
+    model = with_free_batch(trained_model(network))
+    shapes, types = input_shapes(model), input_types(model)
+    found = []
+    for feed in feeds:
+        check_feed(feed, shapes, where)
+        found.append(typed_feed(feed, types, where))
+    return tuple(found)
+
+
 def open_session(model: onnx.ModelProto, threads: int = 0) -> ort.InferenceSession:
     """Start onnxruntime on the CPU; ``threads`` 0 lets it choose.
 
@@ -182,7 +196,7 @@ def calibrate(
     ``percentile`` 100 takes the smallest and largest value; p < 100 the quantiles (1 − p/100) and p/100, to
     within 1/8192 of the full range.
 
-    Raises ``NetworkError`` for data of the wrong shape or with NaN, for no data, or where a tensor's values
+    Raises ``NetworkError`` for data of the wrong shape or type, or with NaN, for no data, or where a tensor's values
     are not finite; ``ValueError`` unless 50 < percentile ≤ 100.
     """
     if not 50 < percentile <= 100:
@@ -191,8 +205,7 @@ def calibrate(
     shapes = input_shapes(model)
     if not feeds:
         raise NetworkError(Problem("no calibration data", where=network.name))
-    for feed in feeds:
-        check_feed(feed, shapes, f"{network.name}: calibration data")
+    feeds = fitting_feeds(network, feeds, f"{network.name}: calibration data")
     tensors = list(dict.fromkeys(site.tensor for site in activation_sites(network)))
     inner = [tensor for tensor in tensors if tensor not in shapes]
     del model.graph.output[:]

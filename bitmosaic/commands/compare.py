@@ -36,9 +36,9 @@ from bitmosaic.commands.parts import (
 @flexiq_options
 @click.option("--gradients", default="own", show_default=True, type=click.Choice(["own", "torch"]),
               help="Where ratings that read gradients get theirs; torch: pip install 'bitmosaic[torch]'.")
-@click.option("--measure-harm", is_flag=True,
+@click.option("--measure-harm/--no-measure-harm", default=None,
               help="Measure the harm of every layer and precision too, and say how well each method rates it: a run "
-                   "each.")
+                   "each. By default for methods that rate by entropies, as seada.")
 @click.option("--points", type=POINT_COUNT, default=6, show_default=True, metavar="N|all",
               help="Budgets for which a method seeks an assignment, on each of its two fronts; all: all of them.")
 @click.option("--seeds", type=click.IntRange(min=0), default=3, show_default=True, metavar="N",
@@ -58,8 +58,8 @@ from bitmosaic.commands.parts import (
               help="Processes that search for mappings; by default one for each core.")
 def compare(
     network: str, hardware: str, methods: str | None, menu: str | None, objective: str, quantiser: str | None,
-    flexiq_selection: str | None, flexiq_extraction: str | None, gradients: str,
-    measure_harm: bool, points: Any, seeds: int, shapes: tuple[str, ...], inputs: Path | None, output: Path | None,
+    flexiq_selection: str | None, flexiq_extraction: str | None, gradients: str, measure_harm: bool | None,
+    points: Any, seeds: int, shapes: tuple[str, ...], inputs: Path | None, output: Path | None,
     seconds_per_layer: float | None, gap: float | None, workers: int | None,
 ) -> None:
     """Run published methods and trivial baselines on NETWORK, and show them side by side.

@@ -83,7 +83,8 @@ class Comparison(Shown):
     """Families of points of one network on one machine, as they stand in a results folder.
 
     ``correlations``: method → precision → rank correlation over the layers of its ratings with measured harm
-    (``rank_correlations``), of the methods that rate layers otherwise than by measuring, where harm was measured.
+    (``rank_correlations``, empty where these are too few), of the methods that rate layers otherwise than by measuring,
+    where harm was measured.
     """
 
     folder: Path
@@ -130,7 +131,7 @@ def compare(
     flexiq_selection: FlexiqSelection | None = None,
     flexiq_extraction: Extraction | None = None,
     gradients: Gradients = "own",
-    measure_harm: bool = False,
+    measure_harm: bool | None = None,
     points: PointCount = DEFAULT_POINTS,
     seeds: int = DEFAULT_SEEDS,
     inputs: str | Path | None = None,
@@ -149,8 +150,9 @@ def compare(
         quantiser: of weights, for baselines and for methods that leave it open; by default ``rtn_least_error``.
         flexiq_selection, flexiq_extraction: of the method flexiq, as of ``explore``; refused where it does not run.
         gradients: of the methods that read them, as of ``explore``; ``torch`` is refused where none of them does.
-        measure_harm: whether harm is measured too, one run a layer and precision, to say how well methods rate it;
-            where the method ``measured`` has measured it already, that is said in any case.
+        measure_harm: whether harm is measured too, one run a layer and precision, to say how well methods rate it; by
+            default for those that rate by entropies. Where the method ``measured`` has measured it already, that is
+            said in any case.
         points: budgets for each front of a method, or ``all``, as of ``explore``.
         seeds: random orders of layers.
         results: the folder, by default ``results/<network>-<accelerator>-comparison``.
@@ -173,7 +175,10 @@ def compare(
         raise NetworkError(Problem(f"cannot be compared by accuracy: it has {reason}", where=network.name))
     plain = make_plan(network, accelerator, None, menu, "auto", quantiser)
     check_gradients(gradients)
-    plans, skipped = _plans(network, accelerator, methods, menu, quantiser, variant, gradients)
+    plans, skipped = _plans(network, accelerator, methods, menu, quantiser, variant, gradients, measure_harm)
+    if measure_harm and not any(each.measures_harm for each in plans):
+        rule = "is for methods that rate harm, and none of these does: " + ", ".join(str(each.method) for each in plans)
+        raise ConfigurationError(Problem(rule, path="measure_harm", value="True"))
     if gradients != "own" and not any(each.gradients == gradients for each in plans):
         rule = "are read by none of the methods " + ", ".join(str(each.method) for each in plans)
         raise ConfigurationError(Problem(rule, path="gradients", value=gradients))
@@ -189,7 +194,7 @@ def compare(
     with sole_writer(folder):
         write_subject(folder, network, accelerator, None if inputs is None else Path(inputs))
         try:
-            _run(job, plain, plans, points, seeds, skipped, measure_harm)
+            _run(job, plain, plans, points, seeds, skipped)
         except KeyboardInterrupt:
             raise ComparisonInterrupted(folder) from None
     return load_comparison(folder)
@@ -203,7 +208,7 @@ def _default_folder(network: Network, accelerator: Accelerator) -> Path:
 
 def _plans(
     network: Network, accelerator: Accelerator, methods: Sequence[MethodName] | None, menu: Sequence[str] | None,
-    quantiser: Quantiser | None, variant: FlexiqVariant, gradients: Gradients,
+    quantiser: Quantiser | None, variant: FlexiqVariant, gradients: Gradients, measure_harm: bool | None,
 ) -> tuple[list[MethodPlan], dict[str, str]]:
     """The plans of methods, and of those that nobody named why they cannot run here."""
     plans: list[MethodPlan] = []
@@ -216,7 +221,8 @@ def _plans(
             own_menu = None if method.selection == "channels" else menu
             own = quantiser if quantiser in method.quantisers else None
             read = gradients if BY_GRADIENTS.intersection(method.sensitivities[:1]) else "own"
-            plans.append(make_plan(network, accelerator, name, own_menu, "auto", own, variant, read))
+            measured = measure_harm if method.sensitivities else None
+            plans.append(make_plan(network, accelerator, name, own_menu, "auto", own, variant, read, measured))
         except BitmosaicError as error:
             if methods is not None:
                 problems += error.problems
@@ -228,7 +234,6 @@ def _plans(
 
 def _run(
     job: Job, plain: MethodPlan, plans: Sequence[MethodPlan], points: PointCount, seeds: int, skipped: dict[str, str],
-    measure_harm: bool,
 ) -> None:
     book = job.book("rtn")
     assert book is not None and job.task is not None
@@ -260,7 +265,9 @@ def _run(
             asked["program"] = "subgraphs"  # families of before it was are others
         keys.append(_family(job, families, plan.method, plan, asked, proposed))
     rating = [plan for plan in plans if plan.selection != "channels"]
-    for plan in rating if measure_harm else ():
+    for plan in plans:
+        if not plan.measures_harm:
+            continue
         own_book = job.book(plan.quantiser)
         assert own_book is not None
         own_book.harms(plan.menu, "perturbation", job.progress)
@@ -342,6 +349,6 @@ def _correlations(folder: Path, settings: ComparisonSettings) -> dict[str, dict[
             continue
         own = rated_harms(records, settings.subject, ratings.sensitivity, ratings.quantiser, ratings.gradients)
         measured = rated_harms(records, settings.subject, "perturbation", ratings.quantiser)
-        if correlations := rank_correlations(own, measured, ratings.menu):
-            found[method] = correlations
+        if measured:
+            found[method] = rank_correlations(own, measured, ratings.menu)
     return found

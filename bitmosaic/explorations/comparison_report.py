@@ -112,9 +112,9 @@ def comparison_summary(comparison: Comparison) -> RenderableType:
         "families together; a point that several propose counts for each.",
         *(f"Left out: {name}, {reason}." for name, reason in settings.skipped.items()),
         *(
-            f"{name} rates layers by {settings.ratings[name].sensitivity}; rank correlation with measured harm: "
-            f"{correlations_text(correlations)}."
-            for name, correlations in comparison.correlations.items()
+            f"{name} rates layers by {ratings.sensitivity}; rank correlation with measured harm over layers: "
+            f"{correlations_text(comparison.correlations.get(name))}."
+            for name, ratings in settings.ratings.items() if ratings.sensitivity != "perturbation"
         ),
     ]
     if proofs := proofs_text(point.record.proof for point in comparison.points):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from bitmosaic.explorations.rank_correlation import rank_correlations
 from bitmosaic.explorations.records import (
     Accuracy,
     AccuracyRecord,
@@ -98,6 +99,16 @@ class Exploration(Shown):
         """Sum of the rated harms of a point's layers; NaN where none of them was rated."""
         rated = [self.harms[pair] for pair in point.record.assignment.items() if pair in self.harms]
         return sum(rated) if rated else math.nan
+
+    @property
+    def correlations(self) -> dict[str, float | None] | None:
+        """Precision → rank correlation over the layers of rated with measured harm (``rank_correlations``).
+
+        None where harm was not measured.
+        """
+        if not self.measured_harms:
+            return None
+        return rank_correlations(self.harms, self.measured_harms, self.settings.menu)
 
     def point(self, label: str) -> Point:
         """Return a point by its label. Raises ``ConfigurationError`` where there is none."""

@@ -18,7 +18,7 @@ from bitmosaic.explorations.exploration import Exploration, load_exploration
 from bitmosaic.explorations.folder import check_folder, default_folder, write_inputs, write_outputs
 from bitmosaic.explorations.job import Job, find_data, open_subject, settings_problems
 from bitmosaic.explorations.layer_rules import layer_rules
-from bitmosaic.explorations.limits import check_memory, check_reached, kept_layers, limit_problems
+from bitmosaic.explorations.limits import check_cost_only, check_memory, check_reached, kept_layers, limit_problems
 from bitmosaic.explorations.methods import METHOD_NAMES, MethodPlan, flexiq_variant
 from bitmosaic.explorations.methods import plan as make_plan
 from bitmosaic.explorations.network_points import NetworkPoints
@@ -36,7 +36,7 @@ from bitmosaic.explorations.store import sole_writer
 from bitmosaic.progress import Progress, chosen_progress
 from mapper.solution import Objective, SearchBudget
 from simulator.accelerator import Accelerator
-from simulator.errors import ConfigurationError, NetworkError, Problem
+from simulator.errors import ConfigurationError, Problem
 from workloads import Network
 from workloads.flexiq import Extraction
 from workloads.gradients import GRADIENTS
@@ -68,7 +68,7 @@ def explore(
     method: MethodName | None = None,
     flexiq_selection: FlexiqSelection | None = None,
     flexiq_extraction: Extraction | None = None,
-    measure_harm: bool = False,
+    measure_harm: bool | None = None,
     keep_first_last: str | None = None,
     layer_menus: Mapping[str, Sequence[str]] | None = None,
     tied: Sequence[str] = (),
@@ -104,7 +104,8 @@ def explore(
             selections by the distance of the calibration data's outputs to the 8-bit network's.
         flexiq_extraction: with that method: effective bits of activations are ``static`` (the default), from the
             calibration data, or ``dynamic``, from each example's tensor.
-        measure_harm: whether harm is measured too, one run a layer and precision, to say how well ratings rank it.
+        measure_harm: whether harm is measured too, one run a layer and precision, to say how well ratings rank it; by
+            default where entropies rate.
         keep_first_last: a precision of the menu that the first and the last trained layer have in every assignment
             but the uniform ones.
         layer_menus: pattern of layers' names (``*``, ``?``, ``[…]``) → precisions of the menu, to choose from for the
@@ -144,19 +145,22 @@ def explore(
         problems.append(Problem(rule, path="minimise", value=minimise))
     if problems:
         raise ConfigurationError(problems)
-    plan = make_plan(network, accelerator, method, menu, sensitivity, quantiser, variant, gradients)
+    asked = {
+        "method": method, "sensitivity": sensitivity, "gradients": gradients, "quantiser": quantiser,
+        "measure_harm": measure_harm, "keep_first_last": keep_first_last, "layer_menus": layer_menus or None,
+        "tied": tied or None, "weight_memory_limit_kib": weight_memory_limit_kib,
+        "accuracy_at_least": accuracy_at_least,
+    }
+    if network.model is None:
+        check_cost_only(network, {**asked, "inputs": inputs, "task": None if task is None else task.name})
+    task, data = find_data(network, inputs, task)
+    if task is None:
+        check_cost_only(network, asked)
+    plan = make_plan(
+        network, accelerator, method, menu, sensitivity, quantiser, variant, gradients, measure_harm
+    )
     kept = kept_layers(network, plan, keep_first_last)
     rules = layer_rules(network, plan, kept, layer_menus or {}, tied)
-    task, data = find_data(network, inputs, task)
-    if method is not None and task is None:
-        raise NetworkError(Problem(f"has no data, on which the method {method} calibrates and measures: give --inputs",
-                                   where=network.name))
-    if accuracy_at_least is not None and task is None:
-        rule = "needs an accuracy, and there are no trained weights or no data to measure it on: give --inputs"
-        raise NetworkError(Problem(rule, where=network.name, path="accuracy_at_least"))
-    if (layer_menus or tied) and task is None:
-        rule = "are for mixed assignments, of which there are none without trained weights and data: give --inputs"
-        raise NetworkError(Problem(rule, where=network.name, path="layer_menus" if layer_menus else "tied"))
     folder = default_folder(network, accelerator) if results is None else Path(results)
     check_folder(folder)
     job = Job(network, accelerator, task, data, objective, budget, folder, workers, chosen_progress(progress))
@@ -175,7 +179,7 @@ def explore(
         write_inputs(folder, network, accelerator, settings, None if inputs is None else Path(inputs))
         run = job.points(plan, rules, bits_limit)
         try:
-            _score_all(run, job.book(plan.quantiser, plan.gradients), plan, settings, measure_harm)
+            _score_all(run, job.book(plan.quantiser, plan.gradients), plan, settings)
         except KeyboardInterrupt:
             # Baselines whose layers are all mapped take no time any more.
             ready = [each for each in run.baselines(plan.menu) if run.mappings.has(run.jobs(each.assignment))]
@@ -209,7 +213,7 @@ def _versions() -> dict[str, str]:
 
 
 def _score_all(
-    run: NetworkPoints, accuracy: AccuracyBook | None, plan: MethodPlan, settings: Settings, measure_harm: bool
+    run: NetworkPoints, accuracy: AccuracyBook | None, plan: MethodPlan, settings: Settings
 ) -> None:
     if accuracy is None:
         reason = "no trained weights" if run.network.model is None else "no data were given to measure accuracy on"
@@ -225,5 +229,5 @@ def _score_all(
     mixed = propose(run, accuracy, plan, settings.points, settings.minimise)
     run.map(mixed)
     run.score("network points", mixed)
-    if measure_harm and plan.selection != "channels":
+    if plan.measures_harm:
         accuracy.harms(plan.menu, "perturbation", run.progress)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from bitmosaic.explorations.exploration import Exploration
 from bitmosaic.explorations.layer_rules import LayerRules, rated_layers
-from bitmosaic.explorations.methods import MethodPlan
-from simulator.errors import ConfigurationError, InfeasibleError, Problem
+from bitmosaic.explorations.methods import MethodPlan, no_weights_for
+from simulator.errors import ConfigurationError, InfeasibleError, NetworkError, Problem
 from simulator.precision import LayerPrecision
 from workloads.network import Network
 
@@ -22,6 +23,37 @@ def limit_problems(weight_memory_limit_kib: float | None, accuracy_at_least: flo
     if accuracy_at_least is not None and not 0 <= accuracy_at_least <= 1:
         problems.append(Problem("must be between 0 and 1", path="accuracy_at_least", value=str(accuracy_at_least)))
     return problems
+
+
+def check_cost_only(network: Network, asked: Mapping[str, object]) -> None:
+    """Refuse what needs trained weights and data, for a network that has a cost only.
+
+    ``asked``: option → value; None, False and what leaves the choice open (``auto``, ``own``) ask for nothing. Raises
+    ``NetworkError`` with every one that does.
+    """
+    has_weights = network.model is not None
+    problems = []
+    for path, value in asked.items():
+        if value is None or value is False or value in ("auto", "own"):
+            continue
+        if path == "method" and has_weights:
+            rule = f"has no data, on which the method {value} calibrates and measures: give --inputs"
+            problems.append(Problem(rule, where=network.name))
+        elif path == "method":
+            problems.append(no_weights_for(network, str(value)))
+        elif path == "inputs":
+            problems.append(Problem("has no trained weights to run inputs on: leave inputs out", where=network.name))
+        elif path == "accuracy_at_least":
+            rule = "needs an accuracy, and there are no trained weights or no data to measure it on: give --inputs"
+            problems.append(Problem(rule, where=network.name, path=path))
+        else:
+            rule = (
+                "needs data to rate and to measure on, and there are none: give --inputs" if has_weights
+                else "needs trained weights, and there are none: there is a cost only"
+            )
+            problems.append(Problem(rule, where=network.name, path=path, value=str(value)))
+    if problems:
+        raise NetworkError(problems)
 
 
 def kept_layers(network: Network, plan: MethodPlan, keep_first_last: str | None) -> dict[str, LayerPrecision]:

@@ -13,6 +13,7 @@ from typing import Literal, get_args
 from bitmosaic.explorations.floating_layers import unit_precision
 from bitmosaic.explorations.menu import check_quantiser, default_menu, read_menu
 from bitmosaic.explorations.records import (
+    BY_ENTROPY,
     BY_GRADIENTS,
     DEFAULT_FLEXIQ,
     FlexiqSelection,
@@ -107,6 +108,7 @@ class MethodPlan:
         floating: of the menu what layers may stay in on the machine's floating-point unit; None: nothing.
         flexiq: how channels are selected, where they are.
         gradients: where the ratings get theirs.
+        measures_harm: whether harm is measured too, to say how well the ratings rank it.
     """
 
     method: MethodName | None
@@ -118,6 +120,7 @@ class MethodPlan:
     floating: LayerPrecision | None = None
     flexiq: FlexiqVariant = DEFAULT_FLEXIQ
     gradients: Gradients = "own"
+    measures_harm: bool = False
 
 
 def plan(
@@ -129,8 +132,9 @@ def plan(
     quantiser: Quantiser | None,
     flexiq: FlexiqVariant = DEFAULT_FLEXIQ,
     gradients: Gradients = "own",
+    measure_harm: bool | None = None,
 ) -> MethodPlan:
-    """Make all choices that were left open.
+    """Make all choices that were left open. ``measure_harm`` None: where entropies rate, which rank it badly.
 
     Raises ``ConfigurationError`` with every option that contradicts the method, or for gradients that nothing reads,
     ``MissingPackageError`` for torch's where it is not installed, ``NetworkError`` for a named method on
@@ -145,14 +149,12 @@ def plan(
             rule = f"are not read by the sensitivity {rated}"
             raise ConfigurationError(Problem(rule, path="gradients", value=gradients))
         check_gradients(gradients)
-        return MethodPlan(None, precisions, rated, note, chosen, "program", gradients=gradients)
+        return MethodPlan(None, precisions, rated, note, chosen, "program", gradients=gradients,
+                          measures_harm=_measures_harm(rated, measure_harm))
     check_method(method)
     bundle = METHODS[method]
     if network.model is None or not network.trained_layers:
-        raise NetworkError(
-            Problem(f"has no trained weights, which the method {method} needs: give an ONNX file or a trained network "
-                    "(see `bitmosaic networks`), or no method for the cost alone", where=network.name)
-        )
+        raise NetworkError(no_weights_for(network, method))
     problems = []
     if sensitivity != "auto" and sensitivity not in bundle.sensitivities:
         problems.append(_contradiction(method, "sensitivity", sensitivity, bundle.sensitivities))
@@ -164,6 +166,8 @@ def plan(
     if gradients != "own" and not reads_gradients:
         by = f" with the sensitivity {sensitivity}" if sensitivity != "auto" else ""
         problems.append(Problem(f"are not read by the method {method}{by}", path="gradients", value=gradients))
+    if measure_harm and not bundle.sensitivities:
+        problems.append(_contradiction(method, "measure_harm", "True", ()))
     if menu is not None and bundle.selection == "channels":
         problems.append(_contradiction(method, "menu", ",".join(menu), ()))
     if problems:
@@ -183,7 +187,8 @@ def plan(
     floating = unit_precision(accelerator) if bundle.selection == "entropy" else None
     if floating is not None:
         precisions = (*precisions, floating)
-    return MethodPlan(method, precisions, rated, note, chosen, bundle.selection, floating, flexiq, gradients)
+    return MethodPlan(method, precisions, rated, note, chosen, bundle.selection, floating, flexiq, gradients,
+                      bool(bundle.sensitivities) and _measures_harm(rated, measure_harm))
 
 
 def flexiq_variant(
@@ -219,6 +224,14 @@ def check_method(method: str) -> None:
         )
 
 
+def no_weights_for(network: Network, method: str) -> Problem:
+    """What is said of a named method for a network without trained weights."""
+    return Problem(
+        f"has no trained weights, which the method {method} needs: give an ONNX file or a trained network (see "
+        "`bitmosaic networks`), or no method for the cost alone", where=network.name
+    )
+
+
 def _contradiction(method: MethodName, path: str, value: str, allowed: Sequence[str]) -> Problem:
     rule = f"contradicts the method {method}"
     if not allowed:
@@ -244,6 +257,10 @@ def _check_expanded(menu: Sequence[LayerPrecision], accelerator: Accelerator) ->
                     "machines that do so (gaudi_like)", where=f"accelerator {accelerator.name}", path="menu",
                     value=",".join(precision.label for precision in menu))
         )
+
+
+def _measures_harm(rated: SensitivityMethod, asked: bool | None) -> bool:
+    return rated in BY_ENTROPY if asked is None else asked
 
 
 def _rated(

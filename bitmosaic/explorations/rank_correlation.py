@@ -30,8 +30,12 @@ def rank_correlations(
     return found
 
 
-def correlations_text(correlations: Mapping[str, float | None]) -> str:
-    """``w4a8 0.43, w2a8 all alike``."""
+def correlations_text(correlations: Mapping[str, float | None] | None) -> str:
+    """``w4a8 0.43, w2a8 all alike``; None stands for harm that was not measured."""
+    if correlations is None:
+        return "not measured (--measure-harm)"
+    if not correlations:
+        return f"cannot be told of fewer than {FEWEST_RANKED} layers"
     return ", ".join(
         f"{precision} {'all alike' if correlation is None else f'{correlation:.2f}'}"
         for precision, correlation in correlations.items()

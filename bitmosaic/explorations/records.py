@@ -31,13 +31,13 @@ FlexiqSelection = Literal["greedy", "evolutionary"]
 SensitivityMethod = Literal["taylor", "perturbation", "weight_error", "hessian_trace", "bit_entropy", "value_entropy"]
 SENSITIVITY_METHODS: tuple[SensitivityMethod, ...] = get_args(SensitivityMethod)
 # They rate codes of 8 bits, rounded to nearest: no quantiser changes them.
-_OF_ROUNDED_CODES = frozenset(("bit_entropy", "value_entropy"))
+BY_ENTROPY = frozenset(("bit_entropy", "value_entropy"))
 BY_GRADIENTS = frozenset(("taylor", "hessian_trace"))
 
 
 def rated_quantiser(method: SensitivityMethod, quantiser: Quantiser) -> Quantiser:
     """The quantiser whose weights a method rates when an exploration quantises with ``quantiser``."""
-    return "rtn" if method in _OF_ROUNDED_CODES else quantiser
+    return "rtn" if method in BY_ENTROPY else quantiser
 
 
 def rated_gradients(method: SensitivityMethod, gradients: Gradients) -> Gradients:

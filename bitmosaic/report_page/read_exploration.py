@@ -12,6 +12,7 @@ from bitmosaic.explorations.comparison import Comparison
 from bitmosaic.explorations.comparison_report import AXES
 from bitmosaic.explorations.exploration import CostAxis, Exploration, Point
 from bitmosaic.explorations.folder import ASSIGNMENTS
+from bitmosaic.explorations.rank_correlation import correlations_text
 from bitmosaic.explorations.records import Settings
 from bitmosaic.report_page.model import Fact, Reference, Report, ReportPoint
 from bitmosaic.report_page.network_entries import (
@@ -26,6 +27,7 @@ from bitmosaic.views.text_tables import CHEAPEST, number_text
 
 # What the front shows at first: the measure that was to be minimised.
 _X: dict[CostAxis, str] = {"latency": "latency_ms", "energy": "energy_uj", "memory": "weight_kib"}
+RANKED = "rank correlation with measured harm"
 NO_BUDGET = "how long mappings were searched for is not recorded: compare again, and it will be"
 
 
@@ -66,7 +68,7 @@ def read_exploration(exploration: Exploration) -> Report:
             Fact(label="network", text=settings.network), Fact(label="hardware", text=settings.accelerator),
             *_accuracy_facts(metric, None if fp32 is None else fp32.value, fp32.count if fp32 else 0),
             Fact(label="menu", text=", ".join(settings.menu)), Fact(label="mapped for", text=settings.objective),
-            *_method_facts(settings), *_choice_facts(settings), *_proof_facts(points),
+            *_method_facts(settings), *_choice_facts(settings), *_correlation_facts(exploration), *_proof_facts(points),
             Fact(label="points", text=str(len(points))),
         ),
         notes=tuple(notes), measures=(*MEASURES, *([accuracy_measure(metric)] if measured else [])),
@@ -115,6 +117,10 @@ def read_comparison(comparison: Comparison) -> Report:
             *_accuracy_facts(settings.metric, settings.fp32, settings.examples),
             Fact(label="menu", text=", ".join(settings.menu)), Fact(label="mapped for", text=settings.objective),
             Fact(label="families", text=str(len(comparison.families))), *_variant_facts(comparison),
+            *(
+                Fact(label=f"{RANKED}, {name}", text=correlations_text(comparison.correlations.get(name)))
+                for name, ratings in settings.ratings.items() if ratings.sensitivity != "perturbation"
+            ),
             *_proof_facts(comparison.points), Fact(label="points", text=str(len(points))),
         ),
         notes=tuple(notes), measures=(*MEASURES, accuracy_measure(settings.metric)),
@@ -175,6 +181,11 @@ def _proof_facts(points: Iterable[Point]) -> tuple[Fact, ...]:
 def _choice_facts(settings: Settings) -> tuple[Fact, ...]:
     """What the chosen point costs least of, where that is not the default."""
     return () if settings.minimise == "latency" else (Fact(label="chosen", text=CHEAPEST[settings.minimise]),)
+def _correlation_facts(exploration: Exploration) -> tuple[Fact, ...]:
+    """How well the ratings rank measured harm, where they are not that themselves."""
+    if not exploration.harms or exploration.settings.sensitivity == "perturbation":
+        return ()
+    return (Fact(label=RANKED, text=correlations_text(exploration.correlations)),)
 
 
 def _variant_facts(comparison: Comparison) -> tuple[Fact, ...]:

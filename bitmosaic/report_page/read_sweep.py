@@ -69,7 +69,7 @@ def read_sweep(folder: Path) -> Report:
     metrics = dict.fromkeys(
         record.result.accuracy.metric for record in records if record.result and record.result.accuracy
     )
-    measured = [accuracy_measure(next(iter(metrics)) if len(metrics) == 1 else "accuracy")] if metrics else []
+    measured = [accuracy_measure(next(iter(metrics)) if len(metrics) == 1 else "score")] if metrics else []
     machines, trusts = Machines(), Shared[Trust]()
     places: dict[str, int] = {}
     points = []

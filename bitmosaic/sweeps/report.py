@@ -21,7 +21,7 @@ _COSTS = ("latency_ms", "energy_uj", "area_mm2")
 _BEFORE = ("hardware",)
 _BEHIND = (
     "network", "precision", "objective", "status", "latency_cycles", "latency_ms", "energy_uj", "edp_uj_ms", "area_mm2",
-    "accuracy_percent", "worst_gap_percent", "unproven_layers", "front", "errors",
+    "accuracy_percent", "metric", "worst_gap_percent", "unproven_layers", "front", "errors",
 )
 
 
@@ -35,7 +35,8 @@ def sweep_frame(records: Iterable[SweepRecord]) -> pd.DataFrame:
 
     Columns: ``hardware``, one for each field that the sweep gives anew (``grid.axes.rows.size``), ``network``,
     ``precision``, ``objective``, ``status``, ``latency_cycles``, ``latency_ms``, ``energy_uj``, ``edp_uj_ms``,
-    ``area_mm2`` (NaN: not modelled for every part), ``accuracy_percent`` (NaN: not measured), ``worst_gap_percent``,
+    ``area_mm2`` (NaN: not modelled for every part), ``accuracy_percent`` (NaN: not measured), ``metric`` (what
+    that is: ``accuracy``, ``agreement with FP32``, …; empty where not measured), ``worst_gap_percent``,
     ``unproven_layers`` (whose search ended before the gap that was asked for), ``front``, ``errors``. Costs of tasks
     without a result are NaN.
 
@@ -58,6 +59,7 @@ def sweep_frame(records: Iterable[SweepRecord]) -> pd.DataFrame:
                 "edp_uj_ms": energy_uj * result.latency_ms,
                 "area_mm2": math.nan if result.area_mm2 is None else result.area_mm2,
                 "accuracy_percent": math.nan if result.accuracy is None else result.accuracy_percent,
+                "metric": "" if result.accuracy is None else result.accuracy.metric,
                 "worst_gap_percent": 100.0 * result.worst_gap, "unproven_layers": result.unproven_layers,
             }
         rows.append(row)
@@ -110,7 +112,8 @@ def sweep_table(frame: pd.DataFrame, *, sort: str = "", front_only: bool = False
         if name not in single:
             table.add_column(name, no_wrap=True)
     has_accuracy = bool(frame["accuracy_percent"].notna().any())
-    accuracy = ("accuracy (%)",) if has_accuracy else ()
+    metrics = set(frame["metric"].dropna()) - {""}
+    accuracy = (f"{metrics.pop() if len(metrics) == 1 else 'score'} (%)",) if has_accuracy else ()
     for heading in ("cycles", "latency (ms)", "energy (µJ)", "area (mm²)", *accuracy, "worst gap (%)"):
         table.add_column(heading, justify="right")
     table.add_column("front", no_wrap=True)

@@ -23,7 +23,7 @@ _HEADINGS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "energy_uj": ("energy (µJ)", number_text),
     "times_faster": ("× faster", "{:.2f}".format),
     "times_less_energy": ("× less energy", "{:.2f}".format),
-    "accuracy_percent": ("accuracy (%)", "{:.2f}".format),
+    "accuracy_percent": ("accuracy (%)", "{:.2f}".format),  # or the task's metric
     "worst_gap_percent": ("worst gap (%)", "{:.1f}".format),
     "name": ("layer", escape),
     "precision": ("precision", escape),
@@ -61,7 +61,7 @@ def exploration_html(exploration: Exploration) -> str:
         parts.append(f"<p>{escape(note)}</p>")
         if frame["accuracy_percent"].notna().any():
             figures = [plot_front(exploration, "latency"), plot_front(exploration, "energy")]
-    parts.append(_table(frame[columns], frame["chosen"]))
+    parts.append(_table(frame[columns], frame["chosen"], settings.metric or "accuracy"))
     return "\n".join([*parts, *map(picture, figures)])
 
 
@@ -89,9 +89,10 @@ def point_html(point: Point) -> str:
     return f"<p>{escape(text)}</p>\n{_table(frame)}\n<p>{escape(note)}</p>"
 
 
-def _table(frame: pd.DataFrame, bold: pd.Series | None = None) -> str:
-    """A frame as an HTML table with the headings and number formats of this file."""
-    head = "".join(f"<th>{escape(_HEADINGS[name][0])}</th>" for name in frame)
+def _table(frame: pd.DataFrame, bold: pd.Series | None = None, metric: str = "accuracy") -> str:
+    """A frame as an HTML table with the headings and number formats of this file; ``metric``: what accuracies are."""
+    headings = {name: _HEADINGS[name][0] for name in frame} | {"accuracy_percent": f"{metric} (%)"}
+    head = "".join(f"<th>{escape(headings[name])}</th>" for name in frame)
     lines = []
     for index, row in zip(frame.index, frame.to_dict("records"), strict=True):
         style = ' style="font-weight: bold"' if bold is not None and bold[index] else ""

@@ -107,7 +107,7 @@ def plot_front(exploration: Exploration, axis: CostAxis) -> Figure:
             axes.set_title("close to FP32", fontsize=10)
         uniform = visible[visible["uniform"] != ""]
         _label_uniform(axes, uniform if is_zoom or zoom is None else uniform[uniform["accuracy_percent"] < zoom])
-    metric = exploration.fp32.metric if exploration.fp32 else "accuracy"
+    metric = exploration.settings.metric or "accuracy"
     panels[0].set_ylabel(f"{metric[:1].upper()}{metric[1:]} (%)")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from bitmosaic.explorations.assignment_proof import proofs_text
 from bitmosaic.explorations.exploration import DEFAULT_ACCURACY_LOSS, CostAxis, Exploration, Point
-from bitmosaic.explorations.rank_correlation import FEWEST_RANKED, correlations_text, rank_correlations
+from bitmosaic.explorations.rank_correlation import FEWEST_RANKED, correlations_text
 from bitmosaic.explorations.records import LayerRow, VectorRow, rated_gradients
 from bitmosaic.views.frames import summary_frame
 from mapper.solution import Objective
@@ -301,16 +301,16 @@ def harm_note(exploration: Exploration) -> str:
         return note
     correlation = spearman(*zip(*finite, strict=True))
     if math.isnan(correlation):
-        return f"{note} All points are alike in harm or in accuracy: how well harms rank them cannot be told."
-    return f"{note} Rank correlation of their sums with the loss of accuracy, {len(finite)} points: {correlation:.2f}."
+        return f"{note} All points are alike in harm or in {settings.metric}: how well harms rank them cannot be told."
+    sums = f"Rank correlation of their sums with the loss of {settings.metric}"
+    return f"{note} {sums}, {len(finite)} points: {correlation:.2f}."
 
 
 def _measured_note(exploration: Exploration) -> str:
-    """How well the ratings of single layers order what was measured of them; empty where that was not."""
+    """How well the ratings of single layers order what was measured of them; empty where they are that themselves."""
     if exploration.settings.sensitivity == "perturbation":
         return ""
-    found = rank_correlations(exploration.harms, exploration.measured_harms, exploration.settings.menu)
-    return f"Rank correlation with measured harm over layers: {correlations_text(found)}." if found else ""
+    return f"Rank correlation with measured harm over layers: {correlations_text(exploration.correlations)}."
 
 
 def method_note(exploration: Exploration) -> str:
@@ -338,8 +338,9 @@ def choice_note(exploration: Exploration, chosen: Point) -> str:
     loss = 100.0 * DEFAULT_ACCURACY_LOSS
     if fp32 is None or chosen.record.accuracy is None:
         return f"Point {chosen.label} is shown below."
-    best = CHEAPEST[exploration.settings.minimise]
+    cheapest = CHEAPEST[exploration.settings.minimise]
     asked = exploration.settings.accuracy_at_least
+    best = f"the point of highest {fp32.metric}"
     rules = [f"{layer} in {label}" for layer, label in exploration.settings.kept.items()]
     if exploration.settings.layer_menus:
         rules.append(f"the menus of {len(exploration.settings.layer_menus)} layers kept")
@@ -351,11 +352,11 @@ def choice_note(exploration: Exploration, chosen: Point) -> str:
         floor = exploration.accuracy_floor or 0.0
         what = f"of at least {100 * floor:.2f} %{among}"
         if chosen.record.accuracy.value >= floor - 1e-12 and exploration.is_allowed(chosen):
-            return f"Chosen below: {chosen.label}, {best} {what}."
-        return f"Chosen below: {chosen.label}, the most accurate point; there is none {what}."
+            return f"Chosen below: {chosen.label}, {cheapest} {what}."
+        return f"Chosen below: {chosen.label}, {best}; there is none {what}."
     if chosen.record.accuracy.value >= fp32.value - DEFAULT_ACCURACY_LOSS - 1e-12:
-        return f"Chosen below: {chosen.label}, {best} within {loss:.0f} % (absolute) of FP32."
-    return f"Chosen below: {chosen.label}, the most accurate point; none is within {loss:.0f} % (absolute) of FP32."
+        return f"Chosen below: {chosen.label}, {cheapest} within {loss:.0f} % (absolute) of FP32."
+    return f"Chosen below: {chosen.label}, {best}; none is within {loss:.0f} % (absolute) of FP32."
 
 
 def report_text(exploration: Exploration, point: Point | None = None) -> str:

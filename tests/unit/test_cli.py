@@ -27,6 +27,11 @@ from bitmosaic.explorations import explorer
 from bitmosaic.progress import PlainProgress, TerminalProgress
 from hw_configs import list_presets
 from workloads import list_networks
+from workloads.tasks.digits import DigitsTask
+from workloads.tasks.efficientnet import EfficientNetTask
+from workloads.tasks.magika import MagikaTask
+from workloads.tasks.minilm import MiniLmTask
+from workloads.tasks.pp_ocrv6 import PpOcrTask
 
 COMMANDS = (
     "compare", "convert", "explore", "export", "hardware", "map", "networks", "redraw", "report", "simulate", "sweep",
@@ -111,13 +116,25 @@ def test_help_and_lists_load_nothing_heavy(arguments: list[str]) -> None:
     assert result.stderr.strip() == "[]" and result.stdout
 
 
+METRICS = {
+    "digits_cnn": DigitsTask.metric, "magika": MagikaTask.metric, "pp_ocrv6": PpOcrTask.metric,
+    "minilm": MiniLmTask.metric, "efficientnet_lite0": EfficientNetTask.metric,
+}
+
+
+def test_an_agreement_is_listed_as_such() -> None:
+    (line,) = re.findall(r"^.*\befficientnet_lite0 .*$", _run("networks").output, re.MULTILINE)
+    assert "cost and agreement with FP32" in line and "accuracy" not in line
+
+
 def test_lists_hold_everything_that_is_built_in() -> None:
     machines, networks = _run("hardware"), _run("networks")
     assert machines.exit_code == networks.exit_code == 0
     for preset in list_presets():
         assert re.search(rf"^{preset.name} +{re.escape(preset.description)} *$", machines.output, re.MULTILINE)
     for info in list_networks():
-        measures = "cost and accuracy" if info.kind == "trained" else "cost only"
+        assert info.metric == METRICS.get(info.name, "") and (info.kind == "trained") == bool(info.metric)
+        measures = f"cost and {info.metric}" if info.metric else "cost only"
         assert re.search(rf"^{info.name} +{measures} +{info.requires or '—'} +\S", networks.output, re.MULTILINE)
 
 
@@ -210,7 +227,7 @@ def test_options_reach_the_job(folder: Path, tmp_path: Path, monkeypatch: pytest
     assert options.pop("progress") is not None
     assert options == {
         "menu": None, "objective": "edp", "sensitivity": "auto", "quantiser": None, "method": None,
-        "measure_harm": False, "keep_first_last": None, "weight_memory_limit_kib": None, "accuracy_at_least": None,
+        "measure_harm": None, "keep_first_last": None, "weight_memory_limit_kib": None, "accuracy_at_least": None,
         "layer_menus": {}, "tied": (), "minimise": "latency", "points": 10, "inputs": None,
         "flexiq_selection": None, "flexiq_extraction": None,
         "gradients": "own", "results": None, "budget": explorer.DEFAULT_BUDGET, "workers": None,

@@ -25,6 +25,7 @@ from bitmosaic.explorations.comparison_report import (
 )
 from bitmosaic.explorations.records import HarmRecord
 from bitmosaic.explorations.store import RecordFile
+from bitmosaic.report_page.read_exploration import read_comparison
 from mapper.solution import SearchBudget
 from simulator.errors import ConfigurationError, NetworkError
 from workloads import Network
@@ -213,6 +214,8 @@ def test_what_cannot_be_compared_is_refused(digits: Network, tmp_path: Path) -> 
         _compare(digits, tmp_path / "x", methods=["amp"], flexiq_extraction="static")
     with pytest.raises(ConfigurationError, match=r"flexiq_selection=greedy: is for .* which is left out: "):
         compare(digits, "gaudi_like", results=tmp_path / "x", flexiq_selection="greedy")
+    with pytest.raises(ConfigurationError, match=r"measure_harm=True: is for methods that rate .*: flexiq"):
+        compare(digits, "flexiq_like", methods=["flexiq"], results=tmp_path / "x", measure_harm=True)
     with pytest.raises(ConfigurationError, match="seeds=-1: must be at least 0"):
         _compare(digits, tmp_path / "x", seeds=-1)
     assert not (tmp_path / "x").exists()
@@ -220,6 +223,10 @@ def test_what_cannot_be_compared_is_refused(digits: Network, tmp_path: Path) -> 
 
 def test_measured_harm_says_how_well_methods_rate_layers(digits: Network, compared: Comparison, tmp_path: Path) -> None:
     assert compared.correlations == {}, "nothing measured harm"
+    start = "amp rates layers by taylor; rank correlation with measured harm over layers: "
+    assert f"{start}not measured (--measure-harm)." in _summary(compared)
+    facts = {fact.label: fact.text for fact in read_comparison(compared).facts}
+    assert facts["rank correlation with measured harm, amp"] == "not measured (--measure-harm)"
     folder = tmp_path / "measured"
     shutil.copytree(compared.folder, folder)
     found = _compare(digits, folder, measure_harm=True)
@@ -236,12 +243,16 @@ def test_measured_harm_says_how_well_methods_rate_layers(digits: Network, compar
         )
         assert correlation == pytest.approx(ranked_by_pandas(rated, measured))
     first = found.correlations["amp"]["w8a8"]
-    note = f"amp rates layers by taylor; rank correlation with measured harm: w8a8 {first:.2f}"
-    stream = StringIO()
-    Console(file=stream, width=200).print(comparison_summary(found))
-    assert note in stream.getvalue()
+    assert f"{start}w8a8 {first:.2f}, " in _summary(found)
+    assert read_comparison(found).facts[-2].text.startswith(f"w8a8 {first:.2f}, ")
     # It is written down: read again, and shown where nobody asks for it.
     assert load_comparison(folder) == found == _compare(digits, folder)
+
+
+def _summary(found: Comparison) -> str:
+    stream = StringIO()
+    Console(file=stream, width=200).print(comparison_summary(found))
+    return stream.getvalue()
 
 
 def ranked_by_pandas(first: Sequence[float | None], second: Sequence[float | None]) -> float:

@@ -94,14 +94,15 @@ def test_dpq_equals_its_steps(seed, wide, case):
     np.testing.assert_allclose(result.values, values, rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("wide", LARGEST)
-def test_group_aware_reordering_equals_its_steps(wide):
-    weight, hessian = problem(7, rows=8, columns=150, samples=400)
+def test_group_aware_reordering_equals_its_steps(wide, seed):
+    weight, hessian = problem(seed, rows=8, columns=150, samples=400)
     hessian[140] = hessian[:, 140] = 0
     result = dpq(weight, hessian, wide, group=40)
     codes, values = plain_dpq(weight, hessian, wide, 40, "gar")
-    assert (result.codes == codes).all(axis=1).mean() >= 0.75
-    assert np.isclose(result.values, values, rtol=1e-6, atol=0).all(axis=1).mean() >= 0.75
+    np.testing.assert_array_equal(result.codes, codes)
+    np.testing.assert_allclose(result.values, values, rtol=1e-6, atol=0)
     assert result.scale.shape == result.zero_point.shape == (8, 4) and (result.values[:, 140] == 0).all()
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -215,6 +217,39 @@ def test_without_data_there_is_a_cost_only(files: tuple[Path, Path], tmp_path: P
     assert not (tmp_path / "other").exists()
 
 
+# What only a network with trained weights and data can be asked for.
+MEASURED: dict[str, Any] = {
+    "method": "amp", "sensitivity": "taylor", "gradients": "torch", "quantiser": "gptq", "measure_harm": True,
+    "keep_first_last": "w8a8", "weight_memory_limit_kib": 0.5, "accuracy_at_least": 0.0,
+}
+
+
+def test_what_needs_weights_or_data_is_refused_for_a_cost_alone(files: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(NetworkError) as caught:
+        explore(files[0], "bit_fusion", menu=MENU, results=tmp_path / "other", **MEASURED)
+    without_data = "needs data to rate and to measure on, and there are none: give --inputs"
+    assert [str(problem) for problem in caught.value.problems] == [
+        "tiny: has no data, on which the method amp calibrates and measures: give --inputs",
+        f"tiny: sensitivity=taylor: {without_data}", f"tiny: gradients=torch: {without_data}",
+        f"tiny: quantiser=gptq: {without_data}", f"tiny: measure_harm=True: {without_data}",
+        f"tiny: keep_first_last=w8a8: {without_data}", f"tiny: weight_memory_limit_kib=0.5: {without_data}",
+        "tiny: accuracy_at_least: needs an accuracy, and there are no trained weights or no data to measure it on: "
+        "give --inputs",
+    ]
+    shapes = Network(name="shapes", graph=open_network(files[0]).graph)
+    with pytest.raises(NetworkError) as caught:
+        explore(shapes, "bit_fusion", results=tmp_path / "other", inputs=files[1], **MEASURED)
+    found = [str(problem) for problem in caught.value.problems]
+    without_weights = "needs trained weights, and there are none: there is a cost only"
+    assert len(found) == len(MEASURED) + 1 and f"shapes: keep_first_last=w8a8: {without_weights}" in found
+    assert found[0].startswith("shapes: has no trained weights, which the method amp needs")
+    assert found[-1] == "shapes: has no trained weights to run inputs on: leave inputs out"
+    for option, value in MEASURED.items():
+        with pytest.raises(NetworkError):
+            explore(shapes, "bit_fusion", results=tmp_path / "other", **{option: value})
+    assert not (tmp_path / "other").exists()
+
+
 def test_shapes_without_weights_are_stored_as_shapes(files: tuple[Path, Path], tmp_path: Path) -> None:
     network = open_network(files[0])
     shapes = Network(name="shapes", graph=network.graph, source="made here")
@@ -263,7 +298,11 @@ def test_results_of_different_quantisers_never_mix(
             quantiser="gptq", sensitivity="bit_entropy")
     explore(files[0], "bit_fusion", menu=MENU, points=4, inputs=files[1], results=results, budget=BUDGET, workers=1,
             sensitivity="bit_entropy")
-    assert len((results / "sensitivity.jsonl").read_text().splitlines()) == lines + 6
+    # Entropies know of none, either; the harm that they are held against is measured for each.
+    new = [json.loads(line) for line in (results / "sensitivity.jsonl").read_text().splitlines()[lines:]]
+    assert Counter((record["method"], record["quantiser"]) for record in new) == {
+        ("bit_entropy", "rtn"): 6, ("perturbation", "gptq"): 6, ("perturbation", "rtn_least_error"): 6,
+    }
     assert _explore(files, results).points[: len(rounded.points)] == rounded.points
 
 

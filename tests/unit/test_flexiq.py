@@ -254,6 +254,28 @@ def test_split_layers_are_not_measured_as_whole_ones(digits):
         evaluator.measure({"conv2": LayerPrecision.parse("w8a8/w4a4@0.5")})
 
 
+def test_data_of_another_width_are_those_of_the_inputs(digits, session):
+    feeds = [{"image": feed["image"].astype(np.float64)} for feed in find_task(digits).calibration_feeds()]
+    wide = FlexiqSession(digits, feeds)
+    masks = {layer: np.ones_like(session.errors(layer), bool) for layer in session.lowerable}
+    assert wide.distance(masks) == session.distance(masks) > 0
+    for found, expected in zip(wide.runner(masks)(feeds[0]), session.runner(masks)(
+            find_task(digits).calibration_feeds()[0]), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("feed, message", [
+    ({"image": np.full((2, 1, 8, 8), np.nan, np.float32)}, "image: must be finite: NaN or infinity found"),
+    ({"image": np.zeros((2, 1, 8, 9), np.float32)}, "image=2×1×8×9: must have the shape any×1×8×8"),
+    ({"image": np.zeros((2, 1, 8, 8), np.complex64)}, "image=complex64: must be float32"),
+    ({"imgae": np.zeros((2, 1, 8, 8), np.float32)}, "image: is missing"),
+])
+def test_data_are_checked_before_anything_runs_on_them(digits, feed, message):
+    with pytest.raises(NetworkError, match=f"digits_cnn: calibration data: {message}"):
+        FlexiqSession(digits, [feed])
+
+
 def test_wrong_masks_are_named(session):
     with pytest.raises(NetworkError, match="conv2=shape"):
         session.runner({"conv2": np.ones(3, bool)})

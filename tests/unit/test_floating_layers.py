@@ -139,15 +139,24 @@ def test_seada_lets_layers_stay_in_floating_point(digits: Network, explored: Exp
 
 
 def test_a_layer_between_integers_converts_in_a_point(digits: Network, explored: Exploration) -> None:
+    layers = {layer.name: layer for layer in digits.layers}
+    writing = reading = 0
     for record in (point.record for point in explored.points):
         exact = border_precisions(
             digits, {name: LayerPrecision.parse(label) for name, label in record.assignment.items()}, BF16
         )
         for row in record.layers:
-            if row.status == "closed form":
-                written = exact[row.layer].output.is_integer
-                layer = next(each for each in digits.layers if each.name == row.layer)
-                assert row.energy_pj["conversion"] >= 0.4 * layer.output_count * written - 1e-9
+            if row.status != "closed form":
+                continue
+            layer, converted = layers[row.layer], row.energy_pj["conversion"] / 0.4
+            rows, columns = layer.stored_input_size
+            held = rows * columns * layer.extent("G") * layer.extent("N") * layer.extent("C")
+            written = layer.output_count if exact[row.layer].output.is_integer else 0
+            # Its outputs where an integer layer reads them, and its inputs, all or none, where one wrote them.
+            assert round(converted - written, 6) in (0, held)
+            writing += written > 0
+            reading += round(converted - written, 6) > 0
+    assert writing >= 2 and reading >= 2, "points with borders of both kinds are among those explored"
 
 
 def test_where_there_is_no_unit_the_report_says_so(digits: Network, tmp_path: Path) -> None:

@@ -17,11 +17,12 @@ from bitmosaic.explorations.assignment_file import load_assignment
 from bitmosaic.explorations.exploration import Exploration
 from bitmosaic.explorations.explorer import ExplorationInterrupted, explore
 from bitmosaic.explorations.folder import assignment_of
-from bitmosaic.explorations.methods import METHODS
+from bitmosaic.explorations.methods import METHODS, plan
 from bitmosaic.explorations.network_points import NetworkPoints
 from bitmosaic.explorations.proposals import by_threshold
 from bitmosaic.progress import Silent
 from bitmosaic.views.text_tables import harm_note, method_note, report_text
+from hw_configs import open_machine
 from mapper.solution import SearchBudget
 from simulator.errors import ConfigurationError, InfeasibleError, NetworkError, PrecisionError
 from simulator.precision import LayerPrecision
@@ -65,8 +66,7 @@ def without_plots() -> Iterator[None]:
 def explored(digits: Network, folders: Path) -> dict[str, Exploration]:
     """An exploration by each method."""
     return {
-        name: _explore(digits, name, folders / MACHINES.get(name, "bit_fusion"), measure_harm=name == "seada")
-        for name in METHODS
+        name: _explore(digits, name, folders / MACHINES.get(name, "bit_fusion")) for name in METHODS
     }
 
 
@@ -137,6 +137,24 @@ def test_rank_correlations_are_those_of_single_layers(digits: Network, explored:
     assert "Rank correlation with measured harm over layers: w8a8 all alike, w4a8 " in note
     assert f", w2a8 {correlation:.2f}." in note
     assert "over layers" not in harm_note(explored["measured"])
+
+
+def test_entropies_are_ranked_by_default_and_others_where_that_is_asked_for(
+    digits: Network, explored: dict[str, Exploration], tmp_path: Path
+) -> None:
+    unknown = "Rank correlation with measured harm over layers: not measured (--measure-harm)."
+    assert unknown in harm_note(explored["amp"]) and not explored["amp"].measured_harms
+    assert explored["seada"].measured_harms.keys() == explored["seada"].harms.keys()
+    machine = open_machine("bit_fusion")
+    for sensitivity, asked, measures in (
+        ("value_entropy", None, True), ("value_entropy", False, False), ("taylor", None, False), ("taylor", True, True),
+    ):
+        for method in (None, "seada" if sensitivity == "value_entropy" else "amp"):
+            made = plan(digits, machine, method, MENU, sensitivity, None, measure_harm=asked)  # type: ignore[arg-type]
+            assert made.measures_harm == measures
+    found = _explore(digits, "seada", tmp_path / "off", measure_harm=False)
+    assert unknown in " ".join(report_text(found).split())
+    assert "perturbation" not in (tmp_path / "off/sensitivity.jsonl").read_text()
 
 
 def test_flexiq_measures_the_channels_that_greedy_selects(digits: Network, explored: dict[str, Exploration]) -> None:
@@ -293,6 +311,22 @@ def test_what_nothing_reaches_names_the_best(digits: Network, explored: dict[str
     _explore(digits, "amp", folder)
 
 
+def test_a_limit_below_what_flexiq_stores_names_that(
+    digits: Network, explored: dict[str, Exploration], tmp_path: Path
+) -> None:
+    """Narrow channels lie in memory in 8 bits, so that the least there is is what all points take."""
+    (bits,) = {point.record.weight_bits for point in explored["flexiq"].points}
+    assert bits is not None
+    rule = (rf"digits_cnn: weight_memory_limit_kib=5 KiB: no assignment fits: the least that the weights can take is "
+            rf"{math.ceil(bits / 8.192) / 1000:.3f} KiB")
+    with pytest.raises(InfeasibleError, match=rule):
+        _explore(digits, "flexiq", tmp_path / "x", weight_memory_limit_kib=5)
+    assert not (tmp_path / "x").exists()
+    found = _explore(digits, "flexiq", explored["flexiq"].folder, weight_memory_limit_kib=bits / 8192)
+    assert len(found.points) >= len(explored["flexiq"].points) and all(map(found.is_allowed, found.points))
+    _explore(digits, "flexiq", explored["flexiq"].folder)
+
+
 def test_what_contradicts_a_method_is_refused(digits: Network, tmp_path: Path) -> None:
     def problems(method: str, kind: type[Exception] = ConfigurationError, **options: Any) -> str:
         with pytest.raises(kind) as caught:
@@ -309,6 +343,8 @@ def test_what_contradicts_a_method_is_refused(digits: Network, tmp_path: Path) -
     assert "menu=w4a8: contradicts the method flexiq, which has its own" in problems("flexiq", menu=["w4a8"])
     assert "sensitivity=taylor: contradicts the method flexiq, which rates no harm" in problems(
         "flexiq", sensitivity="taylor")
+    assert "measure_harm=True: contradicts the method flexiq, which rates no harm" in problems(
+        "flexiq", measure_harm=True)
     assert problems("amp", flexiq_selection="greedy", flexiq_extraction="live").splitlines() == [
         "flexiq_selection=greedy: is for the method flexiq, which was not asked for",
         "flexiq_extraction='live': is not known (allowed: static, dynamic)",

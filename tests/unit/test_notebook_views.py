@@ -6,6 +6,7 @@ import base64
 import io
 import re
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from PIL import Image
 import bitmosaic
 from bitmosaic.explorations.exploration import Exploration, Point
 from bitmosaic.explorations.records import Accuracy, LayerRow, PointRecord, Settings, VectorRow
+from bitmosaic.views.notebook import exploration_html
+from bitmosaic.views.plots import plot_front
 from bitmosaic.views.text_tables import report_text
 from simulator.result import STALL_CAUSES
 
@@ -103,6 +106,25 @@ def test_an_exploration_shows_its_table_and_both_fronts() -> None:
     assert html.count("font-weight: bold") == 1 and "m1, the fastest point within 1 %" in html
     pictures = re.findall(r"base64,([^\"]+)\"", html)
     assert len(pictures) == 2 and all(base64.b64decode(picture).startswith(PNG) for picture in pictures)
+
+
+def test_an_agreement_is_not_called_an_accuracy() -> None:
+    found = _exploration()
+    assert found.fp32 is not None
+    metric = "agreement with FP32"
+    agreed = replace(
+        found, settings=found.settings.model_copy(update={"metric": metric}),
+        fp32=found.fp32.model_copy(update={"metric": metric}),
+    )
+    html = exploration_html(agreed)
+    text = re.sub(r"base64,[^\"]+", "", html)
+    assert "agreement with FP32 (%)" in text and "accura" not in text.lower()
+    for figure in (plot_front(agreed, "latency"), plot_front(agreed, "energy")):
+        assert figure.axes[0].get_ylabel() == "Agreement with FP32 (%)"
+    assert "accura" not in report_text(agreed).lower()
+    below = replace(agreed, points=POINTS[1:])
+    assert "m1, the point of highest agreement with FP32; none is within 1 %" in " ".join(
+        report_text(replace(below, fp32=found.fp32.model_copy(update={"metric": metric, "value": 1.0}))).split())
 
 
 def test_without_accuracy_the_picture_is_of_the_costs() -> None:

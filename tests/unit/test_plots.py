@@ -94,6 +94,21 @@ def test_the_report_says_how_well_harms_rank(tmp_path: Path) -> None:
     )
 
 
+def test_the_report_says_where_no_rank_correlation_is_known(tmp_path: Path) -> None:
+    exploration = _exploration(tmp_path, POINTS[:2])
+    assert exploration.correlations is None
+    rated = replace(exploration, settings=exploration.settings.model_copy(update={"sensitivity": "taylor"}))
+    start = "Harms of layers: taylor. Rank correlation with measured harm over layers: "
+    assert harm_note(rated) == f"{start}not measured (--measure-harm)."
+    few = replace(rated, measured_harms={("a", "w4a8"): 0.1, ("b", "w4a8"): 0.2})
+    assert harm_note(few) == f"{start}cannot be told of fewer than 4 layers."
+    harms = {(layer, "w4a8"): float(place) for place, layer in enumerate("abcd")}
+    turned = {(layer, "w4a8"): -harm for (layer, _), harm in harms.items()}
+    known = replace(rated, harms=harms, measured_harms=turned)
+    assert known.correlations == {"w4a8": pytest.approx(-1.0)}
+    assert harm_note(known) == f"{start}w4a8 -1.00."
+
+
 def test_points_frame(tmp_path: Path) -> None:
     frame = points_frame(_exploration(tmp_path)).set_index("point")
     assert list(frame.index) == [point.label for point in POINTS]

@@ -124,11 +124,13 @@ def test_a_variant_of_flexiq_is_named(records: dict[str, PointRecord], tmp_path:
     folder = results.write_exploration(tmp_path / "explored", records)
     path = folder / SETTINGS_FILE
     settings = json.loads(path.read_text(encoding="utf-8"))
+    facts = {fact.label: fact.text for fact in report_of(folder).facts}
+    assert facts["rank correlation with measured harm"] == "not measured (--measure-harm)"
     settings |= {"method": "flexiq", "flexiq": {"selection": "evolutionary", "extraction": "static"}}
     path.write_text(json.dumps(settings), encoding="utf-8")
     facts = {fact.label: fact.text for fact in report_of(folder).facts}
     assert facts["method"] == "flexiq: selection evolutionary, effective bits static"
-    assert not {"harm", "quantiser"} & set(facts), "of channels there is neither"
+    assert not {"harm", "quantiser", "rank correlation with measured harm"} & set(facts), "of channels there is neither"
 
 
 def test_a_comparison_of_an_earlier_version_says_what_is_missing(

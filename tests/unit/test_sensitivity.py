@@ -1,10 +1,13 @@
 """Sensitivity estimators and rank correlation."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from simulator.errors import NetworkError, PrecisionError
 from simulator.precision import LayerPrecision
+from workloads import Network
 from workloads.accuracy import uniform
 from workloads.fake_quantised_model import trained_weight
 from workloads.quantisation import quantise
@@ -61,6 +64,16 @@ def test_mistakes(digits, evaluator):
         table.of("conv_1", MENU[0])
     with pytest.raises(PrecisionError, match="was not rated"):
         table.of("conv1", MENU[2])
+
+
+@pytest.mark.parametrize("method", [None, *METHODS])
+def test_without_trained_weights_there_is_nothing_to_rate(digits, method):
+    with pytest.raises(NetworkError, match=r"^shapes: has published shapes only: without trained weights"):
+        estimate(Network("shapes", digits.graph), None, MENU, method=method)
+    products = {layer: replace(binding, weight=None) for layer, binding in digits.bindings.items()}
+    activations = replace(digits, bindings=products)
+    with pytest.raises(NetworkError, match=r"has no layer with trained weights that could be rated"):
+        estimate(activations, None, MENU, method=method or "taylor")
 
 
 def test_spearman():

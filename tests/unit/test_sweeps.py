@@ -26,7 +26,7 @@ from bitmosaic.progress import Silent
 from bitmosaic.report_page.read_sweep import read_sweep
 from bitmosaic.sweeps import runner
 from bitmosaic.sweeps.local_pool import Call, LocalPool, Outcome
-from bitmosaic.sweeps.report import load_sweep, sweep_frame
+from bitmosaic.sweeps.report import load_sweep, sweep_frame, sweep_table
 from bitmosaic.sweeps.results import EARLY_FILE, RESULTS_FILE, RUNS_FILE, SweepRecord, read_results
 from bitmosaic.sweeps.runner import merge_sweeps, open_status, run_sweep
 from bitmosaic.sweeps.tasks import Expansion, SweepTask, expand
@@ -36,6 +36,7 @@ from simulator.precision import LayerPrecision
 from workloads import open_network
 from workloads.accuracy import AccuracyEvaluator, AccuracyResult, uniform
 from workloads.tasks import Task, find_task
+from workloads.weight_quantisers import DEFAULT_QUANTISER
 
 ENVIRONMENT = dict(os.environ)  # with the user's cache: compiled kernels are in it
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -400,7 +401,7 @@ def test_accuracies_are_measured_once_a_policy_and_shared_by_all_points(
     expansion = expand({**plain, "accuracy": True})
     assert not {task.key for task in expansion.tasks} & {task.key for task in expand(plain).tasks}
     network = open_network("digits_cnn")
-    evaluator = AccuracyEvaluator(network, cast("Task", find_task(network)))
+    evaluator = AccuracyEvaluator(network, cast("Task", find_task(network)), quantiser=DEFAULT_QUANTISER)
     expected = {
         label: 100 * evaluator.measure(uniform(network, LayerPrecision.parse(label))).value
         for label in ("w8a8", "w2a2")
@@ -452,5 +453,13 @@ def test_with_accuracies_points_of_all_precisions_compare() -> None:
     assert list(sweep_frame(measured)["front"]) == [True, True, False]
     unmeasured = [record("a", "w8a8", 2.0, None), record("b", "w4a4", 1.0, None)]
     assert list(sweep_frame(unmeasured)["front"]) == [True, True]
+    agreed = [each.model_copy(update={"result": each.result.model_copy(update={  # type: ignore[union-attr]
+        "accuracy": each.result.accuracy.model_copy(update={"metric": "agreement with FP32"})  # type: ignore[union-attr]
+    })}) for each in measured]
+    names = ("accuracy (%)", "agreement with FP32 (%)", "score (%)")
+    for records, heading in zip((measured, agreed, [*measured, *agreed]), names, strict=True):
+        headings = [str(column.header) for column in sweep_table(sweep_frame(records)).columns]
+        assert [name for name in headings if name in names] == [heading]
+    assert list(sweep_frame(agreed)["metric"]) == ["agreement with FP32"] * 3
     assert "accuracy" not in unmeasured[0].model_dump(mode="json")["result"]
     assert SweepRecord.model_validate_json(measured[0].model_dump_json()) == measured[0]

@@ -165,6 +165,32 @@ def test_rendering():
     assert (first[1, 0, :, -6:] > 0).all()  # even the widest line ends before the border
 
 
+def test_lines_are_calibrated_on_or_evaluated_but_not_both(monkeypatch):
+    """What stands in the images is known by their places: each one's first pixel counts the rendered lines."""
+    drawn = []
+
+    def numbered(lines, rng):
+        drawn.extend(lines)
+        images = np.zeros((len(lines), 3, ocr.HEIGHT, ocr.WIDTH), np.float32)
+        images[:, 0, 0, 0] = np.arange(len(lines))
+        return images
+
+    monkeypatch.setattr(ocr, "render", numbered)
+    monkeypatch.setattr(ocr, "read_characters", lambda: ("", "a"))
+    task, evaluated = ocr.PpOcrTask(), []
+
+    def run(feed):
+        evaluated.extend(feed["x"][:, 0, 0, 0].astype(int).tolist())
+        return [np.eye(2, dtype=np.float32)[np.zeros((len(feed["x"]), 40), int)]]
+
+    assert task.evaluate(run).count == len(evaluated) == ocr.EVALUATION_COUNT
+    calibrated = [int(place) for feed in task.calibration_feeds() for place in feed["x"][:, 0, 0, 0]]
+    assert len(calibrated) == ocr.CALIBRATION_COUNT
+    both = [{drawn[place] for place in places} for places in (evaluated, calibrated)]
+    assert [len(lines) for lines in both] == [ocr.EVALUATION_COUNT, ocr.CALIBRATION_COUNT]
+    assert not both[0] & both[1]
+
+
 def test_greedy_decoding():
     characters = ("", "a", "b", " ")
     columns = [0, 1, 1, 0, 1, 2, 2, 3, 0, 2]

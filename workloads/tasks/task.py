@@ -96,11 +96,15 @@ def check_feed(feed: Feed, shapes: Mapping[str, tuple[int | None, ...]], where: 
 def typed_feed(feed: Feed, types: Mapping[str, np.dtype[Any]], where: str) -> Feed:
     """A feed whose arrays have the types of the graph's inputs: NumPy's float64 becomes float32, bytes become floats.
 
-    Raises ``NetworkError`` with every array that is of another kind, or holds what its input's type cannot.
+    ``types``: input → type; arrays of that type, and of inputs that it does not name, stay as they are. Raises
+    ``NetworkError`` with every array that is of another kind, or holds what its input's type cannot.
     """
     problems, found = [], {}
     for name, array in feed.items():
-        wanted = types[name]
+        wanted = types.get(name, array.dtype)
+        if array.dtype == wanted:
+            found[name] = array
+            continue
         rule = ""
         if not np.can_cast(array.dtype, wanted, "same_kind"):
             rule = f"must be {wanted}"
