@@ -121,7 +121,7 @@ def main() -> None:
 def explore(
     network: str, hardware: str, menu: str | None, objective: str, sensitivity: str, gradients: str,
     quantiser: str | None, method: str | None, flexiq_selection: str | None, flexiq_extraction: str | None,
-    measure_harm: bool, keep_first_last: str | None, weight_memory_limit: float | None,
+    flexiq_width: int | None, measure_harm: bool, keep_first_last: str | None, weight_memory_limit: float | None,
     accuracy_at_least: float | None, points: int, shapes: tuple[str, ...], inputs: Path | None, output: Path | None,
     seconds_per_layer: float | None, gap: float | None, workers: int | None,
 ) -> None:
@@ -141,7 +141,7 @@ def explore(
                 sensitivity=sensitivity, gradients=gradients,  # type: ignore[arg-type]
                 quantiser=quantiser, method=method,  # type: ignore[arg-type]
                 flexiq_selection=flexiq_selection, flexiq_extraction=flexiq_extraction,  # type: ignore[arg-type]
-                measure_harm=measure_harm, keep_first_last=keep_first_last,
+                flexiq_width=flexiq_width, measure_harm=measure_harm, keep_first_last=keep_first_last,
                 weight_memory_limit_kib=weight_memory_limit,
                 accuracy_at_least=None if accuracy_at_least is None else accuracy_at_least / 100,
                 points=points, inputs=inputs, results=output,

@@ -45,7 +45,7 @@ class FlexiqBook:
     Args:
         subject: key of network and task.
         folder: the results folder.
-        variant: who selects channels, and where effective bits of activations come from.
+        variant: who selects channels, how many together, and where effective bits of activations come from.
         progress: told how far an evolutionary selection is.
     """
 
@@ -76,8 +76,8 @@ class FlexiqBook:
         """
         gains = {layer: max(1.0, float(value)) for layer, value in saved.items()}
         identity: Json = {
-            "subject": self._subject, "gains": dict(gains), "ratios": list(RATIOS), "width": 1,
-            **self._variant.identity,
+            "subject": self._subject, "gains": dict(gains), "ratios": list(RATIOS),
+            **self._variant.identity, "width": self._variant.width,
         }
         key = content_key("flexiq selection", identity)
         record = self._selections.get(key)
@@ -86,7 +86,9 @@ class FlexiqBook:
             if not session.lowerable:
                 rule = "has no layer whose input channels can be lowered, as the method flexiq does"
                 raise NetworkError(Problem(rule, where=self._network.name))
-            units = session.units(gains={layer: gains.get(layer, 1.0) for layer in session.lowerable})
+            units = session.units(
+                self._variant.width, gains={layer: gains.get(layer, 1.0) for layer in session.lowerable}
+            )
             chosen = [session.lowered_channels(units, mask) for mask in self._masks(session, units)]
             record = self._selections.append(SelectionRecord(
                 key=key, subject=self._subject, ratios=RATIOS,

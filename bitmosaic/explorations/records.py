@@ -87,27 +87,31 @@ class EntropyRecord(Record):
 
 
 class FlexiqVariant(Frozen):
-    """FlexiQ's choices (arXiv:2510.02822): who selects channels, and where effective bits of activations come from.
+    """FlexiQ's choices (arXiv:2510.02822): who selects channels, how many together, and where effective bits of
+    activations come from.
 
     Attributes:
         selection: ``greedy``, by error for each cycle saved, or ``evolutionary``, which searches around it for outputs
             nearest to the 8-bit network's (``workloads.flexiq.evolutionary``, with ``DEFAULT_EVOLUTION``).
         extraction: ``static``, from the calibration data, or ``dynamic``, from each example's tensor.
+        width: channels that are lowered together; 1 in records that do not say it, which are older than the choice.
     """
 
     selection: FlexiqSelection = "greedy"
     extraction: Extraction = "static"
+    width: int = Field(default=1, ge=1)
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What keys say of it: nothing where it is the default, whose keys are older than the choice."""
+        """What keys say of it: nothing of what is the default here, whose keys are older than the choices."""
         found = self.model_dump(mode="json", exclude_defaults=True)
         return found | ({"evolution": asdict(DEFAULT_EVOLUTION)} if self.selection == "evolutionary" else {})
 
     @property
     def label(self) -> str:
-        """``flexiq``, and what is not the default."""
-        return ", ".join(("flexiq", *self.model_dump(mode="json", exclude_defaults=True).values()))
+        """``flexiq``, what is not greedy and static, and the width of units above 1."""
+        named = self.model_dump(mode="json", exclude_defaults=True, exclude={"width"}).values()
+        return ", ".join(("flexiq", *named, *([f"units of {self.width}"] if self.width > 1 else [])))
 
 
 DEFAULT_FLEXIQ = FlexiqVariant()

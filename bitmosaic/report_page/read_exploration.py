@@ -150,7 +150,8 @@ def _accuracy_facts(metric: str, fp32: float | None, count: int) -> tuple[Fact, 
 def _method_facts(settings: Settings) -> tuple[Fact, ...]:
     """The method, and what it rates harm and quantises by; channels that are selected have neither."""
     if settings.flexiq is not None:
-        variant = f"selection {settings.flexiq.selection}, effective bits {settings.flexiq.extraction}"
+        variant = (f"selection {settings.flexiq.selection}, effective bits {settings.flexiq.extraction}, units of "
+                   f"{settings.flexiq.width}")
         return (Fact(label="method", text=f"{settings.method}: {variant}"),)
     gradients = "" if settings.gradients == "own" else f", gradients by {settings.gradients}"
     return (

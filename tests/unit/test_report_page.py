@@ -124,10 +124,10 @@ def test_a_variant_of_flexiq_is_named(records: dict[str, PointRecord], tmp_path:
     folder = results.write_exploration(tmp_path / "explored", records)
     path = folder / SETTINGS_FILE
     settings = json.loads(path.read_text(encoding="utf-8"))
-    settings |= {"method": "flexiq", "flexiq": {"selection": "evolutionary", "extraction": "static"}}
+    settings |= {"method": "flexiq", "flexiq": {"selection": "evolutionary", "extraction": "static", "width": 8}}
     path.write_text(json.dumps(settings), encoding="utf-8")
     facts = {fact.label: fact.text for fact in report_of(folder).facts}
-    assert facts["method"] == "flexiq: selection evolutionary, effective bits static"
+    assert facts["method"] == "flexiq: selection evolutionary, effective bits static, units of 8"
     assert not {"harm", "quantiser"} & set(facts), "of channels there is neither"
 
 
