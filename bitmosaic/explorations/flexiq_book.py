@@ -68,18 +68,21 @@ class FlexiqBook:
         feeds = tuple(self._task.calibration_feeds())
         return FlexiqSession(self._network, feeds, extraction=self._variant.extraction)
 
+    def selection_key(self, saved: Mapping[str, float]) -> str:
+        """Key of the record of what ``select`` selects."""
+        identity: Json = {
+            "subject": self._subject, "gains": dict(_gains(saved)), "ratios": list(RATIOS),
+            **self._variant.identity, "width": self._variant.width,
+        }
+        return content_key("flexiq selection", identity)
+
     def select(self, saved: Mapping[str, float]) -> list[tuple[float, dict[str, LayerPrecision]]]:
         """Ratios with the layers that they split, and the precision of each of these.
 
         ``saved``: cycles (or pJ) that a layer saves with all of its channels narrow; what is not above 0 counts as 1.
         Raises ``NetworkError`` where no channel of the network can be lowered.
         """
-        gains = {layer: max(1.0, float(value)) for layer, value in saved.items()}
-        identity: Json = {
-            "subject": self._subject, "gains": dict(gains), "ratios": list(RATIOS),
-            **self._variant.identity, "width": self._variant.width,
-        }
-        key = content_key("flexiq selection", identity)
+        gains, key = _gains(saved), self.selection_key(saved)
         record = self._selections.get(key)
         if record is None:
             session = self._session
@@ -91,7 +94,7 @@ class FlexiqBook:
             )
             chosen = [session.lowered_channels(units, mask) for mask in self._masks(session, units)]
             record = self._selections.append(SelectionRecord(
-                key=key, subject=self._subject, ratios=RATIOS,
+                key=key, subject=self._subject, extraction=self._variant.extraction, ratios=RATIOS,
                 narrow=tuple(
                     {layer: tuple(map(int, np.flatnonzero(mask))) for layer, mask in masks.items() if mask.any()}
                     for masks in chosen
@@ -161,6 +164,10 @@ class FlexiqBook:
                                   extra=dict(score.extra)),
             ))
         return known.accuracy
+
+
+def _gains(saved: Mapping[str, float]) -> dict[str, float]:
+    return {layer: max(1.0, float(value)) for layer, value in saved.items()}
 
 
 def _text(precisions: Mapping[str, LayerPrecision]) -> str:

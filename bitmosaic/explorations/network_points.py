@@ -30,13 +30,15 @@ from workloads import Network
 class Proposal:
     """An assignment (layer → precision, of all layers), what proposed it, and of a uniform baseline its precision.
 
-    ``value``: the threshold or ratio of the origin, where it has one.
+    ``value``: the threshold or ratio of the origin, where it has one. ``selection``: key of the record of the channels
+    that are narrow at that ratio.
     """
 
     assignment: dict[str, LayerPrecision]
     origin: Origin
     uniform: str | None = None
     value: float | None = None
+    selection: str | None = None
 
 
 class Measurer(Protocol):
@@ -173,7 +175,7 @@ class NetworkPoints:
             accuracy = self.accuracy.measure(bound)
         return PointRecord(
             key=key, context=self.context, origin=proposal.origin, origin_value=proposal.value,
-            uniform=proposal.uniform,
+            uniform=proposal.uniform, selection=proposal.selection,
             assignment={name: precision.label for name, precision in assignment.items()},
             precisions={
                 name: precision for name, precision in assignment.items()

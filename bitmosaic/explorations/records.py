@@ -128,9 +128,13 @@ class DistanceRecord(Record):
 
 
 class SelectionRecord(Record):
-    """FlexiQ's nested selections: ratio → layer → input channels in the narrow format, by their numbers."""
+    """FlexiQ's nested selections: ratio → layer → input channels in the narrow format, by their numbers.
+
+    ``extraction``: of activations' effective bits (None in records of earlier versions).
+    """
 
     subject: str
+    extraction: Extraction | None = None
     ratios: tuple[float, ...]
     narrow: tuple[dict[str, tuple[int, ...]], ...]
 
@@ -223,6 +227,7 @@ class PointRecord(Record):
         context: key of network, accelerator, task, objective and search budget; points of one context compare.
         origin: a uniform baseline, the front that proposed the assignment, or the user, who gave it; the threshold on
             entropies or the ratio of narrow channels (``origin_value``) that it is for; an order of layers.
+        selection: key of the ``SelectionRecord`` whose channels are narrow at that ratio, where they are.
         uniform: the baseline's precision, else None.
         assignment: layer → precision (``w4a8``).
         weight_bits: stored bits of all trained weights, without scales (None in records of earlier versions).
@@ -238,6 +243,7 @@ class PointRecord(Record):
     assignment: dict[str, str]
     precisions: dict[str, LayerPrecision] = Field(default_factory=dict)
     origin_value: float | None = None
+    selection: str | None = None
     weight_bits: int | None = None
     total_cycles: int
     latency_ms: float

@@ -8,9 +8,11 @@ from typing import Any
 from bitmosaic._version import __version__
 from bitmosaic.explorations.comparison import Comparison
 from bitmosaic.explorations.comparison_report import AXES
-from bitmosaic.explorations.exploration import Exploration, Point
-from bitmosaic.explorations.folder import ASSIGNMENTS
-from bitmosaic.explorations.records import Settings
+from bitmosaic.explorations.exploration import SELECTIONS_FILE, Exploration, Point
+from bitmosaic.explorations.folder import ASSIGNMENTS, narrow_channels
+from bitmosaic.explorations.narrow_channels import channels_of
+from bitmosaic.explorations.records import SelectionRecord, Settings
+from bitmosaic.explorations.store import RecordFile
 from bitmosaic.report_page.model import Fact, Reference, Report, ReportPoint
 from bitmosaic.report_page.network_entries import (
     CYCLE_KINDS,
@@ -45,7 +47,8 @@ def read_exploration(exploration: Exploration) -> Report:
             trust=entries.trust_of(record), layers=entries.layers_of(record, exploration.harms),
             command=entries.command(kept if kept.is_file() else file), assignment_file=file,
             assignment=entries.assignment_of(record, f"Point {point.label}", settings.quantiser, settings.objective,
-                                             settings.cpu_seconds_per_layer, settings.target_gap),
+                                             settings.cpu_seconds_per_layer, settings.target_gap,
+                                             narrow_channels(exploration, point)),
         ))
     notes = []
     if not measured:
@@ -77,6 +80,7 @@ def read_comparison(comparison: Comparison) -> Report:
     points = [point for family in comparison.families for point in family.points]
     entries = NetworkEntries(comparison.folder, settings.network, settings.accelerator,
                              [point.record for point in points])
+    selections = RecordFile(comparison.folder / SELECTIONS_FILE, SelectionRecord)
     found = []
     for family in comparison.families:
         for number, point in enumerate(family.points, start=1):
@@ -88,7 +92,7 @@ def read_comparison(comparison: Comparison) -> Report:
                 command = entries.command(file)
                 assignment = entries.assignment_of(
                     record, f"{label[:1].upper()}{label[1:]}", family.quantiser, settings.objective,
-                    settings.cpu_seconds_per_layer, settings.target_gap,
+                    settings.cpu_seconds_per_layer, settings.target_gap, channels_of(record, selections),
                 )
             found.append(ReportPoint(
                 id=f"{family.name}-{number}".replace(" ", "-"), label=label, group=family.kind,

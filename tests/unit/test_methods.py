@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from bitmosaic.cli import main
 from bitmosaic.explorations.accuracy_book import AccuracyBook
-from bitmosaic.explorations.assignment_file import load_assignment
+from bitmosaic.explorations.assignment_file import dump_assignment, load_assignment
 from bitmosaic.explorations.exploration import Exploration
 from bitmosaic.explorations.explorer import ExplorationInterrupted, explore
 from bitmosaic.explorations.folder import assignment_of
@@ -214,10 +214,70 @@ def test_variants_of_flexiq_stand_beside_each_other_in_a_folder(
             assert accuracy.value == task.evaluate(session.runner(session.lowered_channels(units, mask))).value
 
 
+def test_files_of_flexiq_say_which_channels_are_narrow(digits: Network, explored: dict[str, Exploration]) -> None:
+    """A channel order and ``max_4bit_ch`` for each layer; what they lower scores as the point did."""
+    found, task = explored["flexiq"], find_task(digits)
+    assert task is not None
+    session = FlexiqSession(digits, tuple(task.calibration_feeds()))
+    orders: list[dict[str, tuple[int, ...]]] = []
+    for point in found.points:
+        path = found.folder / f"assignments/{point.label}.yaml"
+        channels = load_assignment(path, digits).flexiq
+        assert channels is not None and channels.activations == "symmetric" and channels.extraction == "static"
+        if point.is_uniform:
+            assert not channels.layers
+            continue
+        assert set(channels.layers) == set(session.lowerable) and channels.ratios == RATIOS
+        masks = {name: np.isin(np.arange(len(own.order)), own.narrow) for name, own in channels.layers.items()}
+        accuracy = point.record.accuracy
+        assert accuracy is not None and task.evaluate(session.runner(masks)).value == accuracy.value
+        place = RATIOS.index(point.record.origin_value)  # type: ignore[arg-type]
+        assert all(own.at_ratios[place] == own.max_4bit_ch for own in channels.layers.values())
+        orders.append({name: own.order for name, own in channels.layers.items()})
+    assert len(orders) > 1 and all(each == orders[0] for each in orders)
+    assert any(list(order) != sorted(order) for order in orders[0].values())
+    assert "flexiq" not in (explored["amp"].folder / "assignments/w4a8.yaml").read_text()
+
+
+def test_channels_that_do_not_go_with_the_precisions_are_refused(
+    digits: Network, explored: dict[str, Exploration], tmp_path: Path
+) -> None:
+    found = explored["flexiq"]
+    whole = next(point for point in found.points if point.record.origin_value == 1.0)
+    written = assignment_of(found, whole)
+    assert written.flexiq is not None
+    layers = written.flexiq.layers
+
+    def problems(**changed: Any) -> list[str]:
+        path = tmp_path / "own.yaml"
+        flexiq = written.flexiq.model_copy(update={"layers": {**layers, **changed}})  # type: ignore[union-attr]
+        path.write_text(dump_assignment(written.model_copy(update={"flexiq": flexiq})))
+        with pytest.raises(ConfigurationError) as caught:
+            load_assignment(path, digits)
+        return str(caught.value).splitlines()
+
+    conv = layers["conv2"]
+    (message,) = problems(conv2=conv.model_copy(update={"max_4bit_ch": 1}))
+    assert f"flexiq.layers.conv2.max_4bit_ch: must be {len(conv.order)}, as the layer's precision says" in message
+    assert message.startswith(f"{tmp_path}/own.yaml:")
+    (message,) = problems(conv2=conv.model_copy(update={"max_4bit_ch": 2, "at_ratios": (), "order": (1, 0)}))
+    assert f"conv2.order: must hold the {len(conv.order)} input channels of the layer" in message
+    assert "has no such layer" in problems(conv9=conv)[0]
+    assert "order: must hold every channel from 0 on once" in problems(
+        conv2=conv.model_copy(update={"order": (0, 0)}))[0]
+    assert "the layer has" in problems(conv2=conv.model_copy(update={"max_4bit_ch": 99}))[0]
+    assert "at_ratios: must ascend" in problems(conv2=conv.model_copy(update={"at_ratios": (2, 1)}))[0]
+    path = tmp_path / "own.yaml"
+    none = written.flexiq.model_copy(update={"layers": {}})
+    path.write_text(dump_assignment(written.model_copy(update={"flexiq": none})))
+    with pytest.raises(ConfigurationError, match="must say which channels of conv2 are narrow"):
+        load_assignment(path, digits)
+
+
 def test_flexiq_lowers_as_many_channels_together_as_the_machine_takes(
     digits: Network, explored: dict[str, Exploration]
 ) -> None:
-    """``flexiq_like`` asks for 128, more than any layer has: what is measured is another selection than with 1."""
+    """``flexiq_like`` asks for 128, more than layers have that could be split: another selection than with 1."""
     single, folder = explored["flexiq"], explored["flexiq"].folder
     settings = single.settings.model_dump()
     found = _explore(digits, "flexiq", folder, flexiq_width=None)
