@@ -22,7 +22,7 @@ from bitmosaic.report_page.network_entries import (
     origin_text,
     values_of,
 )
-from bitmosaic.views.text_tables import number_text
+from bitmosaic.views.text_tables import number_text, whole_note
 
 NO_BUDGET = "how long mappings were searched for is not recorded: compare again, and it will be"
 
@@ -55,6 +55,8 @@ def read_exploration(exploration: Exploration) -> Report:
         notes.append("No accuracy was measured: the network has no trained weights, or no data to measure it on.")
     if settings.sensitivity_note:
         notes.append(f"Harm: {settings.sensitivity_note}.")
+    if whole_note(exploration):
+        notes.append(whole_note(exploration))
     if all(row.dram_bits is None for point in points for row in point.record.layers):
         notes.append(_NO_ROOFLINE)
     fp32 = exploration.fp32
@@ -166,11 +168,14 @@ def _method_facts(settings: Settings) -> tuple[Fact, ...]:
 
 
 def _variant_facts(comparison: Comparison) -> tuple[Fact, ...]:
-    """How channels are selected, where a family does that; ``flexiq`` names what is not the default."""
-    found = [family.quantiser for family in comparison.families if family.name == "flexiq"]
+    """How channels are selected, where a family does that; its label names what is not the default."""
+    found = [family.quantiser.split(", ")[1:] for family in comparison.families if family.name == "flexiq"]
     return tuple(
-        Fact(label="flexiq", text="greedy selection, static effective bits" if label == "flexiq" else
-             label.removeprefix("flexiq, ")) for label in found
+        Fact(label="flexiq", text=", ".join((
+            "evolutionary selection" if "evolutionary" in named else "greedy selection",
+            "dynamic effective bits" if "dynamic" in named else "static effective bits",
+            next((each for each in named if each.startswith("units of ")), "units of 1"),
+        ))) for named in found
     )
 
 

@@ -312,7 +312,7 @@ def method_note(exploration: Exploration) -> str:
     if settings.flexiq is not None:
         width = f"{settings.flexiq.width} channel{'s' * (settings.flexiq.width > 1)}"
         weights = (f" Selection {settings.flexiq.selection}, effective bits {settings.flexiq.extraction}, units of "
-                   f"{width}.{_whole_note(exploration)}")
+                   f"{width}. {whole_note(exploration)}").rstrip()
     floating = ""
     if settings.method == "seada":
         floating = " No layer stays in floating point: the machine states no floating_point_unit beside its grid."
@@ -322,8 +322,8 @@ def method_note(exploration: Exploration) -> str:
     return f"Method {method.name} ({method.source}): {method.summary}.{weights}{floating}"
 
 
-def _whole_note(exploration: Exploration) -> str:
-    """That no ratio splits any layer, where that is so: units are wide, or channels cannot be reordered."""
+def whole_note(exploration: Exploration) -> str:
+    """That no ratio of FlexiQ splits a layer, as where units are wide or channels keep their places; else empty."""
     split = [
         LayerPrecision.parse(label).split for point in exploration.points if point.record.origin == "ratio"
         for label in point.record.assignment.values()
@@ -331,7 +331,7 @@ def _whole_note(exploration: Exploration) -> str:
     shares = [each.share for each in split if each is not None]
     if not shares or min(shares) < 1:
         return ""
-    return " No ratio splits a layer: each is lowered as a whole or not at all. --flexiq-width asks for narrower units."
+    return "No ratio splits a layer: each is lowered as a whole or not at all. --flexiq-width asks for narrower units."
 
 
 def choice_note(exploration: Exploration, chosen: Point) -> str:

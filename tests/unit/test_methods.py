@@ -22,6 +22,7 @@ from bitmosaic.explorations.network_points import NetworkPoints
 from bitmosaic.explorations.proposals import by_threshold
 from bitmosaic.explorations.records import FlexiqVariant
 from bitmosaic.progress import Silent
+from bitmosaic.report_page.page import report_of
 from bitmosaic.views.text_tables import harm_note, method_note, report_text
 from hw_configs import open_accelerator
 from mapper.solution import SearchBudget
@@ -284,6 +285,7 @@ def test_flexiq_lowers_as_many_channels_together_as_the_machine_takes(
     assert found.settings.flexiq == FlexiqVariant(width=128)
     note = method_note(found)
     assert "effective bits static, units of 128 channels. No ratio splits a layer" in note
+    assert any(text.startswith("No ratio splits a layer") for text in report_of(folder).notes)
     mixed = [point.record for point in found.points if not point.is_uniform]
     assert mixed and not {point.key for point in mixed} & {point.record.key for point in single.points}
     assert {label for point in mixed for label in point.assignment.values()} == {"w8a8", "w8a8/w4a4@1"}
