@@ -7,6 +7,7 @@ of its extent, and the cycles of steps in the place of their number.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -77,6 +78,13 @@ def split_channels(layer: Layer, precision: LayerPrecision, accelerator: Acceler
     element = accelerator.processing_element
     weight, inputs = ((wide.stored_bits(operand), narrow.stored_bits(operand)) for operand in MOVED_INWARD)
     return SplitChannels(places, (weight, inputs), (element.cycles_per_step(wide), element.cycles_per_step(narrow)))
+
+
+def channels_of_a_step(accelerator: Accelerator, precision: LayerPrecision) -> int:
+    """The most input channels that the grid takes in one step of a whole precision: PEs of the axes that C may lie on,
+    times their lanes where it may lie on these."""
+    rows = math.prod(axis.size for axis in accelerator.grid.axes if "C" in axis.unroll)
+    return rows * (accelerator.processing_element.lanes(precision) if "C" in accelerator.grid.lane_unroll else 1)
 
 
 def layer_in_places(layer: Layer, precision: LayerPrecision, accelerator: Accelerator) -> Layer:

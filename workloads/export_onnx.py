@@ -50,13 +50,13 @@ _INTEGER_TYPES = {
 }
 # First opset of QuantizeLinear and DequantizeLinear that takes the type; groups of weights came with the last one.
 _BLOCKS = 21
-_PER_CHANNEL = 13
+PER_CHANNEL_OPSET = 13
 _OPSETS: dict[int, int] = {
     TensorProto.INT8: 13, TensorProto.UINT8: 13, TensorProto.FLOAT8E4M3FN: 19, TensorProto.FLOAT8E5M2: 19,
     TensorProto.FLOAT16: 13, TensorProto.BFLOAT16: 13,
 }
 _NARROW_BITS = 8
-_IR_VERSION = 10  # the first with 4-bit integers
+IR_VERSION = 10  # the first with 4-bit integers
 
 
 def export_onnx(calibrated: Calibrated, assignment: Assignment, *, fusible: bool = False) -> onnx.ModelProto:
@@ -81,14 +81,14 @@ def export_onnx(calibrated: Calibrated, assignment: Assignment, *, fusible: bool
     products = {node.name for node in model.graph.node if node.op_type in ("MatMul", "Gemm")}
     for each in weights:
         is_product = calibrated.network.bindings[each.layer].node in products
-        writer = _WeightWriter(each, is_apart=is_product and not fusible)
+        writer = WeightWriter(each, is_apart=is_product and not fusible)
         how[each.layer] = writer.write()
         nodes += writer.nodes
         constants |= writer.constants
     for site, parameters in sites.items():
         constants |= _activation_constants(site, parameters)
     finish(model, nodes, constants, described(assignment, how, sites))
-    model.ir_version = max(model.ir_version, _IR_VERSION)
+    model.ir_version = max(model.ir_version, IR_VERSION)
     return model
 
 
@@ -101,7 +101,7 @@ def code_type(format: Format) -> int:
 
 
 def _opset(weights: list[StoredWeights]) -> int:
-    opsets = [_PER_CHANNEL]
+    opsets = [PER_CHANNEL_OPSET]
     formats = [each.precision.weight for each in weights]
     formats += [each.precision.expanded_weight for each in weights if each.precision.expanded_weight is not None]
     opsets += [_OPSETS.get(code_type(format), _BLOCKS) for format in formats]
@@ -109,7 +109,7 @@ def _opset(weights: list[StoredWeights]) -> int:
     return max(opsets)
 
 
-class _WeightWriter:
+class WeightWriter:
     """Nodes and constants that end in a layer's weight tensor; ``is_apart``: not in a DequantizeLinear."""
 
     def __init__(self, stored: StoredWeights, *, is_apart: bool) -> None:

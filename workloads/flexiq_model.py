@@ -9,8 +9,8 @@ Layers with groups of channels, and products of two activations, which stay in F
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,9 +32,9 @@ from workloads.calibration import (
     trained_model,
 )
 from workloads.channel_classes import channel_classes, reordered
+from workloads.export_operands import at_opset
 from workloads.fake_quantised_model import trained_weight
 from workloads.flexiq import (
-    NARROW_BITS,
     WIDE_BITS,
     Extraction,
     Mask,
@@ -47,28 +47,15 @@ from workloads.flexiq import (
     units_of,
     unused_bits,
 )
+from workloads.flexiq_graph import CONSTANTS, HIGHEST, NARROW_HIGH, NARROW_LOW, lowering_nodes
 from workloads.input_moments import recorded_runs
 from workloads.network import Network
 from workloads.quantisation import Quantised, activation_parameters, quantise
-from workloads.quantised_graph import instrumented, site_prefix, weight_name
+from workloads.quantised_graph import rewired, site_prefix, weight_name
 from workloads.tasks.task import Feed, Run, batches, typed_feed
 
 Lowered = Mapping[str, Mask]
 """Layer → which of its input channels are lowered; layers left out lower none."""
-
-_HIGHEST = (1 << (WIDE_BITS - 1)) - 1
-_NARROW_LOW, _NARROW_HIGH = -(1 << (NARROW_BITS - 1)), (1 << (NARROW_BITS - 1)) - 1
-_CONSTANTS = {
-    "bitmosaic/flexiq/highest": np.array(_HIGHEST, np.float32),
-    "bitmosaic/flexiq/lowest": np.array(-_HIGHEST, np.float32),
-    "bitmosaic/flexiq/half": np.array(0.5, np.float32),
-    "bitmosaic/flexiq/two": np.array(2.0, np.float32),
-    "bitmosaic/flexiq/log2": np.array(np.log(2.0), np.float32),
-    "bitmosaic/flexiq/zero": np.array(0.0, np.float32),
-    "bitmosaic/flexiq/most": np.array(WIDE_BITS - NARROW_BITS, np.float32),
-    # Length of the magnitude that narrow codes hold without a shift.
-    "bitmosaic/flexiq/held": np.array(NARROW_BITS - 2, np.float32),
-}
 
 
 @dataclass(frozen=True)
@@ -183,7 +170,7 @@ class FlexiqSession:
                 )
                 weights, narrow_weights = (
                     np.moveaxis(part.astype(np.float64), data.weight_axis, 0)
-                    for part in (data.weight.values, self._lowered_weight(name))
+                    for part in (data.weight.values, self._lowered_weight(name)[1])
                 )
                 found = channel_errors(inputs, narrow, weights, narrow_weights)
                 errors[name] = errors[name] + found if name in errors else found
@@ -191,6 +178,11 @@ class FlexiqSession:
                 whole = channel_errors(inputs, inputs * 0, weights, weights)
                 energies[name] = energies.get(name, 0.0) + float(whole.sum())
         self._errors = {name: (errors[name] / count, energies[name] / count) for name in names}
+
+    @property
+    def feeds(self) -> tuple[Feed, ...]:
+        """The calibration data, one example each where the network takes no batches."""
+        return self._feeds
 
     def errors(self, layer: str, *, relative: bool = False) -> NDArray[np.float64]:
         """Error of lowering each input channel of a layer, on the calibration data: float64 [channels].
@@ -261,11 +253,8 @@ class FlexiqSession:
                   if index not in self.classes.pinned}
         return reordered(self.network, orders, self.classes)
 
-    def runner(self, channels: Lowered) -> Run:
-        """What runs the network with channels lowered: feed → outputs. Raises ``NetworkError`` for wrong masks.
-
-        Numbers of another width become those of the network's inputs.
-        """
+    def check(self, channels: Lowered) -> None:
+        """Raise ``NetworkError`` for masks that do not fit."""
         problems = [
             Problem("must mark each input channel of a layer that can be lowered", where=self.network.name, path=name,
                     value=f"shape {np.shape(mask)}", allowed=self.lowerable)
@@ -274,6 +263,13 @@ class FlexiqSession:
         ]
         if problems:
             raise NetworkError(problems)
+
+    def runner(self, channels: Lowered) -> Run:
+        """What runs the network with channels lowered: feed → outputs. Raises ``NetworkError`` for wrong masks.
+
+        Numbers of another width become those of the network's inputs.
+        """
+        self.check(channels)
         arrays: dict[str, NDArray[Any]] = {}
         for name, data in self._data.items():
             own = channels.get(name, np.zeros(data.input_shifts.shape, bool))
@@ -301,120 +297,83 @@ class FlexiqSession:
         error = total / max(count, 1)
         return error if np.isfinite(error) else float("inf")
 
-    def _lowered_weight(self, name: str) -> NDArray[np.float32]:
-        """Weights with all input channels lowered."""
+    def weight(self, layer: str, narrow: Mask) -> Quantised:
+        """A layer's weights in 8 bits, the input channels of a mask lowered: codes, and the values they stand for."""
+        data = self._data[layer]
+        if data.weight_axis is None or not narrow.any():
+            return data.weight
+        place = narrow.reshape([-1 if axis == data.weight_axis else 1 for axis in range(data.weight.values.ndim)])
+        codes, values = self._lowered_weight(layer)
+        return replace(data.weight, codes=np.where(place, codes, data.weight.codes),
+                       values=np.where(place, values, data.weight.values))
+
+    def _lowered_weight(self, name: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Codes and values of weights with all input channels lowered."""
         data = self._data[name]
         assert data.weight_axis is not None
         codes = lowered(data.weight.codes, data.weight_shifts, data.weight_axis)[1]
         axes = self.network.bindings[name].weight_channel_axes
-        return _scaled(codes, data.weight.scale, axes)
+        return codes, _scaled(codes, data.weight.scale, axes)
 
     def _arrays(self, name: str, data: _LayerData, narrow: Mask) -> dict[str, NDArray[Any]]:
-        prefix = site_prefix(data.site)
-        weight: NDArray[Any] = data.weight.values
-        if data.weight_axis is not None and narrow.any():
-            place = [-1 if axis == data.weight_axis else 1 for axis in range(weight.ndim)]
-            weight = np.where(narrow.reshape(place), self._lowered_weight(name), weight)
         kind = trained_weight(self.network, name)
         assert kind is not None
-        arrays = {weight_name(name): np.ascontiguousarray(weight.astype(kind.dtype))}
+        weight = np.ascontiguousarray(self.weight(name, narrow).values.astype(kind.dtype))
+        return {weight_name(name): weight, **self.vectors(name, narrow)}
+
+    def vectors(self, layer: str, narrow: Mask) -> dict[str, NDArray[np.float32]]:
+        """The vectors that ``flexiq_graph.lowering_nodes`` read, by name; none for a layer that cannot be lowered."""
+        data = self._data[layer]
         if data.input_axis is None:
-            return arrays
-        shape = self._vector_shape(data)
-        named = {"low": np.where(narrow, _NARROW_LOW, -_HIGHEST), "high": np.where(narrow, _NARROW_HIGH, _HIGHEST)}
+            return {}
+        named = {"low": np.where(narrow, NARROW_LOW, -HIGHEST), "high": np.where(narrow, NARROW_HIGH, HIGHEST)}
         if self._dynamic:
             named["narrow"] = narrow
         else:
             named["step"] = np.where(narrow, 1 << data.input_shifts, 1)
-        return arrays | {prefix + key: value.astype(np.float32).reshape(shape) for key, value in named.items()}
+        # One value a channel, broadcast along the tensor's other axes.
+        shape = [-1 if axis == data.input_axis else 1 for axis in range(self._rank(layer))]
+        prefix = site_prefix(data.site)
+        return {prefix + key: value.astype(np.float32).reshape(shape) for key, value in named.items()}
 
-    def _vector_shape(self, data: _LayerData) -> list[int]:
-        """One value a channel, broadcast along the tensor's other axes."""
-        rank = len(self.network.bindings[data.site.layer].input_loops)
-        return [-1 if axis == data.input_axis else 1 for axis in range(rank)]
+    def _rank(self, layer: str) -> int:
+        return len(self.network.bindings[layer].input_loops)
+
+    def graph(self, lowering: Collection[str], opset: int = 0) -> onnx.ModelProto:
+        """The model with all layers in 8 bits, and the activations of ``lowering`` lowered.
+
+        It reads each layer's ``weight_name`` and ``vectors``, which are left to be added. ``opset``: what a model of an
+        older one is brought to; raises ``NetworkError`` where that cannot be done, and as ``rewired`` does.
+        """
+        network = at_opset(self.network, opset)
+        version = next(
+            entry.version for entry in trained_model(network).opset_import if entry.domain in ("", "ai.onnx")
+        )
+        kind: Extraction = "dynamic" if self._dynamic else "static"
+        model = rewired(network, self.layers, {
+            data.site: lowering_nodes(
+                data.site, kind if name in lowering else "none", data.input_axis, self._rank(name), version
+            ) for name, data in self._data.items()
+        })
+        scales = {site_prefix(data.site) + "scale": np.array(data.scale, np.float32) for data in self._data.values()}
+        used = {tensor for node in model.graph.node for tensor in node.input}
+        model.graph.initializer.extend(
+            numpy_helper.from_array(array, key) for key, array in {**CONSTANTS, **scales}.items() if key in used
+        )
+        return model
 
     def _model(self) -> onnx.ModelProto:
-        model = instrumented(self.network, self.layers, {})
-        at_node = {(data.site.node, data.site.slot): name for name, data in self._data.items()}
-        nodes: list[onnx.NodeProto] = []
-        used: set[str] = set()
-        constants = dict(_CONSTANTS)
-        for node in model.graph.node:
-            for slot in range(len(node.input)):
-                name = at_node.get((node.name, slot))
-                if name is not None:
-                    prefix = site_prefix(self._data[name].site)
-                    nodes += self._lowering_nodes(self._data[name])
-                    constants[prefix + "scale"] = np.array(self._data[name].scale, np.float32)
-                    node.input[slot] = prefix + "out"
-            nodes.append(node)
-        del model.graph.node[:]
-        model.graph.node.extend(nodes)
+        """The model of the session: what selections change are inputs."""
+        model = self.graph(self.lowerable)
         for name, data in self._data.items():
             for key, array in self._arrays(name, data, np.zeros(data.input_shifts.shape, bool)).items():
                 kind = helper.np_dtype_to_tensor_dtype(array.dtype)
                 model.graph.input.append(helper.make_tensor_value_info(key, kind, array.shape))
-        used = {tensor for node in model.graph.node for tensor in node.input}
-        model.graph.initializer.extend(
-            numpy_helper.from_array(array, key) for key, array in constants.items() if key in used
-        )
         return model
-
-    def _lowering_nodes(self, data: _LayerData) -> list[onnx.NodeProto]:
-        """Nodes that compute ``…out``: 8-bit codes, lowered where channels are narrow, times the scale."""
-        p, c = site_prefix(data.site), "bitmosaic/flexiq/"
-        steps: list[tuple[str, list[str], str]] = [
-            ("Div", [data.site.tensor, p + "scale"], p + "ratio"),
-            ("Round", [p + "ratio"], p + "whole"),
-            ("Clip", [p + "whole", c + "lowest", c + "highest"], p + "codes"),
-        ]
-        if data.input_axis is None:
-            steps.append(("Mul", [p + "codes", p + "scale"], p + "out"))
-            return [helper.make_node(operator, inputs, [output]) for operator, inputs, output in steps]
-        nodes = [helper.make_node(operator, inputs, [output]) for operator, inputs, output in steps]
-        if self._dynamic:
-            nodes += self._dynamic_step(data)
-        lowering: list[tuple[str, list[str], str]] = [
-            ("Div", [p + "codes", p + "step"], p + "fine"),
-            ("Round", [p + "fine"], p + "rounded"),
-            ("Max", [p + "rounded", p + "low"], p + "above"),
-            ("Min", [p + "above", p + "high"], p + "narrow_codes"),
-            ("Mul", [p + "narrow_codes", p + "step"], p + "lowered"),
-            ("Mul", [p + "lowered", p + "scale"], p + "out"),
-        ]
-        return [*nodes, *(helper.make_node(operator, inputs, [output]) for operator, inputs, output in lowering)]
-
-    def _dynamic_step(self, data: _LayerData) -> list[onnx.NodeProto]:
-        """``step = 2^(narrow · clip(⌊log2(max|q| + ½)⌋ − (n − 2), 0, b − n))``: the shift is the bits beyond n − 1."""
-        p, c = site_prefix(data.site), "bitmosaic/flexiq/"
-        rank = len(self.network.bindings[data.site.layer].input_loops)
-        # Every example of a batch by itself; without a batch axis of its own, all of the tensor.
-        others = [axis for axis in range(rank) if axis != data.input_axis and (axis > 0 or rank == 1)]
-        opset = next(entry.version for entry in trained_model(self.network).opset_import
-                     if entry.domain in ("", "ai.onnx"))
-        if not others:
-            largest = [helper.make_node("Identity", [p + "size"], [p + "largest"])]
-        elif opset >= 18:
-            axes = helper.make_node("Constant", [], [p + "axes"], value_ints=others)
-            largest = [axes, helper.make_node("ReduceMax", [p + "size", p + "axes"], [p + "largest"], keepdims=1)]
-        else:
-            largest = [helper.make_node("ReduceMax", [p + "size"], [p + "largest"], axes=others, keepdims=1)]
-        steps: list[tuple[str, list[str], str]] = [
-            ("Add", [p + "largest", c + "half"], p + "between"),
-            ("Log", [p + "between"], p + "natural_log"),
-            ("Div", [p + "natural_log", c + "log2"], p + "bits"),
-            ("Floor", [p + "bits"], p + "whole_bits"),
-            ("Sub", [p + "whole_bits", c + "held"], p + "beyond"),
-            ("Clip", [p + "beyond", c + "zero", c + "most"], p + "shift"),
-            ("Mul", [p + "shift", p + "narrow"], p + "own_shift"),
-            ("Pow", [c + "two", p + "own_shift"], p + "step"),
-        ]
-        return [helper.make_node("Abs", [p + "codes"], [p + "size"]), *largest,
-                *(helper.make_node(operator, inputs, [output]) for operator, inputs, output in steps)]
 
 
 def _wide_codes(values: NDArray[Any], scale: float) -> NDArray[np.int64]:
-    codes = np.clip(np.rint(np.asarray(values, np.float32) / np.float32(scale)), -_HIGHEST, _HIGHEST)
+    codes = np.clip(np.rint(np.asarray(values, np.float32) / np.float32(scale)), -HIGHEST, HIGHEST)
     return np.asarray(codes, dtype=np.int64)
 
 

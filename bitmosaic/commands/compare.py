@@ -58,8 +58,9 @@ from bitmosaic.commands.parts import (
               help="Processes that search for mappings; by default one for each core.")
 def compare(
     network: str, hardware: str, methods: str | None, menu: str | None, objective: str, quantiser: str | None,
-    flexiq_selection: str | None, flexiq_extraction: str | None, gradients: str, measure_harm: bool | None,
-    points: Any, seeds: int, shapes: tuple[str, ...], inputs: Path | None, output: Path | None,
+    flexiq_selection: str | None, flexiq_extraction: str | None, flexiq_width: int | None, gradients: str,
+    measure_harm: bool | None, points: Any, seeds: int, shapes: tuple[str, ...], inputs: Path | None,
+    output: Path | None,
     seconds_per_layer: float | None, gap: float | None, workers: int | None,
 ) -> None:
     """Run published methods and trivial baselines on NETWORK, and show them side by side.
@@ -79,8 +80,8 @@ def compare(
                 opened, hardware, methods=None if methods is None else words(methods),  # type: ignore[arg-type]
                 menu=None if menu is None else words(menu), objective=objective,  # type: ignore[arg-type]
                 flexiq_selection=flexiq_selection, flexiq_extraction=flexiq_extraction,  # type: ignore[arg-type]
-                gradients=gradients, quantiser=quantiser, measure_harm=measure_harm, points=points,  # type: ignore[arg-type]
-                seeds=seeds, inputs=inputs, results=output,
+                flexiq_width=flexiq_width, gradients=gradients, quantiser=quantiser,  # type: ignore[arg-type]
+                measure_harm=measure_harm, points=points, seeds=seeds, inputs=inputs, results=output,
                 budget=changed_budget(DEFAULT_BUDGET, seconds_per_layer, gap), workers=workers, progress=progress,
             )
         except job.ComparisonInterrupted as interrupt:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +16,11 @@ from simulator.errors import ConfigurationError, NetworkError, PrecisionError, P
 if TYPE_CHECKING:
     import onnx
 
+    from bitmosaic.explorations.assignment_file import AssignmentFile
     from simulator.precision import LayerPrecision
-    from workloads.accuracy import AccuracyEvaluator
     from workloads.network import Network
+    from workloads.tasks import Task
+    from workloads.tasks.task import Feed, Run
 
 
 @click.command("export", short_help="Write a quantised network as ONNX or QONNX.")
@@ -77,7 +79,11 @@ def export(
     if assignment_file is None:
         chosen = assignment(opened, wanted, single)
     else:
-        chosen, quantiser = from_file(assignment_file, opened, click.get_current_context())
+        found = read_assignment(assignment_file, opened, click.get_current_context())
+        if found.flexiq is not None:
+            lowered_channels(found, opened, task, target, click.get_current_context(), out)
+            return
+        chosen, quantiser = from_file(found, opened, click.get_current_context())
     check_whole(chosen, opened)
     evaluator = AccuracyEvaluator(
         opened, task, quantiser=quantiser, scheme=scheme,  # type: ignore[arg-type]
@@ -92,7 +98,7 @@ def export(
     for layer in sorted(set(evaluator.moments.missing) & set(chosen)):
         click.echo(f"rounded to nearest all the same, as its inputs cannot be recorded: {layer}", err=True)
     if target == "onnx":
-        click.echo(checked(evaluator, chosen, model))
+        click.echo(checked(evaluator.runner(chosen), evaluator.calibration_feeds, model))
     else:
         click.echo("Not run here: onnxruntime has no Quant nodes; the package qonnx runs them.")
 
@@ -121,17 +127,22 @@ def assignment(
     return {name: precision for name, precision in found.items() if precision.label != "fp32"}
 
 
-def from_file(path: Path, network: Network, context: click.Context) -> tuple[dict[str, LayerPrecision], str]:
-    """Layer → precision as an assignment's file says, and the quantiser: the command line's, else the file's.
-
-    Products of two activations have their precision too, as they have it when accuracy is measured. Raises
-    ``ConfigurationError`` for mistakes in the file, and for options that name precisions beside it.
-    """
+def read_assignment(path: Path, network: Network, context: click.Context) -> AssignmentFile:
+    """Read an assignment. Raises ``ConfigurationError`` for its mistakes, and for options that name precisions too."""
     from bitmosaic.explorations.assignment_file import load_assignment
     from bitmosaic.explorations.simulate_assignment import check_alone
 
     check_alone(context)
-    found = load_assignment(path, network)
+    return load_assignment(path, network)
+
+
+def from_file(
+    found: AssignmentFile, network: Network, context: click.Context
+) -> tuple[dict[str, LayerPrecision], str]:
+    """Layer → precision as an assignment's file says, and the quantiser: the command line's, else the file's.
+
+    Products of two activations have their precision too, as they have it when accuracy is measured.
+    """
     is_given = context.get_parameter_source("quantiser") == ParameterSource.COMMANDLINE
     chosen = {
         layer: precision for layer, precision in found.precisions.items()
@@ -140,10 +151,72 @@ def from_file(path: Path, network: Network, context: click.Context) -> tuple[dic
     return chosen, context.params["quantiser"] if is_given else found.quantiser
 
 
+def lowered_channels(
+    found: AssignmentFile, network: Network, task: Task, target: str, context: click.Context, out: Path
+) -> None:
+    """Write the network of an assignment whose channels FlexiQ selected, run it, and say how it compares.
+
+    Raises ``ConfigurationError`` for options that it leaves no room for, ``PrecisionError`` for other precisions.
+    """
+    import numpy as np
+
+    from workloads.export_flexiq import export_flexiq
+    from workloads.flexiq_model import FlexiqSession
+
+    flexiq = found.flexiq
+    assert flexiq is not None
+    check_flexiq(found, network, target, context)
+    session = FlexiqSession(network, tuple(task.calibration_feeds()), extraction=flexiq.extraction)
+    channels = {layer: np.isin(np.arange(len(own.order)), own.narrow) for layer, own in flexiq.layers.items()}
+    model = export_flexiq(session, channels)
+    _write(out, model)
+    lowered = sum(mask.any() for mask in channels.values())
+    click.echo(f"{out}: {network.name}, {len(session.layers)} layers quantised, {lowered} of them with input channels "
+               f"in 4 bits, {out.stat().st_size / 1e6:.3g} MB; which ones is in the metadata bitmosaic.layers")
+    click.echo(checked(session.runner(channels), session.feeds, model))
+
+
+def check_flexiq(found: AssignmentFile, network: Network, target: str, context: click.Context) -> None:
+    """Raise for what contradicts an assignment of FlexiQ: options on the command line, and precisions but ``w8a8``."""
+    from simulator.precision import LayerPrecision
+
+    given = {
+        name: context.params[name] for name in ("quantiser", "scheme", "fusible")
+        if context.get_parameter_source(name) == ParameterSource.COMMANDLINE
+    }
+    own = "contradicts the assignment, whose channels FlexiQ lowers: "
+    problems = []
+    if target != "onnx":
+        problems.append(Problem(f"{own}a Quant node cannot round codes a second time as FlexiQ does; ONNX can say it",
+                                path="--to", value=target, allowed=("onnx",)))
+    if "quantiser" in given:
+        problems.append(Problem(f"{own}its weights are rounded to nearest", path="--quantiser",
+                                value=given["quantiser"]))
+    if given.get("scheme") == "affine":
+        problems.append(Problem(f"{own}its activations have no zero point", path="--scheme", value="affine",
+                                allowed=("symmetric",)))
+    if given.get("fusible"):
+        problems.append(Problem(f"{own}it has no integer kernels", path="--fusible"))
+    if problems:
+        raise ConfigurationError(problems)
+    wide = LayerPrecision.parse("w8a8")
+    narrow = LayerPrecision.parse("w8a8/w4a4@1").narrow
+    wrong = [
+        Problem("must be w8a8 with channels in w4a4, beside the file's field flexiq", where=network.name,
+                path=f"layer {layer.name}", value=found.precisions[layer.name].label)
+        for layer in network.trained_layers
+        if found.precisions[layer.name].wide != wide
+        or (found.precisions[layer.name].split is not None and found.precisions[layer.name].narrow != narrow)
+    ]
+    if wrong:
+        raise PrecisionError(wrong)
+
+
 def check_whole(chosen: Mapping[str, LayerPrecision], network: Network) -> None:
     """Raise ``PrecisionError`` with every layer that is split by channel."""
     problems = [
-        Problem("layers split by channel are not exported: a precision says how many channels are narrow, not which",
+        Problem("layers split by channel are not exported without a file of explore that says which channels are "
+                "narrow (its field flexiq): a precision says how many",
                 where=network.name, path=f"layer {layer}", value=precision.label)
         for layer, precision in chosen.items() if precision.split is not None
     ]
@@ -156,7 +229,7 @@ def fits(name: str, pattern: str) -> bool:
     return name == pattern or fnmatchcase(name, pattern)
 
 
-def checked(evaluator: AccuracyEvaluator, chosen: Mapping[str, LayerPrecision], model: onnx.ModelProto) -> str:
+def checked(expected: Run, feeds: Iterable[Feed], model: onnx.ModelProto) -> str:
     """Run a written model, and say how far its outputs are from those that accuracies are measured with."""
     import numpy as np
 
@@ -168,8 +241,8 @@ def checked(evaluator: AccuracyEvaluator, chosen: Mapping[str, LayerPrecision], 
         return list(session.run(None, dict(feed)))
 
     largest, size, count = 0.0, 0.0, 0
-    for feed in evaluator.calibration_feeds:
-        for output, right in zip(run(feed), evaluator.runner(chosen)(feed), strict=True):
+    for feed in feeds:
+        for output, right in zip(run(feed), expected(feed), strict=True):
             if np.issubdtype(right.dtype, np.floating) and right.size:
                 largest = max(largest, float(np.abs(output - right).max()))
                 size = max(size, float(np.abs(right).max()))

@@ -78,6 +78,9 @@ _FLEXIQ = (
     click.option("--flexiq-extraction", type=click.Choice(["static", "dynamic"]),
                  help="Where the method flexiq has the effective bits of activations from: static (the default), from "
                       "the calibration data, or dynamic, from each example."),
+    click.option("--flexiq-width", type=click.IntRange(min=1), metavar="N",
+                 help="Input channels that the method flexiq lowers together; by default as many as the machine takes "
+                      "in one step of 4 bits."),
 )
 
 

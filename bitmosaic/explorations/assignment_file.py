@@ -13,6 +13,8 @@
     precisions:
       conv1: w8a8
       conv2: w4a4
+
+Of a point of FlexiQ the field ``flexiq`` says which channels are narrow (``narrow_channels``).
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
+from bitmosaic.explorations.narrow_channels import NarrowChannels
 from hw_configs import list_presets, open_machine
 from hw_configs.model_reader import Schema, read_model
 from hw_configs.yaml_reader import read_document
@@ -54,6 +57,7 @@ class AssignmentFile(Shown, Frozen):
         precisions: layer → precision; every layer of the network stands here.
         quantiser: of the weights; costs do not depend on it.
         objective, cpu_seconds_per_layer, target_gap: what mappings were searched for, and for how long.
+        flexiq: of layers that are split by channel, which channels are narrow; costs do not depend on it.
     """
 
     network: str
@@ -63,6 +67,7 @@ class AssignmentFile(Shown, Frozen):
     cpu_seconds_per_layer: float = Field(default=2.0, gt=0)
     target_gap: float = Field(default=0.0, ge=0)
     precisions: dict[str, Annotated[LayerPrecision, BeforeValidator(_parsed)]] = Field(min_length=1)
+    flexiq: NarrowChannels | None = None
 
     def budget(self, default: SearchBudget) -> SearchBudget:
         """A budget with this file's time and gap."""
@@ -85,6 +90,8 @@ def dump_assignment(assignment: AssignmentFile, comment: str = "") -> str:
     lines = [f"# {line}".rstrip() + "\n" for line in comment.splitlines()]
     data = {SCHEMA.version_field: SCHEMA.version, **assignment.model_dump(mode="json")}
     data["precisions"] = {layer: _short(precision) for layer, precision in assignment.precisions.items()}
+    if assignment.flexiq is None:
+        del data["flexiq"]
     return "".join(lines) + yaml_text(data)
 
 
@@ -92,7 +99,7 @@ def load_assignment(path: str | Path, network: Network | None = None) -> Assignm
     """Read an assignment; with ``network`` hold its layers against those of the network.
 
     Raises ``ConfigurationError`` with every mistake in the file: of its layers those that the network has not, and
-    those that it lacks.
+    those that it lacks, and channels that do not go with them.
     """
     path = Path(path)
     found, problems = read_model(path, SCHEMA)
@@ -113,6 +120,11 @@ def load_assignment(path: str | Path, network: Network | None = None) -> Assignm
                 path="precisions", value=name)
         for name in names if name not in found.precisions
     ]
+    if found.flexiq is not None:
+        problems += [
+            Problem(rule, where=document.where(("flexiq", *place)), path=".".join(("flexiq", *place)))
+            for place, rule in found.flexiq.mistakes(network, found.precisions)
+        ]
     if problems:
         raise ConfigurationError(problems)
     return found

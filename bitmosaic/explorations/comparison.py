@@ -130,6 +130,7 @@ def compare(
     quantiser: Quantiser | None = None,
     flexiq_selection: FlexiqSelection | None = None,
     flexiq_extraction: Extraction | None = None,
+    flexiq_width: int | None = None,
     gradients: Gradients = "own",
     measure_harm: bool | None = None,
     points: PointCount = DEFAULT_POINTS,
@@ -148,7 +149,8 @@ def compare(
             that the machine does not take is an error.
         menu: of the baselines and of methods that leave it open.
         quantiser: of weights, for baselines and for methods that leave it open; by default ``rtn_least_error``.
-        flexiq_selection, flexiq_extraction: of the method flexiq, as of ``explore``; refused where it does not run.
+        flexiq_selection, flexiq_extraction, flexiq_width: of the method flexiq, as of ``explore``; refused where it
+            does not run.
         gradients: of the methods that read them, as of ``explore``; ``torch`` is refused where none of them does.
         measure_harm: whether harm is measured too, one run a layer and precision, to say how well methods rate it; by
             default for those that rate by entropies. Where the method ``measured`` has measured it already, that is
@@ -163,7 +165,7 @@ def compare(
     network, accelerator = open_subject(network, accelerator, "compare")
     problems = settings_problems(objective, points, {"quantiser": (quantiser or DEFAULT_QUANTISER, QUANTISERS)})
     is_asked = methods is None or "flexiq" in methods
-    variant, wrong = flexiq_variant(is_asked, flexiq_selection, flexiq_extraction)
+    variant, wrong = flexiq_variant(is_asked, accelerator, flexiq_selection, flexiq_extraction, flexiq_width)
     problems += wrong
     if seeds < 0:
         problems.append(Problem("must be at least 0", path="seeds", value=str(seeds)))
@@ -182,10 +184,11 @@ def compare(
     if gradients != "own" and not any(each.gradients == gradients for each in plans):
         rule = "are read by none of the methods " + ", ".join(str(each.method) for each in plans)
         raise ConfigurationError(Problem(rule, path="gradients", value=gradients))
-    given = {"flexiq_selection": flexiq_selection, "flexiq_extraction": flexiq_extraction}
+    given = {"flexiq_selection": flexiq_selection, "flexiq_extraction": flexiq_extraction,
+             "flexiq_width": flexiq_width}
     if "flexiq" in skipped and any(given.values()):
         rule = f"is for the method flexiq, which is left out: {skipped['flexiq']}"
-        raise ConfigurationError([Problem(rule, path=path, value=value) for path, value in given.items() if value])
+        raise ConfigurationError([Problem(rule, path=path, value=str(value)) for path, value in given.items() if value])
     folder = _default_folder(network, accelerator) if results is None else Path(results)
     check_folder(folder)
     job = Job(network, accelerator, task, data, objective, budget, folder, workers, chosen_progress(progress))

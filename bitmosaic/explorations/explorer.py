@@ -68,6 +68,7 @@ def explore(
     method: MethodName | None = None,
     flexiq_selection: FlexiqSelection | None = None,
     flexiq_extraction: Extraction | None = None,
+    flexiq_width: int | None = None,
     measure_harm: bool | None = None,
     keep_first_last: str | None = None,
     layer_menus: Mapping[str, Sequence[str]] | None = None,
@@ -104,6 +105,8 @@ def explore(
             selections by the distance of the calibration data's outputs to the 8-bit network's.
         flexiq_extraction: with that method: effective bits of activations are ``static`` (the default), from the
             calibration data, or ``dynamic``, from each example's tensor.
+        flexiq_width: with that method: input channels that are lowered together, at least 1; by default as many as the
+            grid takes in one step of 4 bits. Layers that have no more are lowered as a whole or not at all.
         measure_harm: whether harm is measured too, one run a layer and precision, to say how well ratings rank it; by
             default where entropies rate.
         keep_first_last: a precision of the menu that the first and the last trained layer have in every assignment
@@ -137,7 +140,9 @@ def explore(
         "gradients": (gradients, GRADIENTS), "method": (method or "amp", METHOD_NAMES),
         "minimise": (minimise, get_args(Minimised)),
     })
-    variant, wrong = flexiq_variant(method == "flexiq", flexiq_selection, flexiq_extraction)
+    variant, wrong = flexiq_variant(
+        method == "flexiq", accelerator, flexiq_selection, flexiq_extraction, flexiq_width
+    )
     problems += wrong
     problems += limit_problems(weight_memory_limit_kib, accuracy_at_least)
     if minimise == "memory" and method == "flexiq":

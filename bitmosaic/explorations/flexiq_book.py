@@ -45,7 +45,7 @@ class FlexiqBook:
     Args:
         subject: key of network and task.
         folder: the results folder.
-        variant: who selects channels, and where effective bits of activations come from.
+        variant: who selects channels, how many together, and where effective bits of activations come from.
         progress: told how far an evolutionary selection is.
     """
 
@@ -68,28 +68,33 @@ class FlexiqBook:
         feeds = tuple(self._task.calibration_feeds())
         return FlexiqSession(self._network, feeds, extraction=self._variant.extraction)
 
+    def selection_key(self, saved: Mapping[str, float]) -> str:
+        """Key of the record of what ``select`` selects."""
+        identity: Json = {
+            "subject": self._subject, "gains": dict(_gains(saved)), "ratios": list(RATIOS),
+            **self._variant.identity, "width": self._variant.width,
+        }
+        return content_key("flexiq selection", identity)
+
     def select(self, saved: Mapping[str, float]) -> list[tuple[float, dict[str, LayerPrecision]]]:
         """Ratios with the layers that they split, and the precision of each of these.
 
         ``saved``: cycles (or pJ) that a layer saves with all of its channels narrow; what is not above 0 counts as 1.
         Raises ``NetworkError`` where no channel of the network can be lowered.
         """
-        gains = {layer: max(1.0, float(value)) for layer, value in saved.items()}
-        identity: Json = {
-            "subject": self._subject, "gains": dict(gains), "ratios": list(RATIOS), "width": 1,
-            **self._variant.identity,
-        }
-        key = content_key("flexiq selection", identity)
+        gains, key = _gains(saved), self.selection_key(saved)
         record = self._selections.get(key)
         if record is None:
             session = self._session
             if not session.lowerable:
                 rule = "has no layer whose input channels can be lowered, as the method flexiq does"
                 raise NetworkError(Problem(rule, where=self._network.name))
-            units = session.units(gains={layer: gains.get(layer, 1.0) for layer in session.lowerable})
+            units = session.units(
+                self._variant.width, gains={layer: gains.get(layer, 1.0) for layer in session.lowerable}
+            )
             chosen = [session.lowered_channels(units, mask) for mask in self._masks(session, units)]
             record = self._selections.append(SelectionRecord(
-                key=key, subject=self._subject, ratios=RATIOS,
+                key=key, subject=self._subject, extraction=self._variant.extraction, ratios=RATIOS,
                 narrow=tuple(
                     {layer: tuple(map(int, np.flatnonzero(mask))) for layer, mask in masks.items() if mask.any()}
                     for masks in chosen
@@ -159,6 +164,10 @@ class FlexiqBook:
                                   extra=dict(score.extra)),
             ))
         return known.accuracy
+
+
+def _gains(saved: Mapping[str, float]) -> dict[str, float]:
+    return {layer: max(1.0, float(value)) for layer, value in saved.items()}
 
 
 def _text(precisions: Mapping[str, LayerPrecision]) -> str:

@@ -22,9 +22,11 @@ from pathlib import Path
 import pandas as pd
 
 from bitmosaic.explorations.assignment_file import AssignmentFile, dump_assignment
-from bitmosaic.explorations.exploration import SETTINGS_FILE, Exploration, Point
+from bitmosaic.explorations.exploration import SELECTIONS_FILE, SETTINGS_FILE, Exploration, Point
 from bitmosaic.explorations.identity import model_bytes, network_shapes
-from bitmosaic.explorations.records import Settings
+from bitmosaic.explorations.narrow_channels import NarrowChannels, channels_of
+from bitmosaic.explorations.records import SelectionRecord, Settings
+from bitmosaic.explorations.store import RecordFile
 from bitmosaic.views.frames import layers_frame, points_frame
 from bitmosaic.views.plots import plot_costs, plot_front, plot_layers, save_figure
 from bitmosaic.views.text_tables import report_text
@@ -119,7 +121,16 @@ def assignment_of(exploration: Exploration, point: Point) -> AssignmentFile:
             layer: record.precisions.get(layer) or LayerPrecision.parse(label)
             for layer, label in record.assignment.items()
         },
+        flexiq=narrow_channels(exploration, point),
     )
+
+
+def narrow_channels(exploration: Exploration, point: Point) -> NarrowChannels | None:
+    """Which channels of a point are narrow where FlexiQ selected them; None where that is not recorded."""
+    flexiq, record = exploration.settings.flexiq, point.record
+    if flexiq is not None and record.uniform is not None:
+        return NarrowChannels(extraction=flexiq.extraction)
+    return channels_of(record, RecordFile(exploration.folder / SELECTIONS_FILE, SelectionRecord))
 
 
 def _write_assignments(exploration: Exploration) -> list[Path]:

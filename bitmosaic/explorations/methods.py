@@ -21,6 +21,7 @@ from bitmosaic.explorations.records import (
     MethodName,
     SensitivityMethod,
 )
+from mapper.split_channels import channels_of_a_step
 from simulator.accelerator import Accelerator
 from simulator.errors import ConfigurationError, NetworkError, PrecisionError, Problem, closest
 from simulator.precision import LayerPrecision
@@ -192,14 +193,16 @@ def plan(
 
 
 def flexiq_variant(
-    is_asked: bool, selection: FlexiqSelection | None, extraction: Extraction | None
+    is_asked: bool, accelerator: Accelerator, selection: FlexiqSelection | None, extraction: Extraction | None,
+    width: int | None,
 ) -> tuple[FlexiqVariant, list[Problem]]:
     """The variant of FlexiQ with what was left open, and what is wrong with what was given.
 
-    ``is_asked``: whether that method is to run; where it is not, nothing may be given.
+    ``is_asked``: whether that method is to run; where it is not, nothing may be given. ``width``: None asks for as many
+    channels as the machine takes in one step of the narrow part.
     """
     problems = []
-    given: dict[str, str] = {}
+    given: dict[str, str | int] = {}
     for name, value, allowed in (
         ("selection", selection, get_args(FlexiqSelection)), ("extraction", extraction, get_args(Extraction)),
     ):
@@ -212,6 +215,17 @@ def flexiq_variant(
             problems.append(Problem("is for the method flexiq, which was not asked for", path=f"flexiq_{name}",
                                     value=value))
         given[name] = value
+    if width is None:
+        # Where the elements cannot split layers the method is refused, or left out, for that reason.
+        if is_asked and not accelerator.processing_element.all_problems(SPLIT):
+            given["width"] = channels_of_a_step(accelerator, SPLIT.narrow)
+    elif width < 1:
+        problems.append(Problem("must be at least 1", path="flexiq_width", value=str(width)))
+    elif not is_asked:
+        problems.append(Problem("is for the method flexiq, which was not asked for", path="flexiq_width",
+                                value=str(width)))
+    else:
+        given["width"] = width
     return (DEFAULT_FLEXIQ if problems else FlexiqVariant.model_validate(given)), problems
 
 

@@ -34,6 +34,7 @@ class Proposal:
     """An assignment (layer → precision, of all layers), what proposed it, and of a uniform baseline its precision.
 
     ``value``: the threshold or ratio of the origin, where it has one. ``proof``: of an integer program's.
+    ``selection``: key of the record of the channels that are narrow at that ratio.
     """
 
     assignment: dict[str, LayerPrecision]
@@ -41,6 +42,7 @@ class Proposal:
     uniform: str | None = None
     value: float | None = None
     proof: AssignmentProof | None = None
+    selection: str | None = None
 
 
 class Measurer(Protocol):
@@ -181,7 +183,7 @@ class NetworkPoints:
             accuracy = self.accuracy.measure(bound)
         return PointRecord(
             key=key, context=self.context, origin=proposal.origin, origin_value=proposal.value,
-            uniform=proposal.uniform,
+            uniform=proposal.uniform, selection=proposal.selection,
             assignment={name: precision.label for name, precision in assignment.items()},
             precisions={
                 name: precision for name, precision in assignment.items()

@@ -165,4 +165,7 @@ def by_ratio(run: NetworkPoints, book: FlexiqBook) -> list[Proposal]:
 
     before, after = cycles(wide), cycles(narrow)
     saved = {layer: float(before[layer] - after[layer]) for layer in before}
-    return [Proposal(run.mixed(precisions), "ratio", value=ratio) for ratio, precisions in book.select(saved)]
+    return [
+        Proposal(run.mixed(precisions), "ratio", value=ratio, selection=book.selection_key(saved))
+        for ratio, precisions in book.select(saved)
+    ]

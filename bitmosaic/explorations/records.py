@@ -90,27 +90,31 @@ class EntropyRecord(Record):
 
 
 class FlexiqVariant(Frozen):
-    """FlexiQ's choices (arXiv:2510.02822): who selects channels, and where effective bits of activations come from.
+    """FlexiQ's choices (arXiv:2510.02822): who selects channels, how many together, and where effective bits of
+    activations come from.
 
     Attributes:
         selection: ``greedy``, by error for each cycle saved, or ``evolutionary``, which searches around it for outputs
             nearest to the 8-bit network's (``workloads.flexiq.evolutionary``, with ``DEFAULT_EVOLUTION``).
         extraction: ``static``, from the calibration data, or ``dynamic``, from each example's tensor.
+        width: channels that are lowered together; 1 in records that do not say it, which are older than the choice.
     """
 
     selection: FlexiqSelection = "greedy"
     extraction: Extraction = "static"
+    width: int = Field(default=1, ge=1)
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What keys say of it: nothing where it is the default, whose keys are older than the choice."""
+        """What keys say of it: nothing of what is the default here, whose keys are older than the choices."""
         found = self.model_dump(mode="json", exclude_defaults=True)
         return found | ({"evolution": asdict(DEFAULT_EVOLUTION)} if self.selection == "evolutionary" else {})
 
     @property
     def label(self) -> str:
-        """``flexiq``, and what is not the default."""
-        return ", ".join(("flexiq", *self.model_dump(mode="json", exclude_defaults=True).values()))
+        """``flexiq``, what is not greedy and static, and the width of units above 1."""
+        named = self.model_dump(mode="json", exclude_defaults=True, exclude={"width"}).values()
+        return ", ".join(("flexiq", *named, *([f"units of {self.width}"] if self.width > 1 else [])))
 
 
 DEFAULT_FLEXIQ = FlexiqVariant()
@@ -127,9 +131,13 @@ class DistanceRecord(Record):
 
 
 class SelectionRecord(Record):
-    """FlexiQ's nested selections: ratio → layer → input channels in the narrow format, by their numbers."""
+    """FlexiQ's nested selections: ratio → layer → input channels in the narrow format, by their numbers.
+
+    ``extraction``: of activations' effective bits (None in records of earlier versions).
+    """
 
     subject: str
+    extraction: Extraction | None = None
     ratios: tuple[float, ...]
     narrow: tuple[dict[str, tuple[int, ...]], ...]
 
@@ -222,6 +230,7 @@ class PointRecord(Record):
         context: key of network, accelerator, task, objective and search budget; points of one context compare.
         origin: a uniform baseline, the front that proposed the assignment, or the user, who gave it; the threshold on
             entropies or the ratio of narrow channels (``origin_value``) that it is for; an order of layers.
+        selection: key of the ``SelectionRecord`` whose channels are narrow at that ratio, where they are.
         uniform: the baseline's precision, else None.
         assignment: layer → precision (``w4a8``).
         weight_bits: stored bits of all trained weights, without scales (None in records of earlier versions).
@@ -238,6 +247,7 @@ class PointRecord(Record):
     assignment: dict[str, str]
     precisions: dict[str, LayerPrecision] = Field(default_factory=dict)
     origin_value: float | None = None
+    selection: str | None = None
     weight_bits: int | None = None
     proof: AssignmentProof | None = None
     total_cycles: int

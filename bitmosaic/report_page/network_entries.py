@@ -10,6 +10,7 @@ from typing import Literal
 
 from bitmosaic.explorations.assignment_file import AssignmentFile, dump_assignment
 from bitmosaic.explorations.folder import ACCELERATOR_FILE, INPUTS
+from bitmosaic.explorations.narrow_channels import NarrowChannels
 from bitmosaic.explorations.records import LayerRow, PointRecord, VectorRow
 from bitmosaic.report_page.machines import Machines
 from bitmosaic.report_page.model import LayerEntry, Measure, Shared, Trust
@@ -97,7 +98,8 @@ class NetworkEntries:
         return self.trusts.place(Trust(confidence=confidence, not_modelled=record.not_modelled))
 
     def assignment_of(
-        self, record: PointRecord, comment: str, quantiser: str, objective: Objective, seconds: float, gap: float
+        self, record: PointRecord, comment: str, quantiser: str, objective: Objective, seconds: float, gap: float,
+        flexiq: NarrowChannels | None = None,
     ) -> str:
         """The text of the assignment's file; hardware that is no preset stands beside it, as the page saves it."""
         known: Quantiser = next((each for each in QUANTISERS if each == quantiser), "rtn")
@@ -108,6 +110,7 @@ class NetworkEntries:
                 layer: record.precisions.get(layer) or LayerPrecision.parse(label)
                 for layer, label in record.assignment.items()
             },
+            flexiq=flexiq,
         ), comment)
 
     @property

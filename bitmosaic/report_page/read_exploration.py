@@ -10,10 +10,12 @@ from bitmosaic._version import __version__
 from bitmosaic.explorations.assignment_proof import proofs_text
 from bitmosaic.explorations.comparison import Comparison
 from bitmosaic.explorations.comparison_report import AXES
-from bitmosaic.explorations.exploration import CostAxis, Exploration, Point
-from bitmosaic.explorations.folder import ASSIGNMENTS
+from bitmosaic.explorations.exploration import SELECTIONS_FILE, CostAxis, Exploration, Point
+from bitmosaic.explorations.folder import ASSIGNMENTS, narrow_channels
+from bitmosaic.explorations.narrow_channels import channels_of
 from bitmosaic.explorations.rank_correlation import correlations_text
-from bitmosaic.explorations.records import Settings
+from bitmosaic.explorations.records import SelectionRecord, Settings
+from bitmosaic.explorations.store import RecordFile
 from bitmosaic.report_page.model import Fact, Reference, Report, ReportPoint
 from bitmosaic.report_page.network_entries import (
     CYCLE_KINDS,
@@ -23,7 +25,7 @@ from bitmosaic.report_page.network_entries import (
     origin_text,
     values_of,
 )
-from bitmosaic.views.text_tables import CHEAPEST, number_text
+from bitmosaic.views.text_tables import CHEAPEST, number_text, whole_note
 
 # What the front shows at first: the measure that was to be minimised.
 _X: dict[CostAxis, str] = {"latency": "latency_ms", "energy": "energy_uj", "memory": "weight_kib"}
@@ -51,13 +53,16 @@ def read_exploration(exploration: Exploration) -> Report:
             trust=entries.trust_of(record), layers=entries.layers_of(record, exploration.harms),
             command=entries.command(kept if kept.is_file() else file), assignment_file=file,
             assignment=entries.assignment_of(record, f"Point {point.label}", settings.quantiser, settings.objective,
-                                             settings.cpu_seconds_per_layer, settings.target_gap),
+                                             settings.cpu_seconds_per_layer, settings.target_gap,
+                                             narrow_channels(exploration, point)),
         ))
     notes = []
     if not measured:
         notes.append("No accuracy was measured: the network has no trained weights, or no data to measure it on.")
     if settings.sensitivity_note:
         notes.append(f"Harm: {settings.sensitivity_note}.")
+    if whole_note(exploration):
+        notes.append(whole_note(exploration))
     if all(row.dram_bits is None for point in points for row in point.record.layers):
         notes.append(_NO_ROOFLINE)
     fp32 = exploration.fp32
@@ -85,6 +90,7 @@ def read_comparison(comparison: Comparison) -> Report:
     points = [point for family in comparison.families for point in family.points]
     entries = NetworkEntries(comparison.folder, settings.network, settings.accelerator,
                              [point.record for point in points])
+    selections = RecordFile(comparison.folder / SELECTIONS_FILE, SelectionRecord)
     found = []
     for family in comparison.families:
         for number, point in enumerate(family.points, start=1):
@@ -96,7 +102,7 @@ def read_comparison(comparison: Comparison) -> Report:
                 command = entries.command(file)
                 assignment = entries.assignment_of(
                     record, f"{label[:1].upper()}{label[1:]}", family.quantiser, settings.objective,
-                    settings.cpu_seconds_per_layer, settings.target_gap,
+                    settings.cpu_seconds_per_layer, settings.target_gap, channels_of(record, selections),
                 )
             found.append(ReportPoint(
                 id=f"{family.name}-{number}".replace(" ", "-"), label=label, group=family.kind,
@@ -162,7 +168,8 @@ def _accuracy_facts(metric: str, fp32: float | None, count: int) -> tuple[Fact, 
 def _method_facts(settings: Settings) -> tuple[Fact, ...]:
     """The method, and what it rates harm and quantises by; channels that are selected have neither."""
     if settings.flexiq is not None:
-        variant = f"selection {settings.flexiq.selection}, effective bits {settings.flexiq.extraction}"
+        variant = (f"selection {settings.flexiq.selection}, effective bits {settings.flexiq.extraction}, units of "
+                   f"{settings.flexiq.width}")
         return (Fact(label="method", text=f"{settings.method}: {variant}"),)
     gradients = "" if settings.gradients == "own" else f", gradients by {settings.gradients}"
     return (
@@ -189,11 +196,14 @@ def _correlation_facts(exploration: Exploration) -> tuple[Fact, ...]:
 
 
 def _variant_facts(comparison: Comparison) -> tuple[Fact, ...]:
-    """How channels are selected, where a family does that; ``flexiq`` names what is not the default."""
-    found = [family.quantiser for family in comparison.families if family.name == "flexiq"]
+    """How channels are selected, where a family does that; its label names what is not the default."""
+    found = [family.quantiser.split(", ")[1:] for family in comparison.families if family.name == "flexiq"]
     return tuple(
-        Fact(label="flexiq", text="greedy selection, static effective bits" if label == "flexiq" else
-             label.removeprefix("flexiq, ")) for label in found
+        Fact(label="flexiq", text=", ".join((
+            "evolutionary selection" if "evolutionary" in named else "greedy selection",
+            "dynamic effective bits" if "dynamic" in named else "static effective bits",
+            next((each for each in named if each.startswith("units of ")), "units of 1"),
+        ))) for named in found
     )
 
 

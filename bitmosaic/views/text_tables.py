@@ -19,6 +19,7 @@ from bitmosaic.explorations.rank_correlation import FEWEST_RANKED, correlations_
 from bitmosaic.explorations.records import LayerRow, VectorRow, rated_gradients
 from bitmosaic.views.frames import summary_frame
 from mapper.solution import Objective
+from simulator.precision import LayerPrecision
 from simulator.provenance import UNSTATED, weakest
 
 REPORT_WIDTH = 150
@@ -322,7 +323,9 @@ def method_note(exploration: Exploration) -> str:
     method = METHODS[settings.method]
     weights = "" if method.selection == "channels" else f" Weights: {settings.quantiser}."
     if settings.flexiq is not None:
-        weights = f" Selection {settings.flexiq.selection}, effective bits {settings.flexiq.extraction}."
+        width = f"{settings.flexiq.width} channel{'s' * (settings.flexiq.width > 1)}"
+        weights = (f" Selection {settings.flexiq.selection}, effective bits {settings.flexiq.extraction}, units of "
+                   f"{width}. {whole_note(exploration)}").rstrip()
     floating = ""
     if settings.method == "seada":
         floating = " No layer stays in floating point: the machine states no floating_point_unit beside its grid."
@@ -330,6 +333,18 @@ def method_note(exploration: Exploration) -> str:
         floating = (f" Layers in {settings.floating} stay in floating point on the machine's unit beside the grid, in "
                     "closed form: a low estimate.")
     return f"Method {method.name} ({method.source}): {method.summary}.{weights}{floating}"
+
+
+def whole_note(exploration: Exploration) -> str:
+    """That no ratio of FlexiQ splits a layer, as where units are wide or channels keep their places; else empty."""
+    split = [
+        LayerPrecision.parse(label).split for point in exploration.points if point.record.origin == "ratio"
+        for label in point.record.assignment.values()
+    ]
+    shares = [each.share for each in split if each is not None]
+    if not shares or min(shares) < 1:
+        return ""
+    return "No ratio splits a layer: each is lowered as a whole or not at all. --flexiq-width asks for narrower units."
 
 
 def choice_note(exploration: Exploration, chosen: Point) -> str:

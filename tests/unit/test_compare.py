@@ -52,7 +52,7 @@ def compared(digits: Network, tmp_path_factory: pytest.TempPathFactory) -> Compa
 def test_families_are_baselines_and_methods(digits: Network, compared: Comparison) -> None:
     assert [(family.name, family.quantiser) for family in compared.families] == [
         *((name, DEFAULT_QUANTISER) for name in ("uniform", "largest first", "random 0", "random 1", "amp")),
-        ("flexiq", "flexiq"),
+        ("flexiq", "flexiq, units of 64"),
     ]
     assert [point.label for point in compared.families[0].points] == MENU
     assert all(point.record.accuracy is not None for family in compared.families for point in family.points)
@@ -175,7 +175,7 @@ def test_a_variant_of_flexiq_is_a_family_of_its_own(digits: Network, compared: C
     shutil.copytree(compared.folder, folder)
     accuracies = len((folder / "accuracy.jsonl").read_bytes().splitlines())
     found = _compare(digits, folder, methods=["flexiq"], seeds=0, flexiq_extraction="dynamic").families[-1]
-    assert (found.name, found.quantiser) == ("flexiq", "flexiq, dynamic")
+    assert (found.name, found.quantiser) == ("flexiq", "flexiq, dynamic, units of 64")
     default = compared.families[-1]
     assert not {point.record.key for point in found.points} & {point.record.key for point in default.points}
     # With nothing lowered there is nothing to extract: that has been measured.
@@ -216,6 +216,8 @@ def test_what_cannot_be_compared_is_refused(digits: Network, tmp_path: Path) -> 
         compare(digits, "gaudi_like", results=tmp_path / "x", flexiq_selection="greedy")
     with pytest.raises(ConfigurationError, match=r"measure_harm=True: is for methods that rate .*: flexiq"):
         compare(digits, "flexiq_like", methods=["flexiq"], results=tmp_path / "x", measure_harm=True)
+    with pytest.raises(ConfigurationError, match=r"flexiq_width=8: is for .* which is left out: "):
+        compare(digits, "gaudi_like", results=tmp_path / "x", flexiq_width=8)
     with pytest.raises(ConfigurationError, match="seeds=-1: must be at least 0"):
         _compare(digits, tmp_path / "x", seeds=-1)
     assert not (tmp_path / "x").exists()

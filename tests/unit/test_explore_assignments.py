@@ -366,7 +366,7 @@ def test_rules_that_cannot_be_kept_are_refused_together(run: Explore, tmp_path: 
         run(folder, keep_first_last="w8a8", layer_menus={"last": ["w4a8", "w2a8"]})
     with pytest.raises(ConfigurationError, match="tied=\\*: contradicts the method flexiq"):
         run(folder, method="flexiq", menu=None, tied=["*"])
-    with pytest.raises(NetworkError, match="layer_menus=.*: needs data to rate and to measure on"):
+    with pytest.raises(NetworkError, match=r"layer_menus=.*: needs data to rate and to measure on"):
         run(folder, inputs=None, layer_menus={"*": ["w8a8"]})
     least = ((120 + 320) * 8 + (240 + 96) * 2) / 8192
     with pytest.raises(InfeasibleError, match=rf"the least that the weights can take is {least:.3f} KiB"):

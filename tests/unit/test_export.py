@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bitmosaic import cli
 from bitmosaic.explorations.assignment_file import AssignmentFile, dump_assignment, load_assignment
+from bitmosaic.explorations.narrow_channels import LayerChannels, NarrowChannels
 from simulator.errors import PrecisionError
 from simulator.formats import Format
 from simulator.precision import LayerPrecision
@@ -21,10 +22,13 @@ from workloads import export_onnx as onnx_module
 from workloads import export_qonnx as qonnx_module
 from workloads.accuracy import AccuracyEvaluator, uniform
 from workloads.calibration import ValueRange
+from workloads.export_flexiq import export_flexiq
 from workloads.export_onnx import export_onnx
 from workloads.export_operands import METADATA
 from workloads.export_qonnx import export_qonnx
 from workloads.fake_quantised_model import Calibrated
+from workloads.flexiq import greedy
+from workloads.flexiq_model import FlexiqSession
 from workloads.onnx_import import import_model
 from workloads.quantisation import activation_parameters, quantise_activation
 from workloads.tasks import find_task
@@ -266,10 +270,107 @@ def test_assignments_that_cannot_be_exported_are_refused(digits, tmp_path):
     split = CliRunner().invoke(cli.main, asked)
     assert split.exit_code == 2
     for layer in ("layer conv1=w8a8/w4a4@0.5", "layer linear2=w8a8/w4a4@1"):
-        assert f"digits_cnn: {layer}: layers split by channel are not exported" in split.stderr
+        assert f"digits_cnn: {layer}: layers split by channel are not exported without a file" in split.stderr
     path.write_text(assignment_text(digits).replace("  conv1: w8a8\n", ""))
     twice = CliRunner().invoke(cli.main, [*asked, "--precision", "w4a8"])
     assert twice.exit_code == 2 and "--precision: names precisions, and so does --assignment" in twice.stderr
     lacking = CliRunner().invoke(cli.main, asked)
     assert lacking.exit_code == 2 and "precisions=conv1: has no precision for a layer of digits_cnn" in lacking.stderr
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("extraction", ["static", "dynamic"])
+def test_lowered_channels_compute_what_flexiq_measures(digits, extraction):
+    feeds = find_task(digits).calibration_feeds()
+    session = FlexiqSession(digits, feeds, extraction=extraction, threads=1)
+    units = session.units(4)
+    held_out = np.random.default_rng(3).normal(size=(40, 1, 8, 8)).astype(np.float32)  # beyond the calibrated range
+    outputs = []
+    for mask in greedy(units, (0.0, 0.1, 0.3, 1.0)):
+        channels = session.lowered_channels(units, mask)
+        model = export_flexiq(session, channels)
+        onnx.checker.check_model(model)
+        for images in (feeds[0]["image"][:40], held_out):
+            outputs.append(run_model(model, {"image": images})[0])
+            np.testing.assert_array_equal(outputs[-1], session.runner(channels)({"image": images})[0])
+        layers = json.loads({item.key: item.value for item in model.metadata_props}[METADATA])["layers"]
+        for layer, narrow in channels.items():
+            assert layers[layer].get("input channels in 4 bits", []) == list(np.flatnonzero(narrow))
+        stored = {tensor.name: tensor for tensor in model.graph.initializer}
+        assert not {binding.weight for binding in digits.bindings.values()} & set(stored)
+        codes = numpy_helper.to_array(stored["bitmosaic/conv2/trained/codes"])
+        by_channel = np.moveaxis(codes, 1, 0)[channels["conv2"]]
+        assert codes.dtype == np.int8
+        # A narrow channel has at most 16 codes, all of them multiples of one power of two.
+        assert all(len(np.unique(own)) <= 16 for own in by_channel)
+    assert not any(np.array_equal(outputs[0], other) for other in outputs[2::2])
+
+
+def test_a_network_of_an_old_opset_is_brought_to_scales_by_channel():
+    rng = np.random.default_rng(4)
+    weights = [numpy_helper.from_array(rng.normal(size=(6, 6)).astype(np.float32), f"w{place}") for place in (0, 1)]
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w0"], ["h"], name="first"),
+         helper.make_node("MatMul", ["h", "w1"], ["y"], name="second")],
+        "old", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 6])], weights,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=8)
+    network = import_model(model, name="old")
+    feed = {"x": rng.normal(size=(4, 6)).astype(np.float32)}
+    session = FlexiqSession(network, [feed], threads=1)
+    channels = {"second": np.array([True, False, True, True, False, True])}
+    model = export_flexiq(session, channels)
+    assert model.opset_import[0].version == 13
+    np.testing.assert_array_equal(run_model(model, feed)[0], session.runner(channels)(feed)[0])
+
+
+def flexiq_text(digits, precisions=None, **counts):
+    """A file of ``explore --method flexiq``, whose channels are in reverse order."""
+    chosen, layers = {}, {}
+    for layer in digits.layers:
+        extent, count = layer.extent("C"), counts.get(layer.name, 0)
+        chosen[layer.name] = precision(f"w8a8/w4a4@{count / extent}" if count else "w8a8")
+        if layer.name != "depthwise":
+            layers[layer.name] = LayerChannels(max_4bit_ch=count, order=tuple(reversed(range(extent))))
+    return dump_assignment(AssignmentFile(
+        network="digits_cnn", hardware="flexiq_like", quantiser="rtn", precisions=chosen | (precisions or {}),
+        flexiq=NarrowChannels(layers=layers),
+    ))
+
+
+def test_an_assignment_of_flexiq_is_exported_as_it_was_measured(digits, tmp_path):
+    path, out = tmp_path / "m1.yaml", tmp_path / "out.onnx"
+    path.write_text(flexiq_text(digits, pointwise=10, linear2=64))
+    asked = ("digits_cnn", "--assignment", path, "--out", out)
+    result = export_command(*asked)
+    assert result.exit_code == 0, result.output
+    assert "6 layers quantised, 2 of them with input channels in 4 bits" in result.stdout
+    assert "of 1,280 outputs none differs" in result.stdout
+    task = find_task(digits)
+    session = FlexiqSession(digits, task.calibration_feeds(), threads=1)
+    channels = {"pointwise": np.arange(32) >= 22, "linear2": np.ones(64, bool)}
+    model = onnx.load(out)
+    feed = {"image": task.calibration_feeds()[0]["image"][:32]}
+    np.testing.assert_array_equal(run_model(model, feed)[0], session.runner(channels)(feed)[0])
+    expected = task.evaluate(session.runner(channels))
+    assert task.evaluate(lambda given: run_model(model, given)).value == expected.value
+
+
+def test_what_an_assignment_of_flexiq_leaves_no_room_for(digits, tmp_path):
+    path, out = tmp_path / "m1.yaml", tmp_path / "out.onnx"
+    asked = ("digits_cnn", "--assignment", path, "--out", out)
+    path.write_text(flexiq_text(digits, pointwise=10))
+    for options, messages in (
+        (["--to", "qonnx"], ["--to=qonnx: contradicts the assignment", "ONNX can say it"]),
+        (["--quantiser", "gptq", "--scheme", "affine", "--fusible"],
+         ["--quantiser=gptq: contradicts", "--scheme=affine: contradicts", "--fusible: contradicts"]),
+    ):
+        result = export_command(*asked, *options)
+        assert result.exit_code == 2 and all(message in result.stderr for message in messages), result.output
+    assert export_command(*asked, "--scheme", "symmetric").exit_code == 0
+    out.unlink()
+    path.write_text(flexiq_text(digits, {"conv1": precision("w4a8")}, pointwise=10))
+    result = export_command(*asked)
+    assert result.exit_code == 2 and "layer conv1=w4a8: must be w8a8 with channels in w4a4" in result.stderr
     assert not out.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,17 +14,20 @@ from click.testing import CliRunner
 
 from bitmosaic.cli import main
 from bitmosaic.explorations.accuracy_book import AccuracyBook
-from bitmosaic.explorations.assignment_file import load_assignment
+from bitmosaic.explorations.assignment_file import dump_assignment, load_assignment
 from bitmosaic.explorations.exploration import Exploration
 from bitmosaic.explorations.explorer import ExplorationInterrupted, explore
 from bitmosaic.explorations.folder import assignment_of
-from bitmosaic.explorations.methods import METHODS, plan
+from bitmosaic.explorations.methods import METHODS, flexiq_variant, plan
 from bitmosaic.explorations.network_points import NetworkPoints
 from bitmosaic.explorations.proposals import by_threshold
+from bitmosaic.explorations.records import FlexiqVariant
 from bitmosaic.progress import Silent
+from bitmosaic.report_page.page import report_of
 from bitmosaic.views.text_tables import harm_note, method_note, report_text
-from hw_configs import open_machine
+from hw_configs import open_accelerator, open_machine
 from mapper.solution import SearchBudget
+from mapper.split_channels import channels_of_a_step
 from simulator.errors import ConfigurationError, InfeasibleError, NetworkError, PrecisionError
 from simulator.precision import LayerPrecision
 from workloads import Network, open_network
@@ -44,6 +48,8 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 
 def _explore(network: Network, method: str, results: Path, **options: Any) -> Exploration:
     menu = None if method in MACHINES else MENU
+    if method == "flexiq":
+        options.setdefault("flexiq_width", 1)  # the machine's own width is that of whole layers here
     return explore(network, MACHINES.get(method, "bit_fusion"), menu=menu, points=3, method=method,  # type: ignore[arg-type]
                    results=results, budget=BUDGET, workers=1, **options)
 
@@ -207,7 +213,7 @@ def test_variants_of_flexiq_stand_beside_each_other_in_a_folder(
     assert not {p.record.key for p in found.points} & {p.record.key for p in default.points}
     again = _explore(digits, "flexiq", folder)
     assert again.settings == default.settings and again.points == default.points
-    assert "Selection evolutionary, effective bits dynamic." in method_note(found)
+    assert "Selection evolutionary, effective bits dynamic, units of 1 channel." in method_note(found)
 
     session = FlexiqSession(digits, tuple(task.calibration_feeds()), extraction="dynamic")
     whole = next(point.record for point in found.points if point.record.origin_value == 1.0)
@@ -225,6 +231,111 @@ def test_variants_of_flexiq_stand_beside_each_other_in_a_folder(
         accuracy = by_ratio[ratio].accuracy if ratio in by_ratio else None
         if accuracy is not None:
             assert accuracy.value == task.evaluate(session.runner(session.lowered_channels(units, mask))).value
+
+
+def test_files_of_flexiq_say_which_channels_are_narrow(digits: Network, explored: dict[str, Exploration]) -> None:
+    """A channel order and ``max_4bit_ch`` for each layer; what they lower scores as the point did."""
+    found, task = explored["flexiq"], find_task(digits)
+    assert task is not None
+    session = FlexiqSession(digits, tuple(task.calibration_feeds()))
+    orders: list[dict[str, tuple[int, ...]]] = []
+    for point in found.points:
+        path = found.folder / f"assignments/{point.label}.yaml"
+        channels = load_assignment(path, digits).flexiq
+        assert channels is not None and channels.activations == "symmetric" and channels.extraction == "static"
+        if point.is_uniform:
+            assert not channels.layers
+            continue
+        assert set(channels.layers) == set(session.lowerable) and channels.ratios == RATIOS
+        masks = {name: np.isin(np.arange(len(own.order)), own.narrow) for name, own in channels.layers.items()}
+        accuracy = point.record.accuracy
+        assert accuracy is not None and task.evaluate(session.runner(masks)).value == accuracy.value
+        place = RATIOS.index(point.record.origin_value)  # type: ignore[arg-type]
+        assert all(own.at_ratios[place] == own.max_4bit_ch for own in channels.layers.values())
+        orders.append({name: own.order for name, own in channels.layers.items()})
+    assert len(orders) > 1 and all(each == orders[0] for each in orders)
+    assert any(list(order) != sorted(order) for order in orders[0].values())
+    assert "flexiq" not in (explored["amp"].folder / "assignments/w4a8.yaml").read_text()
+
+
+def test_channels_that_do_not_go_with_the_precisions_are_refused(
+    digits: Network, explored: dict[str, Exploration], tmp_path: Path
+) -> None:
+    found = explored["flexiq"]
+    whole = next(point for point in found.points if point.record.origin_value == 1.0)
+    written = assignment_of(found, whole)
+    assert written.flexiq is not None
+    layers = written.flexiq.layers
+
+    def problems(**changed: Any) -> list[str]:
+        path = tmp_path / "own.yaml"
+        flexiq = written.flexiq.model_copy(update={"layers": {**layers, **changed}})  # type: ignore[union-attr]
+        path.write_text(dump_assignment(written.model_copy(update={"flexiq": flexiq})))
+        with pytest.raises(ConfigurationError) as caught:
+            load_assignment(path, digits)
+        return str(caught.value).splitlines()
+
+    conv = layers["conv2"]
+    (message,) = problems(conv2=conv.model_copy(update={"max_4bit_ch": 1}))
+    assert f"flexiq.layers.conv2.max_4bit_ch: must be {len(conv.order)}, as the layer's precision says" in message
+    assert message.startswith(f"{tmp_path}/own.yaml:")
+    (message,) = problems(conv2=conv.model_copy(update={"max_4bit_ch": 2, "at_ratios": (), "order": (1, 0)}))
+    assert f"conv2.order: must hold the {len(conv.order)} input channels of the layer" in message
+    assert "has no such layer" in problems(conv9=conv)[0]
+    assert "order: must hold every channel from 0 on once" in problems(
+        conv2=conv.model_copy(update={"order": (0, 0)}))[0]
+    assert "the layer has" in problems(conv2=conv.model_copy(update={"max_4bit_ch": 99}))[0]
+    assert "at_ratios: must ascend" in problems(conv2=conv.model_copy(update={"at_ratios": (2, 1)}))[0]
+    path = tmp_path / "own.yaml"
+    none = written.flexiq.model_copy(update={"layers": {}})
+    path.write_text(dump_assignment(written.model_copy(update={"flexiq": none})))
+    with pytest.raises(ConfigurationError, match="must say which channels of conv2 are narrow"):
+        load_assignment(path, digits)
+
+
+def test_flexiq_lowers_as_many_channels_together_as_the_machine_takes(
+    digits: Network, explored: dict[str, Exploration]
+) -> None:
+    """``flexiq_like`` asks for 128, more than layers have that could be split: another selection than with 1."""
+    single, folder = explored["flexiq"], explored["flexiq"].folder
+    settings = single.settings.model_dump()
+    found = _explore(digits, "flexiq", folder, flexiq_width=None)
+    assert found.settings.flexiq == FlexiqVariant(width=128)
+    note = method_note(found)
+    assert "effective bits static, units of 128 channels. No ratio splits a layer" in note
+    assert any(text.startswith("No ratio splits a layer") for text in report_of(folder).notes)
+    mixed = [point.record for point in found.points if not point.is_uniform]
+    assert mixed and not {point.key for point in mixed} & {point.record.key for point in single.points}
+    assert {label for point in mixed for label in point.assignment.values()} == {"w8a8", "w8a8/w4a4@1"}
+    assert any("w4a4@0." in label for p in single.points for label in p.record.assignment.values())
+    eighth = _explore(digits, "flexiq", folder, flexiq_width=8)
+    assert "units of 8 channels." in method_note(eighth) and "No ratio" not in method_note(eighth)
+    extents = {layer.name: layer.extent("C") for layer in digits.layers}
+    splits = [(extents[layer], LayerPrecision.parse(label).split) for point in eighth.points
+              for layer, label in point.record.assignment.items()]
+    counts = [(extent, split.share * extent) for extent, split in splits if split is not None]
+    assert counts and all(count == extent or count == pytest.approx(8 * round(count / 8)) for extent, count in counts)
+    again = _explore(digits, "flexiq", folder)
+    assert again.settings.model_dump() == settings and again.points == single.points
+
+
+def test_the_width_of_units_is_part_of_what_is_measured() -> None:
+    assert FlexiqVariant.model_validate({"selection": "greedy", "extraction": "static"}).identity == {}
+    assert FlexiqVariant(width=8).identity == {"width": 8}
+    assert FlexiqVariant(extraction="dynamic", width=8).label == "flexiq, dynamic, units of 8"
+
+
+@pytest.mark.parametrize(("hardware", "channels"), [
+    ("flexiq_like", 128),  # 32 rows of four lanes of 4 bits
+    ("bit_fusion", 64), ("tpu_like", 256),
+    ("loom", 16),  # no axis takes C, its lanes do
+    ("eyeriss_like", 12),
+])
+def test_a_machine_asks_for_the_channels_of_one_step(hardware: str, channels: int) -> None:
+    accelerator = open_accelerator(hardware)
+    assert channels_of_a_step(accelerator, LayerPrecision.parse("w4a4")) == channels
+    assert flexiq_variant(True, accelerator, None, None, None) == (FlexiqVariant(width=channels), [])
+    assert flexiq_variant(True, accelerator, None, None, 3) == (FlexiqVariant(width=3), [])
 
 
 @pytest.mark.parametrize("name", ["seada", "flexiq", "dpq"])
@@ -349,6 +460,8 @@ def test_what_contradicts_a_method_is_refused(digits: Network, tmp_path: Path) -
         "flexiq_selection=greedy: is for the method flexiq, which was not asked for",
         "flexiq_extraction='live': is not known (allowed: static, dynamic)",
     ]
+    assert "flexiq_width=8: is for the method flexiq" in problems("amp", flexiq_width=8)
+    assert "flexiq_width=0: must be at least 1" in problems("flexiq", flexiq_width=0)
     assert "flexiq_selection='evolution': is not known" in problems("flexiq", flexiq_selection="evolution")
     assert "the method dpq is for menus with weights that are expanded" in problems("dpq")
     assert "flexiq splits layers into w8a8 and w4a4" in problems("flexiq", PrecisionError, hardware="gaudi_like")

@@ -16,8 +16,10 @@ from pydantic import ValidationError
 import bitmosaic
 from bitmosaic.cli import main
 from bitmosaic.explorations.assignment_file import load_assignment
-from bitmosaic.explorations.exploration import SETTINGS_FILE
-from bitmosaic.explorations.records import PointRecord
+from bitmosaic.explorations.comparison import FAMILIES_FILE
+from bitmosaic.explorations.exploration import SELECTIONS_FILE, SETTINGS_FILE
+from bitmosaic.explorations.records import PointRecord, SelectionRecord
+from bitmosaic.explorations.store import RecordFile
 from bitmosaic.report_page import page
 from bitmosaic.report_page.machines import Machines, changes
 from bitmosaic.report_page.model import MachineEntry, Report
@@ -126,11 +128,39 @@ def test_a_variant_of_flexiq_is_named(records: dict[str, PointRecord], tmp_path:
     settings = json.loads(path.read_text(encoding="utf-8"))
     facts = {fact.label: fact.text for fact in report_of(folder).facts}
     assert facts["rank correlation with measured harm"] == "not measured (--measure-harm)"
-    settings |= {"method": "flexiq", "flexiq": {"selection": "evolutionary", "extraction": "static"}}
+    settings |= {"method": "flexiq", "flexiq": {"selection": "evolutionary", "extraction": "static", "width": 8}}
     path.write_text(json.dumps(settings), encoding="utf-8")
     facts = {fact.label: fact.text for fact in report_of(folder).facts}
-    assert facts["method"] == "flexiq: selection evolutionary, effective bits static"
+    assert facts["method"] == "flexiq: selection evolutionary, effective bits static, units of 8"
     assert not {"harm", "quantiser", "rank correlation with measured harm"} & set(facts), "of channels there is neither"
+
+
+def test_a_comparison_names_the_width_of_units_and_the_channels(
+    records: dict[str, PointRecord], tmp_path: Path
+) -> None:
+    """FlexiQ's point keeps its channels in the assignment that the page saves; a label without a width means 1."""
+    label, point = next((name, each) for name, each in records.items() if each.uniform is None)
+    chosen = point.model_copy(update={"origin": "ratio", "origin_value": 0.5, "selection": "selected"})
+    folder = results.write_comparison(tmp_path / "compared", {**records, label: chosen})
+    RecordFile(folder / SELECTIONS_FILE, SelectionRecord).append(SelectionRecord(
+        key="selected", subject="subject", extraction="dynamic", ratios=(0.5, 1.0),
+        narrow=({"conv2": (1, 3)}, {"conv2": (0, 1, 2, 3)}),
+    ))
+    path = folder / FAMILIES_FILE
+    text = path.read_text(encoding="utf-8").replace('"family":"amp"', '"family":"flexiq"')
+    for quantiser, said in (
+        ("flexiq", "greedy selection, static effective bits, units of 1"),
+        ("flexiq, dynamic, units of 8", "greedy selection, dynamic effective bits, units of 8"),
+        ("flexiq, evolutionary, units of 128", "evolutionary selection, static effective bits, units of 128"),
+    ):
+        *others, last = text.splitlines()
+        path.write_text("\n".join([*others, last.replace('"quantiser":"rtn"', f'"quantiser":"{quantiser}"'), ""]))
+        report = report_of(folder)
+        assert {fact.label: fact.text for fact in report.facts}["flexiq"] == said
+    saved = next(each.assignment for each in report.points if each.id == "flexiq-2")
+    assert "extraction: dynamic" in saved and "ratios: [0.5, 1.0]" in saved
+    assert "max_4bit_ch: 2\n      at_ratios: [2, 4]\n      order: [1, 3, 0, 2]\n" in saved
+    assert "flexiq:" not in next(each.assignment for each in report.points if each.id == "flexiq-1")
 
 
 def test_a_comparison_of_an_earlier_version_says_what_is_missing(
