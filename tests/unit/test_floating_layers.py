@@ -115,16 +115,15 @@ def _explore(network: Network, machine: Accelerator | str, folder: Path) -> Expl
 
 
 @pytest.fixture(scope="module")
-def explored(
-    digits: Network, machine: Accelerator, own_cache: None, tmp_path_factory: pytest.TempPathFactory
-) -> Exploration:
-    """SEADA on the machine with the unit; nothing is drawn."""
+def explored(digits: Network, own_cache: None, tmp_path_factory: pytest.TempPathFactory) -> Exploration:
+    """SEADA on the preset that has a unit; nothing is drawn."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("bitmosaic.explorations.folder.save_figure", lambda *arguments: ())
-        return _explore(digits, machine, tmp_path_factory.mktemp("seada") / "digits")
+        return _explore(digits, "bit_fusion_float", tmp_path_factory.mktemp("seada") / "digits")
 
 
-def test_seada_lets_layers_stay_in_floating_point(digits: Network, explored: Exploration, machine: Accelerator) -> None:
+def test_seada_lets_layers_stay_in_floating_point(digits: Network, explored: Exploration) -> None:
+    machine = open_accelerator("bit_fusion_float")
     assert explored.settings.floating == "bf16" and explored.settings.menu == ("w8a8", "w2a8", "bf16")
     assert "Layers in bf16 stay in floating point on the machine's unit" in " ".join(report_text(explored).split())
     whole = explored.point("bf16").record
@@ -134,6 +133,10 @@ def test_seada_lets_layers_stay_in_floating_point(digits: Network, explored: Exp
     assert fp32 is not None and whole.accuracy is not None and abs(whole.accuracy.value - fp32.value) <= 0.005
     mixed = [point.record for point in explored.points if len(set(point.record.assignment.values())) > 1]
     assert any("bf16" in record.assignment.values() for record in mixed)
+    assert "threshold" in {record.origin for record in mixed} and whole.confidence["floating_point_unit"] == "scaled"
+    # A depthwise layer fills one column of the grid: even the small unit is faster there.
+    rows = {label: explored.point(label).record.layers[2] for label in ("w8a8", "bf16")}
+    assert rows["bf16"].layer == "depthwise" and rows["bf16"].total_cycles < rows["w8a8"].total_cycles
     for record in (point.record for point in explored.points):
         rows = [*record.layers, *record.vector]
         assert record.total_cycles == sum(row.total_cycles for row in rows)
