@@ -32,6 +32,7 @@ from bitmosaic.commands.parts import (
     layer_precisions_of,
     listing,
     open_named,
+    seada_options,
     shapes_of,
     shown_progress,
     words,
@@ -99,6 +100,7 @@ def main() -> None:
               help="A published method by its name: how harm is rated, how weights are quantised, and who chooses. "
                    "Options that contradict it are refused.")
 @flexiq_options
+@seada_options
 @click.option("--measure-harm", is_flag=True,
               help="Measure the harm of each layer and precision too, and say how well the method ranks them; one run "
                    "each.")
@@ -121,6 +123,7 @@ def main() -> None:
 def explore(
     network: str, hardware: str, menu: str | None, objective: str, sensitivity: str, gradients: str,
     quantiser: str | None, method: str | None, flexiq_selection: str | None, flexiq_extraction: str | None,
+    seada_codes: str | None, seada_score: str | None, seada_weight: str | None,
     measure_harm: bool, keep_first_last: str | None, weight_memory_limit: float | None,
     accuracy_at_least: float | None, points: int, shapes: tuple[str, ...], inputs: Path | None, output: Path | None,
     seconds_per_layer: float | None, gap: float | None, workers: int | None,
@@ -141,6 +144,8 @@ def explore(
                 sensitivity=sensitivity, gradients=gradients,  # type: ignore[arg-type]
                 quantiser=quantiser, method=method,  # type: ignore[arg-type]
                 flexiq_selection=flexiq_selection, flexiq_extraction=flexiq_extraction,  # type: ignore[arg-type]
+                seada_codes=seada_codes, seada_score=seada_score,  # type: ignore[arg-type]
+                seada_weight=seada_weight,  # type: ignore[arg-type]
                 measure_harm=measure_harm, keep_first_last=keep_first_last,
                 weight_memory_limit_kib=weight_memory_limit,
                 accuracy_at_least=None if accuracy_at_least is None else accuracy_at_least / 100,

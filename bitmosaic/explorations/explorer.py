@@ -18,7 +18,7 @@ from bitmosaic.explorations.exploration import Exploration, load_exploration
 from bitmosaic.explorations.folder import check_folder, default_folder, write_inputs, write_outputs
 from bitmosaic.explorations.job import Job, find_data, open_subject, settings_problems
 from bitmosaic.explorations.limits import check_reached, kept_layers, limit_problems
-from bitmosaic.explorations.methods import METHOD_NAMES, MethodPlan, flexiq_variant
+from bitmosaic.explorations.methods import METHOD_NAMES, MethodPlan, flexiq_variant, seada_reading
 from bitmosaic.explorations.methods import plan as make_plan
 from bitmosaic.explorations.network_points import NetworkPoints
 from bitmosaic.explorations.proposals import propose
@@ -35,6 +35,7 @@ from mapper.solution import Objective, SearchBudget
 from simulator.accelerator import Accelerator
 from simulator.errors import ConfigurationError, NetworkError, Problem
 from workloads import Network
+from workloads.entropy import BitCode, EntropyScore, EntropyWeight
 from workloads.flexiq import Extraction
 from workloads.gradients import GRADIENTS
 from workloads.tasks import Task
@@ -65,6 +66,9 @@ def explore(
     method: MethodName | None = None,
     flexiq_selection: FlexiqSelection | None = None,
     flexiq_extraction: Extraction | None = None,
+    seada_codes: BitCode | None = None,
+    seada_score: EntropyScore | None = None,
+    seada_weight: EntropyWeight | None = None,
     measure_harm: bool = False,
     keep_first_last: str | None = None,
     weight_memory_limit_kib: float | None = None,
@@ -98,6 +102,10 @@ def explore(
             selections by the distance of the calibration data's outputs to the 8-bit network's.
         flexiq_extraction: with that method: effective bits of activations are ``static`` (the default), from the
             calibration data, or ``dynamic``, from each example's tensor.
+        seada_codes: with that method: entropies of bits of ``sign_magnitude`` (the default) or ``twos_complement``.
+        seada_score: with that method: entropies of ``operands`` (the default), or of a layer their ``max`` or ``mean``.
+        seada_weight: with that method: bits lost count for each of an operand's ``elements`` (the default), of the
+            layer's ``parameters`` or ``macs``, or ``one`` time.
         measure_harm: whether harm is measured too, one run a layer and precision, to say how well ratings rank it.
         keep_first_last: a precision of the menu that the first and the last trained layer have in every assignment
             but the uniform ones.
@@ -125,10 +133,12 @@ def explore(
     })
     variant, wrong = flexiq_variant(method == "flexiq", flexiq_selection, flexiq_extraction)
     problems += wrong
+    reading, wrong = seada_reading(method == "seada", seada_codes, seada_score, seada_weight)
+    problems += wrong
     problems += limit_problems(weight_memory_limit_kib, accuracy_at_least)
     if problems:
         raise ConfigurationError(problems)
-    plan = make_plan(network, accelerator, method, menu, sensitivity, quantiser, variant, gradients)
+    plan = make_plan(network, accelerator, method, menu, sensitivity, quantiser, variant, gradients, reading)
     kept = kept_layers(network, plan, keep_first_last)
     task, data = find_data(network, inputs, task)
     if method is not None and task is None:
@@ -174,6 +184,7 @@ def _settings(job: Job, plan: MethodPlan, points: int) -> Settings:
         method=plan.method,
         floating=plan.floating.label if plan.floating else None,
         flexiq=plan.flexiq if plan.selection == "channels" else None,
+        seada=plan.seada if plan.selection == "entropy" else None,
         points=points, cpu_seconds_per_layer=job.budget.cpu_seconds, target_gap=job.budget.target_gap,
         context=job.context(plan), subject=job.subject, fp32_key=book.key({}) if book else None, versions=_versions(),
     )

@@ -28,12 +28,12 @@ def propose(run: NetworkPoints, book: AccuracyBook, plan: MethodPlan, points: in
         assert isinstance(run.accuracy, FlexiqBook)
         found = by_ratio(run, run.accuracy)
     else:
-        harms = book.harms(plan.menu, plan.sensitivity, run.progress)
+        harms = book.harms(plan.menu, plan.sensitivity, run.progress, plan.seada)
         by = in_sequence if plan.selection == "subgraphs" else least_harm
         found = by(run, plan.menu, harms, points)
     if plan.selection == "entropy":
         kind: Kind = "value" if plan.sensitivity == "value_entropy" else "bit"
-        found += by_threshold(run, plan.menu, book.entropies(), kind, points)
+        found += by_threshold(run, plan.menu, book.entropies(plan.seada), kind, points)
     distinct: dict[str, Proposal] = {}
     for proposal in found:
         if run.weight_bits_limit is not None and run.weight_bits(proposal.assignment) > run.weight_bits_limit:

@@ -311,6 +311,8 @@ def method_note(exploration: Exploration) -> str:
     if settings.flexiq is not None:
         weights = f" Selection {settings.flexiq.selection}, effective bits {settings.flexiq.extraction}."
     floating = ""
+    if settings.seada is not None and settings.seada.identity:
+        weights += f" Rules read with {settings.seada.label}."
     if settings.method == "seada":
         floating = " No layer stays in floating point: the machine states no floating_point_unit beside its grid."
     if settings.floating is not None:

@@ -212,12 +212,14 @@ def test_options_reach_the_job(folder: Path, tmp_path: Path, monkeypatch: pytest
         "menu": None, "objective": "edp", "sensitivity": "auto", "quantiser": None, "method": None,
         "measure_harm": False, "keep_first_last": None, "weight_memory_limit_kib": None, "accuracy_at_least": None,
         "points": 10, "inputs": None, "flexiq_selection": None, "flexiq_extraction": None, "gradients": "own",
+        "seada_codes": None, "seada_score": None, "seada_weight": None,
         "results": None, "budget": explorer.DEFAULT_BUDGET, "workers": None,
     }
     _run("explore", folder / "open.onnx", "--shape", "image=1x1x6x6", "--hardware", "loom", "--menu", "w8a8, w4a8",
          "--objective", "energy", "--sensitivity", "weight_error", "--quantiser", "gptq", "--method", "amp",
          "--measure-harm", "--keep-first-last", "w8a8", "--gradients", "torch",
          "--flexiq-selection", "evolutionary", "--flexiq-extraction", "dynamic",
+         "--seada-codes", "twos_complement", "--seada-score", "max", "--seada-weight", "macs",
          "--weight-memory-limit", "3.5", "--accuracy-at-least", "90", "--points", "3",
          "--inputs", "some.npz", "--output", tmp_path, "--seconds-per-layer", "0.5", "--gap", "0.25", "--workers", "2")
     name, machine, options = calls.pop()
@@ -226,6 +228,7 @@ def test_options_reach_the_job(folder: Path, tmp_path: Path, monkeypatch: pytest
         "menu": ["w8a8", "w4a8"], "objective": "energy", "sensitivity": "weight_error", "quantiser": "gptq",
         "method": "amp", "measure_harm": True, "keep_first_last": "w8a8", "gradients": "torch",
         "flexiq_selection": "evolutionary", "flexiq_extraction": "dynamic",
+        "seada_codes": "twos_complement", "seada_score": "max", "seada_weight": "macs",
         "weight_memory_limit_kib": 3.5, "accuracy_at_least": 0.9, "points": 3,
         "inputs": Path("some.npz"), "results": tmp_path, "workers": 2,
         "budget": bitmosaic.SearchBudget(cpu_seconds=0.5, target_gap=0.25),
