@@ -34,6 +34,7 @@ from bitmosaic.commands.parts import (
     layer_precisions_of,
     listing,
     open_named,
+    seada_options,
     shapes_of,
     shown_progress,
     words,
@@ -101,6 +102,7 @@ def main() -> None:
               help="A published method by its name: how harm is rated, how weights are quantised, and who chooses. "
                    "Options that contradict it are refused.")
 @flexiq_options
+@seada_options
 @click.option("--measure-harm/--no-measure-harm", default=None,
               help="Measure the harm of each layer and precision too, and say how well the method ranks them; one run "
                    "each. By default where entropies rate, as in --method seada.")
@@ -133,9 +135,10 @@ def main() -> None:
 def explore(
     network: str, hardware: str, menu: str | None, objective: str, sensitivity: str, gradients: str,
     quantiser: str | None, method: str | None, flexiq_selection: str | None, flexiq_extraction: str | None,
-    flexiq_width: int | None, measure_harm: bool | None, keep_first_last: str | None, layer_menus: tuple[str, ...],
-    tied: tuple[str, ...], weight_memory_limit: float | None, accuracy_at_least: float | None, minimise: str,
-    points: Any, shapes: tuple[str, ...], inputs: Path | None, output: Path | None, seconds_per_layer: float | None,
+    flexiq_width: int | None, seada_codes: str | None, seada_score: str | None, seada_weight: str | None,
+    measure_harm: bool | None, keep_first_last: str | None, layer_menus: tuple[str, ...], tied: tuple[str, ...],
+    weight_memory_limit: float | None, accuracy_at_least: float | None, minimise: str, points: Any,
+    shapes: tuple[str, ...], inputs: Path | None, output: Path | None, seconds_per_layer: float | None,
     gap: float | None, workers: int | None,
 ) -> None:
     """Find the latency–accuracy and energy–accuracy fronts of NETWORK.
@@ -154,7 +157,9 @@ def explore(
                 sensitivity=sensitivity, gradients=gradients,  # type: ignore[arg-type]
                 quantiser=quantiser, method=method,  # type: ignore[arg-type]
                 flexiq_selection=flexiq_selection, flexiq_extraction=flexiq_extraction,  # type: ignore[arg-type]
-                flexiq_width=flexiq_width, measure_harm=measure_harm, keep_first_last=keep_first_last,
+                flexiq_width=flexiq_width, seada_codes=seada_codes, seada_score=seada_score,  # type: ignore[arg-type]
+                seada_weight=seada_weight,  # type: ignore[arg-type]
+                measure_harm=measure_harm, keep_first_last=keep_first_last,
                 layer_menus=layer_menus_of(layer_menus), tied=tied,
                 weight_memory_limit_kib=weight_memory_limit,
                 accuracy_at_least=None if accuracy_at_least is None else accuracy_at_least / 100,

@@ -14,7 +14,8 @@ code, and the entropy of a whole is at most the sum over its parts.
 Two rules turn them into precisions. *Threshold*: the narrowest precision with at least θ·H bits (``select``). *Budget*:
 a format of b bits keeps n·min(b, H) bits of information of an operand of n elements, so that it loses n·max(0, H − b):
 that is the additive harm of the sensitivity methods ``value_entropy`` and ``bit_entropy``. Post-training, neither ranks
-layers well: an outlier widens the scale, which lowers the entropy and raises the error.
+layers well: an outlier widens the scale, which lowers the entropy and raises the error. Where our reading could be
+another one, ``EntropyReading`` has the choices.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, Literal
 
 import numpy as np
@@ -30,6 +32,7 @@ from onnx import helper
 
 from simulator.errors import PrecisionError, Problem
 from simulator.formats import Format
+from simulator.layer import Frozen, Layer
 from simulator.precision import LayerPrecision
 from workloads.calibration import input_shapes, open_session, trained_model, with_free_batch
 from workloads.fake_quantised_model import Calibrated, trained_weight
@@ -40,6 +43,8 @@ from workloads.tasks.task import Feed
 
 BitCode = Literal["sign_magnitude", "twos_complement"]
 Kind = Literal["value", "bit"]
+EntropyScore = Literal["operands", "mean", "max"]
+EntropyWeight = Literal["elements", "parameters", "macs", "one"]
 DEFAULT_BITS = 8
 
 
@@ -81,6 +86,50 @@ class LayerEntropy:
         """Bits of information lost in a precision: of the weights and of the input of one example."""
         lost = self.weight.lost_bits(kind, precision.weight.bits)
         return lost if self.input is None else lost + self.input.lost_bits(kind, precision.input.bits)
+
+
+class EntropyReading(Frozen):
+    """How the open points of SEADA's rules are read.
+
+    Attributes:
+        codes: of which bits are counted.
+        score: what H is: of each operand its own (``operands``); or one score of the layer that both are held to, the
+            larger one of the two (``max``), or their mean weighted by MACs (``mean``), of which each reads one weight
+            and one input, so that it is the plain mean.
+        weight: what n is: of each operand its elements (``elements``: of the weights, and of the input of one example),
+            or of both the layer's ``parameters``, its ``macs``, or ``one``.
+    """
+
+    codes: BitCode = "sign_magnitude"
+    score: EntropyScore = "operands"
+    weight: EntropyWeight = "elements"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What keys say of it: nothing of defaults, whose keys are older than the choice."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+    @property
+    def label(self) -> str:
+        """What is not the default, in words."""
+        return ", ".join(f"{name} {value}" for name, value in self.identity.items())
+
+    def of(self, entropy: LayerEntropy, layer: Layer) -> LayerEntropy:
+        """Entropies of a layer's operands (of these codes) with the H and the n that the rules go by."""
+        operands = [operand for operand in (entropy.weight, entropy.input) if operand is not None]
+        counts = {"parameters": layer.weight_count, "macs": layer.macs, "one": 1}
+
+        def read(operand: OperandEntropy) -> OperandEntropy:
+            value, bit = operand.value, operand.bit
+            if self.score != "operands":
+                joined = fmean if self.score == "mean" else max
+                value, bit = (joined([each.value for each in operands]), joined([each.bit for each in operands]))
+            return OperandEntropy(value, bit, float(counts.get(self.weight, operand.count)))
+
+        return LayerEntropy(read(entropy.weight), None if entropy.input is None else read(entropy.input))
+
+
+DEFAULT_READING = EntropyReading()
 
 
 def entropies_of_codes(codes: NDArray[Any], bits: int, code: BitCode = "sign_magnitude") -> tuple[float, float]:

@@ -19,7 +19,7 @@ from simulator.precision import LayerPrecision
 from simulator.shown import Shown
 from workloads.accuracy import AccuracyEvaluator
 from workloads.calibration import trained_model
-from workloads.entropy import Kind, layer_entropies
+from workloads.entropy import DEFAULT_READING, EntropyReading, Kind, layer_entropies
 from workloads.fake_quantised_model import quantised_weight, trained_weight
 from workloads.network import Network
 from workloads.reverse_pass import gradient_problems
@@ -38,6 +38,7 @@ class Request:
         layers: names of the layers to rate: those with trained weights.
         menu: precisions to rate each layer in.
         progress: called with (done, total): after each entry of the table, or each set of examples of ``AT_ONCE``.
+        reading: of SEADA's rules, for the entropies.
     """
 
     network: Network
@@ -45,6 +46,7 @@ class Request:
     layers: tuple[str, ...]
     menu: tuple[LayerPrecision, ...]
     progress: Progress
+    reading: EntropyReading = DEFAULT_READING
 
     def table(
         self, harm: Callable[[str, LayerPrecision], float], *, report: bool = True
@@ -183,12 +185,13 @@ def estimate(
     *,
     method: str | None = None,
     progress: Progress | None = None,
+    reading: EntropyReading = DEFAULT_READING,
 ) -> Sensitivity:
     """Rate every layer with trained weights in every precision of the menu.
 
-    ``method`` None takes ``default_method``. Gradients are ``evaluator.gradients``. ``progress`` is as in ``Request``.
-    Raises ``NetworkError`` for a network without trained weights, an unknown method, or one that needs an evaluator
-    where there is none, and ``PrecisionError`` for an empty menu.
+    ``method`` None takes ``default_method``. Gradients are ``evaluator.gradients``. ``progress`` and ``reading`` are as
+    in ``Request``. Raises ``NetworkError`` for a network without trained weights, an unknown method, or one that needs
+    an evaluator where there is none, and ``PrecisionError`` for an empty menu.
     """
     if method is None:
         method = default_method(network, "own" if evaluator is None else evaluator.gradients)[0]
@@ -203,7 +206,7 @@ def estimate(
     layers = tuple(layer for layer, binding in network.bindings.items() if binding.weight is not None)
     if not layers:
         raise NetworkError(Problem("has no layer with trained weights that could be rated", where=network.name))
-    request = Request(network, evaluator, layers, tuple(menu), progress or (lambda done, total: None))
+    request = Request(network, evaluator, layers, tuple(menu), progress or (lambda done, total: None), reading)
     harm = METHODS[method](request)
     harm.setflags(write=False)
     return Sensitivity(method, layers, request.menu, harm)
@@ -244,12 +247,14 @@ def _quantised(request: Request, layer: str, precision: LayerPrecision) -> NDArr
 def _lost_bits(request: Request, kind: Kind) -> NDArray[np.float64]:
     evaluator = request.evaluator
     if evaluator is None:
-        entropies = layer_entropies(request.network, request.layers)
+        found = layer_entropies(request.network, request.layers, code=request.reading.codes)
     else:
-        entropies = layer_entropies(
+        found = layer_entropies(
             request.network, request.layers, evaluator.calibrated, evaluator.calibration_feeds,
-            threads=evaluator.threads,
+            code=request.reading.codes, threads=evaluator.threads,
         )
+    layers = {layer.name: layer for layer in request.network.layers}
+    entropies = {name: request.reading.of(entropy, layers[name]) for name, entropy in found.items()}
     return request.table(lambda layer, precision: entropies[layer].lost_bits(kind, precision))
 
 

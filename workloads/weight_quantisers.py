@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from simulator.errors import PrecisionError, Problem, closest
 from simulator.precision import LayerPrecision
 from workloads.dpq import dpq, expanded, tensor_scale
-from workloads.error_compensation import Moments
+from workloads.error_compensation import Moments, without_dead_columns
 from workloads.gptq import gptq
 from workloads.quantisation import LEAST_ERROR, MAX_ABS, Clipping, Quantised, as_rows, as_tensor, quantise
 
@@ -80,6 +80,9 @@ def quantise_weight(
                         clipping=clipping)
     array = np.asarray(weight, dtype=np.float32)
     matrix = as_rows(array, channel_axes, -1)[0][:, 0]
+    if quantiser != "rtn" and moments is not None:
+        # Before any scale: what is never fed must not widen those of the tensor, which all groups of channels share.
+        matrix = _fed(matrix, moments)
     outer = 1.0 if wide is None else tensor_scale(matrix, wide)
     nearest = quantise(matrix, precision.weight, channel_axes=(0,), group=group, symmetric=symmetric, clipping=clipping)
     if quantiser == "rtn" or moments is None:
@@ -105,6 +108,12 @@ def quantise_weight(
         as_tensor(found.values[:, None], array.shape, channel_axes, -1), found.scale, found.zero_point,
         as_tensor(found.codes[:, None], array.shape, channel_axes, -1), found.tensor_scale,
     )
+
+
+def _fed(matrix: NDArray[np.float32], moments: Moments) -> NDArray[np.float32]:
+    """The weights with 0 in columns that are never fed; which ones these are differs by group of channels."""
+    groups = zip(np.split(matrix, len(moments)), moments, strict=True)
+    return np.concatenate([without_dead_columns(*group)[0] for group in groups]).astype(np.float32)
 
 
 def _stacked(parts: list[Quantised], group: int) -> Quantised:

@@ -91,6 +91,25 @@ def flexiq_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+_SEADA = (
+    click.option("--seada-codes", type=click.Choice(["sign_magnitude", "twos_complement"]),
+                 help="Which bits the method seada takes the entropy of; sign_magnitude by default."),
+    click.option("--seada-score", type=click.Choice(["operands", "mean", "max"]),
+                 help="Whether the method seada goes by the entropy of each operand (the default), or by the mean or "
+                      "the larger one of a layer's two."),
+    click.option("--seada-weight", type=click.Choice(["elements", "parameters", "macs", "one"]),
+                 help="What the method seada multiplies lost bits by: elements of each operand (the default), or the "
+                      "layer's parameters, MACs, or one."),
+)
+
+
+def seada_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of the method seada."""
+    for option in reversed(_SEADA):
+        command = option(command)
+    return command
+
+
 def listing(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
     """A plain table of headings and rows."""
     table = Table(box=None, pad_edge=False)

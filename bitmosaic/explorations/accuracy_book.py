@@ -22,12 +22,13 @@ from bitmosaic.explorations.records import (
     SensitivityMethod,
     rated_gradients,
     rated_quantiser,
+    rated_reading,
 )
 from bitmosaic.explorations.store import RecordFile
 from bitmosaic.progress import Progress
 from simulator.precision import LayerPrecision
 from workloads.accuracy import AccuracyEvaluator
-from workloads.entropy import LayerEntropy, OperandEntropy, layer_entropies
+from workloads.entropy import DEFAULT_READING, EntropyReading, LayerEntropy, OperandEntropy, layer_entropies
 from workloads.fake_quantised_model import weight_key
 from workloads.network import Network
 from workloads.quantisation import MAX_ABS, Clipping
@@ -102,73 +103,83 @@ class AccuracyBook:
         return known.accuracy
 
     def harms(
-        self, menu: tuple[LayerPrecision, ...], method: SensitivityMethod, progress: Progress
+        self, menu: tuple[LayerPrecision, ...], method: SensitivityMethod, progress: Progress,
+        reading: EntropyReading = DEFAULT_READING,
     ) -> dict[tuple[str, str], float]:
         """Rate every layer with trained weights in every precision: (layer, label) → harm in the method's unit.
 
-        Harm is infinite where the network's outputs were not finite.
+        Harm is infinite where the network's outputs were not finite. ``reading``: of entropies.
         """
         layers = [layer for layer, binding in self._network.bindings.items() if binding.weight is not None]
         wanted = [(layer, precision) for layer in layers for precision in menu]
-        missing = [pair for pair in wanted if self._harm_key(*pair, method) not in self._harms]
+        missing = [pair for pair in wanted if self._harm_key(*pair, method, reading) not in self._harms]
         if method in AT_ONCE and missing:
-            self._rate(missing, method, lambda done, total: progress.update("sensitivity", done, total))
+            self._rate(missing, method, reading, lambda done, total: progress.update("sensitivity", done, total))
         else:
             for done, pair in enumerate(missing):
                 progress.update("sensitivity", done, len(missing))
-                self._rate([pair], method, lambda done, total: None)
+                self._rate([pair], method, reading, lambda done, total: None)
             if missing:
                 progress.update("sensitivity", len(missing), len(missing))
         harms = {}
         for layer, precision in wanted:
-            record = self._harms.get(self._harm_key(layer, precision, method))
+            record = self._harms.get(self._harm_key(layer, precision, method, reading))
             assert record is not None
             harms[layer, precision.label] = math.inf if record.harm is None else record.harm
         return harms
 
-    def entropies(self) -> dict[str, LayerEntropy]:
-        """Entropies of the 8-bit codes of every trained layer's weights, and of its inputs on calibration data."""
+    def entropies(self, reading: EntropyReading = DEFAULT_READING) -> dict[str, LayerEntropy]:
+        """Entropies of the 8-bit codes of every trained layer's weights, and of its inputs on calibration data, with
+        the H and the n of a reading."""
         layers = [layer for layer, binding in self._network.bindings.items() if binding.weight is not None]
-        keys = {layer: content_key("entropy", {"subject": self._subject, "layer": layer}) for layer in layers}
+        codes: dict[str, Json] = {} if reading.codes == DEFAULT_READING.codes else {"codes": reading.codes}
+        keys = {layer: content_key("entropy", {"subject": self._subject, "layer": layer, **codes}) for layer in layers}
         missing = [layer for layer in layers if keys[layer] not in self._entropies]
         if missing:
             evaluator = self._evaluator
             found = layer_entropies(self._network, missing, evaluator.calibrated, evaluator.calibration_feeds,
-                                    threads=evaluator.threads)
+                                    code=reading.codes, threads=evaluator.threads)
             for layer, entropy in found.items():
                 self._entropies.append(EntropyRecord(
-                    key=keys[layer], subject=self._subject, layer=layer, weight=_row(entropy.weight),
-                    input=None if entropy.input is None else _row(entropy.input),
+                    key=keys[layer], subject=self._subject, codes=reading.codes, layer=layer,
+                    weight=_row(entropy.weight), input=None if entropy.input is None else _row(entropy.input),
                 ))
         records = [self._entropies.get(key) for key in keys.values()]
+        operations = {layer.name: layer for layer in self._network.layers}
         return {
-            record.layer: LayerEntropy(_entropy(record.weight), _entropy(record.input) if record.input else None)
+            record.layer: reading.of(
+                LayerEntropy(_entropy(record.weight), _entropy(record.input) if record.input else None),
+                operations[record.layer],
+            )
             for record in records if record is not None
         }
 
     def _rate(
-        self, pairs: list[tuple[str, LayerPrecision]], method: SensitivityMethod, report: Callable[[int, int], None]
+        self, pairs: list[tuple[str, LayerPrecision]], method: SensitivityMethod, reading: EntropyReading,
+        report: Callable[[int, int], None],
     ) -> None:
         """Rate pairs of layer and precision, in one table, and write them down."""
         layers = tuple(dict.fromkeys(layer for layer, _ in pairs))
         menu = tuple(dict.fromkeys(precision for _, precision in pairs))
-        table = METHODS[method](Request(self._network, self._evaluator, layers, menu, report))
+        table = METHODS[method](Request(self._network, self._evaluator, layers, menu, report, reading))
         for layer, precision in pairs:
             harm = float(table[layers.index(layer), menu.index(precision)])
             self._harms.append(
-                HarmRecord(key=self._harm_key(layer, precision, method), subject=self._subject, method=method,
+                HarmRecord(key=self._harm_key(layer, precision, method, reading), subject=self._subject, method=method,
                            quantiser=rated_quantiser(method, self._quantiser),
-                           gradients=rated_gradients(method, self._gradients), layer=layer, precision=precision.label,
-                           harm=harm if math.isfinite(harm) else None)
+                           gradients=rated_gradients(method, self._gradients), reading=rated_reading(method, reading),
+                           layer=layer, precision=precision.label, harm=harm if math.isfinite(harm) else None)
             )
 
-    def _harm_key(self, layer: str, precision: LayerPrecision, method: SensitivityMethod) -> str:
-        gradients = rated_gradients(method, self._gradients)
+    def _harm_key(
+        self, layer: str, precision: LayerPrecision, method: SensitivityMethod, reading: EntropyReading
+    ) -> str:
+        gradients, read = rated_gradients(method, self._gradients), rated_reading(method, reading).identity
         return content_key(
             "harm",
             {"subject": self._subject, "method": method, "assignment": measured_formats({layer: precision}),
              **_named(rated_quantiser(method, self._quantiser), self._clipping),
-             **({} if gradients == "own" else {"gradients": gradients})},
+             **({} if gradients == "own" else {"gradients": gradients}), **({"reading": read} if read else {})},
         )
 
 

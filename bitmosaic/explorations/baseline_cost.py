@@ -1,26 +1,38 @@
-"""The cost of a network in given precisions, one throughout or one for each layer: mapped, simulated, not measured."""
+"""The cost of a network in given precisions, one throughout or one for each layer: mapped, simulated, not measured.
+
+Layers in the format of a machine's floating-point unit, where its grid does not run that, are not mapped: they cost
+what ``floating_layers`` gives.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from bitmosaic.explorations.exploration import Point
-from bitmosaic.explorations.menu import for_layer, problems_of
-from bitmosaic.explorations.records import PointRecord, layer_row, vector_rows
+from bitmosaic.explorations.floating_layers import (
+    border_precisions,
+    closed_form_row,
+    floating_results,
+    problems_on,
+    unit_precision,
+)
+from bitmosaic.explorations.menu import for_layer
+from bitmosaic.explorations.records import LayerRow, PointRecord, layer_row, vector_rows
 from bitmosaic.progress import Progress, chosen_progress
 from hw_configs import open_machine
 from mapper.cache import MappingCache
-from mapper.network import network_precisions, simulate_network
+from mapper.network import MappingJob, map_many, network_precisions, simulate_network
 from mapper.placement import map_network
 from mapper.solution import MappingSolution, Objective, SearchBudget
 from simulator.accelerator import Accelerator
 from simulator.errors import ConfigurationError, PrecisionError, Problem, closest
 from simulator.plan import Plan
 from simulator.precision import LayerPrecision
-from simulator.result import NetworkResult
+from simulator.result import LayerResult, NetworkResult
 from simulator.shown import Shown
 from simulator.tiled import Machine, tiles_of
 from simulator.values import LayerValues
@@ -40,9 +52,10 @@ class UniformRun(Shown):
         label: short name of the precision, ``w4a8``; ``mixed`` where layers differ (``mixed_run``).
         assignment: layer → the precision asked for.
         precisions: layer → the precision simulated: with the output format that its readers take.
-        solutions: layer → its mapping, with the proof.
+        solutions: layer → its mapping, with the proof; layers of ``closed_forms`` have none.
         result: cost of one inference.
         values: gives the codes of each layer's operands, where the machine's time depends on them; else None.
+        closed_forms: layer → its row, of those that run on the machine's floating-point unit.
     """
 
     network: Network
@@ -53,6 +66,7 @@ class UniformRun(Shown):
     solutions: dict[str, MappingSolution]
     result: NetworkResult
     values: ValueRecorder | None = None
+    closed_forms: Mapping[str, LayerRow] = field(default_factory=dict)
 
     def layer_values(self, layer: str) -> LayerValues | None:
         """Codes of a layer's operands, made anew; None where the machine's time does not depend on them."""
@@ -74,11 +88,12 @@ class UniformRun(Shown):
         }
 
     def plans(self) -> dict[str, Plan]:
-        """Layer → its mapping laid out for the engines, on its tile."""
+        """Layer → its mapping laid out for the engines, on its tile; layers in closed form have none."""
         tiles = tiles_of(self.accelerator)
         return {
             layer.name: Plan(layer, self.precisions[layer.name], tiles[solution.tile], solution.mapping)
-            for layer in self.network.layers for solution in [self.solutions[layer.name]]
+            for layer in self.network.layers if layer.name in self.solutions
+            for solution in [self.solutions[layer.name]]
         }
 
     def point(self) -> Point:
@@ -89,7 +104,8 @@ class UniformRun(Shown):
             assignment={name: each.label for name, each in assignment.items()}, total_cycles=result.total_cycles,
             latency_ms=result.latency_ms, energy_pj=result.total_energy_pj, accuracy=None,
             layers=tuple(
-                layer_row(row, assignment[row.layer].label, self.solutions[row.layer], self.accelerator.dram.name)
+                self.closed_forms[row.layer] if row.layer in self.closed_forms
+                else layer_row(row, assignment[row.layer].label, self.solutions[row.layer], self.accelerator.dram.name)
                 for row in result.layers
             ),
             vector=vector_rows(result), confidence=result.confidence, not_modelled=result.not_modelled,
@@ -116,8 +132,8 @@ def uniform_run(
     trained weights and data, and drawn where it has not; ``statistical`` draws them all. Results say which
     (``LayerResult.value_source``).
 
-    Raises ``PrecisionError`` where the processing element (of several tiles none) can run the precision,
-    ``InfeasibleError`` where a layer fits in no way.
+    Raises ``PrecisionError`` where neither the processing element (of several tiles none) nor a floating-point unit
+    can run the precision, ``InfeasibleError`` where a layer fits in no way.
     """
     network = network if isinstance(network, Network) else open_network(network)
     precision = precision if isinstance(precision, LayerPrecision) else LayerPrecision.parse(precision)
@@ -187,24 +203,37 @@ def _run(
     values: ValueChoice, example: int,
 ) -> UniformRun:
     machine = open_machine(accelerator) if isinstance(accelerator, str | Path) else accelerator
+    floating = None
     if isinstance(machine, Accelerator):
         problems = [
-            problem for precision in dict.fromkeys(asked.values()) for problem in problems_of(precision, machine)
+            problem for precision in dict.fromkeys(asked.values()) for problem in problems_on(precision, machine)
         ]
         if problems:
             raise PrecisionError(problems)
+        floating = unit_precision(machine)
     told = chosen_progress(progress)
+    budget = budget or SearchBudget()
     assignment = {layer.name: for_layer(layer, asked[layer.name]) for layer in network.layers}
-    exact = network_precisions(network, assignment)
-    solutions = map_network(
-        network, machine, assignment, objective, budget=budget or SearchBudget(), cache=MappingCache(),
-        workers=workers, progress=lambda done, total: told.update("mapping", done, total),
-    )
+    closed: dict[str, LayerResult] = {}
+    settings: dict[str, Any] = {
+        "budget": budget, "cache": MappingCache(), "workers": workers,
+        "progress": lambda done, total: told.update("mapping", done, total),
+    }
+    if floating is None or not isinstance(machine, Accelerator):
+        exact = network_precisions(network, assignment)
+        solutions = map_network(network, machine, assignment, objective, **settings)
+    else:
+        exact = border_precisions(network, assignment, floating)
+        closed = floating_results(network, exact, machine, floating)
+        jobs = [MappingJob(layer, exact[layer.name]) for layer in network.layers if layer.name not in closed]
+        found = map_many(jobs, machine, objective, **settings)
+        solutions = {job.layer.name: solution for job, solution in zip(jobs, found, strict=True)}
     recorder = None
     if any(tile.processing_element.depends_on_values for tile in tiles_of(machine).values()):
         recorder = ValueRecorder(network, find_task(network), example=example, choice=values)
-    result = simulate_network(network, machine, exact, solutions, recorder)
-    return UniformRun(network, machine, label, assignment, exact, solutions, result, recorder)
+    result = simulate_network(network, machine, exact, solutions, recorder, closed_forms=closed)
+    rows = {name: closed_form_row(each, assignment[name].label, objective) for name, each in closed.items()}
+    return UniformRun(network, machine, label, assignment, exact, solutions, result, recorder, rows)
 
 
 def uniform_cost(

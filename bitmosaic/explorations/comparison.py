@@ -225,7 +225,9 @@ def _plans(
             own = quantiser if quantiser in method.quantisers else None
             read = gradients if BY_GRADIENTS.intersection(method.sensitivities[:1]) else "own"
             measured = measure_harm if method.sensitivities else None
-            plans.append(make_plan(network, accelerator, name, own_menu, "auto", own, variant, read, measured))
+            plans.append(make_plan(
+                network, accelerator, name, own_menu, "auto", own, variant, read, measure_harm=measured
+            ))
         except BitmosaicError as error:
             if methods is not None:
                 problems += error.problems

@@ -24,11 +24,13 @@ from bitmosaic.explorations.records import (
     Settings,
     rated_gradients,
     rated_quantiser,
+    rated_reading,
 )
 from bitmosaic.explorations.store import RecordFile
 from mapper.pareto import pareto_front as undominated
 from simulator.errors import ConfigurationError, Problem, closest
 from simulator.shown import Shown
+from workloads.entropy import DEFAULT_READING, EntropyReading
 from workloads.vector_jacobian import Gradients
 from workloads.weight_quantisers import Quantiser
 
@@ -182,14 +184,15 @@ def pareto_front(points: Sequence[Point], axis: CostAxis) -> tuple[Point, ...]:
 
 def rated_harms(
     records: Iterable[HarmRecord], subject: str, method: SensitivityMethod, quantiser: Quantiser,
-    gradients: Gradients = "own",
+    gradients: Gradients = "own", reading: EntropyReading = DEFAULT_READING,
 ) -> dict[tuple[str, str], float]:
-    """(layer, precision) → harm that a method gave weights of a quantiser, by those gradients; infinite where outputs
-    were not finite."""
-    wanted = (subject, method, rated_quantiser(method, quantiser), rated_gradients(method, gradients))
+    """(layer, precision) → harm that a method gave weights of a quantiser, by those gradients, and in that reading of
+    entropies; infinite where outputs were not finite."""
+    wanted = (subject, method, rated_quantiser(method, quantiser), rated_gradients(method, gradients),
+              rated_reading(method, reading))
     return {
         (record.layer, record.precision): math.inf if record.harm is None else record.harm for record in records
-        if (record.subject, record.method, record.quantiser, record.gradients) == wanted
+        if (record.subject, record.method, record.quantiser, record.gradients, record.reading) == wanted
     }
 
 
@@ -219,7 +222,7 @@ def load_exploration(folder: str | Path) -> Exploration:
 
     def rated(method: SensitivityMethod) -> dict[tuple[str, str], float]:
         return {} if settings.method == "flexiq" else rated_harms(
-            ratings, settings.subject, method, settings.quantiser, settings.gradients
+            ratings, settings.subject, method, settings.quantiser, settings.gradients, settings.seada or DEFAULT_READING
         )
 
     mixed = 0

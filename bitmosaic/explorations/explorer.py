@@ -19,7 +19,7 @@ from bitmosaic.explorations.folder import check_folder, default_folder, write_in
 from bitmosaic.explorations.job import Job, find_data, open_subject, settings_problems
 from bitmosaic.explorations.layer_rules import layer_rules
 from bitmosaic.explorations.limits import check_cost_only, check_memory, check_reached, kept_layers, limit_problems
-from bitmosaic.explorations.methods import METHOD_NAMES, MethodPlan, flexiq_variant
+from bitmosaic.explorations.methods import METHOD_NAMES, MethodPlan, flexiq_variant, seada_reading
 from bitmosaic.explorations.methods import plan as make_plan
 from bitmosaic.explorations.network_points import NetworkPoints
 from bitmosaic.explorations.proposals import propose
@@ -38,6 +38,7 @@ from mapper.solution import Objective, SearchBudget
 from simulator.accelerator import Accelerator
 from simulator.errors import ConfigurationError, Problem
 from workloads import Network
+from workloads.entropy import BitCode, EntropyScore, EntropyWeight
 from workloads.flexiq import Extraction
 from workloads.gradients import GRADIENTS
 from workloads.tasks import Task
@@ -69,6 +70,9 @@ def explore(
     flexiq_selection: FlexiqSelection | None = None,
     flexiq_extraction: Extraction | None = None,
     flexiq_width: int | None = None,
+    seada_codes: BitCode | None = None,
+    seada_score: EntropyScore | None = None,
+    seada_weight: EntropyWeight | None = None,
     measure_harm: bool | None = None,
     keep_first_last: str | None = None,
     layer_menus: Mapping[str, Sequence[str]] | None = None,
@@ -107,6 +111,10 @@ def explore(
             calibration data, or ``dynamic``, from each example's tensor.
         flexiq_width: with that method: input channels that are lowered together, at least 1; by default as many as the
             grid takes in one step of 4 bits. Layers that have no more are lowered as a whole or not at all.
+        seada_codes: with that method: entropies of bits of ``sign_magnitude`` (the default) or ``twos_complement``.
+        seada_score: with that method: entropies of ``operands`` (the default), or of a layer their ``max`` or ``mean``.
+        seada_weight: with that method: bits lost count for each of an operand's ``elements`` (the default), of the
+            layer's ``parameters`` or ``macs``, or ``one`` time.
         measure_harm: whether harm is measured too, one run a layer and precision, to say how well ratings rank it; by
             default where entropies rate.
         keep_first_last: a precision of the menu that the first and the last trained layer have in every assignment
@@ -144,6 +152,8 @@ def explore(
         method == "flexiq", accelerator, flexiq_selection, flexiq_extraction, flexiq_width
     )
     problems += wrong
+    reading, wrong = seada_reading(method == "seada", seada_codes, seada_score, seada_weight)
+    problems += wrong
     problems += limit_problems(weight_memory_limit_kib, accuracy_at_least)
     if minimise == "memory" and method == "flexiq":
         rule = "contradicts the method flexiq, whose weights take the same memory at every ratio"
@@ -162,7 +172,7 @@ def explore(
     if task is None:
         check_cost_only(network, asked)
     plan = make_plan(
-        network, accelerator, method, menu, sensitivity, quantiser, variant, gradients, measure_harm
+        network, accelerator, method, menu, sensitivity, quantiser, variant, gradients, reading, measure_harm
     )
     kept = kept_layers(network, plan, keep_first_last)
     rules = layer_rules(network, plan, kept, layer_menus or {}, tied)
@@ -208,6 +218,7 @@ def _settings(job: Job, plan: MethodPlan, points: PointCount) -> Settings:
         method=plan.method,
         floating=plan.floating.label if plan.floating else None,
         flexiq=plan.flexiq if plan.selection == "channels" else None,
+        seada=plan.seada if plan.selection == "entropy" else None,
         points=points, cpu_seconds_per_layer=job.budget.cpu_seconds, target_gap=job.budget.target_gap,
         context=job.context(plan), subject=job.subject, fp32_key=book.key({}) if book else None, versions=_versions(),
     )

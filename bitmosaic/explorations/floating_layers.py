@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from bitmosaic.explorations.menu import problems_of
 from bitmosaic.explorations.records import LayerRow
 from mapper.network import reading_layers, written_for
 from mapper.solution import Objective, objective_cost
 from simulator.accelerator import Accelerator
+from simulator.errors import Problem
 from simulator.floating_layer import floating_layer_cost
 from simulator.layer import Layer
 from simulator.precision import LayerPrecision
@@ -30,6 +32,22 @@ def unit_precision(accelerator: Accelerator) -> LayerPrecision | None:
         return None
     precision = LayerPrecision.parse(str(unit.number_format))
     return precision if accelerator.processing_element.problems(precision) else None
+
+
+def problems_on(precision: LayerPrecision, accelerator: Accelerator) -> list[Problem]:
+    """What keeps a precision from running on the machine's grid, and on its floating-point unit."""
+    found, unit = problems_of(precision, accelerator), accelerator.floating_point_unit
+    beside = unit_precision(accelerator)
+    if not found or (beside is not None and (precision.weight, precision.input) == (beside.weight, beside.input)):
+        return []
+    stays = precision.weight == precision.input and not precision.weight.is_integer and precision.weight.bits >= 16
+    if not stays:
+        return found
+    other = "states no floating_point_unit beside it" if unit is None else (
+        f"has a floating_point_unit that runs {unit.number_format}"
+    )
+    rule = f"does not run on the grid of accelerator {accelerator.name}, which {other} (docs/hardware.md)"
+    return [Problem(rule, where=f"precision {precision.label}")]
 
 
 def border_precisions(

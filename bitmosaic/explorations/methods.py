@@ -6,7 +6,7 @@ option that a method leaves open may be given beside it; one that contradicts it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -25,6 +25,7 @@ from mapper.split_channels import channels_of_a_step
 from simulator.accelerator import Accelerator
 from simulator.errors import ConfigurationError, NetworkError, PrecisionError, Problem, closest
 from simulator.precision import LayerPrecision
+from workloads.entropy import DEFAULT_READING, BitCode, EntropyReading, EntropyScore, EntropyWeight
 from workloads.flexiq import Extraction
 from workloads.gradients import check_gradients
 from workloads.network import Network
@@ -108,6 +109,7 @@ class MethodPlan:
         selection: who proposes.
         floating: of the menu what layers may stay in on the machine's floating-point unit; None: nothing.
         flexiq: how channels are selected, where they are.
+        seada: how SEADA's rules are read, where entropy selects.
         gradients: where the ratings get theirs.
         measures_harm: whether harm is measured too, to say how well the ratings rank it.
     """
@@ -121,6 +123,7 @@ class MethodPlan:
     floating: LayerPrecision | None = None
     flexiq: FlexiqVariant = DEFAULT_FLEXIQ
     gradients: Gradients = "own"
+    seada: EntropyReading = DEFAULT_READING
     measures_harm: bool = False
 
 
@@ -133,6 +136,7 @@ def plan(
     quantiser: Quantiser | None,
     flexiq: FlexiqVariant = DEFAULT_FLEXIQ,
     gradients: Gradients = "own",
+    seada: EntropyReading = DEFAULT_READING,
     measure_harm: bool | None = None,
 ) -> MethodPlan:
     """Make all choices that were left open. ``measure_harm`` None: where entropies rate, which rank it badly.
@@ -189,7 +193,7 @@ def plan(
     if floating is not None:
         precisions = (*precisions, floating)
     return MethodPlan(method, precisions, rated, note, chosen, bundle.selection, floating, flexiq, gradients,
-                      bool(bundle.sensitivities) and _measures_harm(rated, measure_harm))
+                      seada, bool(bundle.sensitivities) and _measures_harm(rated, measure_harm))
 
 
 def flexiq_variant(
@@ -201,20 +205,10 @@ def flexiq_variant(
     ``is_asked``: whether that method is to run; where it is not, nothing may be given. ``width``: None asks for as many
     channels as the machine takes in one step of the narrow part.
     """
-    problems = []
-    given: dict[str, str | int] = {}
-    for name, value, allowed in (
-        ("selection", selection, get_args(FlexiqSelection)), ("extraction", extraction, get_args(Extraction)),
-    ):
-        if value is None:
-            continue
-        if value not in allowed:
-            problems.append(Problem("is not known", path=f"flexiq_{name}", value=repr(value), allowed=allowed,
-                                    did_you_mean=closest(str(value), allowed)))
-        elif not is_asked:
-            problems.append(Problem("is for the method flexiq, which was not asked for", path=f"flexiq_{name}",
-                                    value=value))
-        given[name] = value
+    named, problems = _given("flexiq", is_asked, {
+        "selection": (selection, get_args(FlexiqSelection)), "extraction": (extraction, get_args(Extraction)),
+    })
+    given: dict[str, str | int] = {**named}
     if width is None:
         # Where the elements cannot split layers the method is refused, or left out, for that reason.
         if is_asked and not accelerator.processing_element.all_problems(SPLIT):
@@ -227,6 +221,36 @@ def flexiq_variant(
     else:
         given["width"] = width
     return (DEFAULT_FLEXIQ if problems else FlexiqVariant.model_validate(given)), problems
+
+
+def seada_reading(
+    is_asked: bool, codes: BitCode | None, score: EntropyScore | None, weight: EntropyWeight | None
+) -> tuple[EntropyReading, list[Problem]]:
+    """The reading of SEADA's rules, as ``flexiq_variant``."""
+    given, problems = _given("seada", is_asked, {
+        "codes": (codes, get_args(BitCode)), "score": (score, get_args(EntropyScore)),
+        "weight": (weight, get_args(EntropyWeight)),
+    })
+    return (DEFAULT_READING if problems else EntropyReading.model_validate(given)), problems
+
+
+def _given(
+    method: MethodName, is_asked: bool, options: Mapping[str, tuple[str | None, tuple[str, ...]]]
+) -> tuple[dict[str, str], list[Problem]]:
+    """The options of a method that were given, of each its value and what is allowed, and what is wrong with them."""
+    problems = []
+    given: dict[str, str] = {}
+    for name, (value, allowed) in options.items():
+        if value is None:
+            continue
+        path = f"{method}_{name}"
+        if value not in allowed:
+            problems.append(Problem("is not known", path=path, value=repr(value), allowed=allowed,
+                                    did_you_mean=closest(str(value), allowed)))
+        elif not is_asked:
+            problems.append(Problem(f"is for the method {method}, which was not asked for", path=path, value=value))
+        given[name] = value
+    return given, problems
 
 
 def check_method(method: str) -> None:

@@ -34,7 +34,7 @@ def propose(
         assert isinstance(run.accuracy, FlexiqBook)
         found = by_ratio(run, run.accuracy)
     else:
-        harms = book.harms(plan.menu, plan.sensitivity, run.progress)
+        harms = book.harms(plan.menu, plan.sensitivity, run.progress, plan.seada)
         by = in_sequence if plan.selection == "subgraphs" else least_harm
         found = by(run, plan.menu, harms, points)
         if minimise == "memory":
@@ -42,7 +42,7 @@ def propose(
             found += least_harm(run, plan.menu, harms, points, ("memory",))
     if plan.selection == "entropy":
         kind: Kind = "value" if plan.sensitivity == "value_entropy" else "bit"
-        found += by_threshold(run, plan.menu, book.entropies(), kind, points)
+        found += by_threshold(run, plan.menu, book.entropies(plan.seada), kind, points)
     distinct: dict[str, Proposal] = {}
     for proposal in found:
         if run.weight_bits_limit is not None and run.weight_bits(proposal.assignment) > run.weight_bits_limit:

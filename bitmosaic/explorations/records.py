@@ -19,6 +19,7 @@ from simulator.precision import LayerPrecision
 from simulator.provenance import Confidence
 from simulator.result import LayerResult, NetworkResult, StallCause, VectorResult
 from simulator.values import ValueSource
+from workloads.entropy import DEFAULT_READING, BitCode, EntropyReading
 from workloads.flexiq import DEFAULT_EVOLUTION, Extraction
 from workloads.vector_jacobian import Gradients
 from workloads.weight_quantisers import Quantiser
@@ -45,6 +46,11 @@ def rated_gradients(method: SensitivityMethod, gradients: Gradients) -> Gradient
     return gradients if method in BY_GRADIENTS else "own"
 
 
+def rated_reading(method: SensitivityMethod, reading: EntropyReading) -> EntropyReading:
+    """The reading of SEADA's rules that a method rates by: the default where it rates no entropies."""
+    return reading if method in BY_ENTROPY else DEFAULT_READING
+
+
 class MappingRecord(Record):
     """The mapping found for one layer in one precision, with its certificate."""
 
@@ -65,13 +71,15 @@ class HarmRecord(Record):
     ``subject`` is the key of network and task. ``harm`` is in the method's unit (taylor, perturbation, Hessian trace:
     squared network output; weight error: squared weight; entropies: bits), and None where the network's outputs were
     not finite. ``quantiser``: of the weights; entropies are those of rounded codes, whatever it is (``rtn``).
-    ``gradients``: where they come from; ``own`` where the method reads none.
+    ``gradients``: where they come from; ``own`` where the method reads none. ``reading``: of SEADA's rules, where
+    entropies are rated.
     """
 
     subject: str
     method: str
     quantiser: Quantiser = "rtn"
     gradients: Gradients = "own"
+    reading: EntropyReading = DEFAULT_READING
     layer: str
     precision: str
     harm: float | None
@@ -80,10 +88,12 @@ class HarmRecord(Record):
 class EntropyRecord(Record):
     """Entropies of one layer's 8-bit codes, in bits, with the number of elements: what SEADA's rules go by.
 
-    ``subject`` as in ``HarmRecord``. ``input`` is None where the input cannot be reached.
+    ``subject`` as in ``HarmRecord``. ``codes``: of which the bits are. ``input`` is None where the input cannot be
+    reached.
     """
 
     subject: str
+    codes: BitCode = "sign_magnitude"
     layer: str
     weight: OperandEntropyRow
     input: OperandEntropyRow | None
@@ -334,9 +344,9 @@ class Settings(Frozen):
     groups of layers that have one. ``weight_bits_limit``, and ``accuracy_at_least`` (0 … 1): what points are chosen by;
     ``minimise``: what the chosen one costs least of. ``method``: the named method that was asked for, else None.
     ``sensitivity_note``: why it is another one than the default, where none was asked for. ``gradients``: of ratings
-    that read them. ``floating``: what layers may stay in on the floating-point unit. ``flexiq``: of the method of that
-    name. ``context`` as in ``PointRecord``, ``subject`` as in ``HarmRecord``; ``fp32_key`` is the key of FP32's
-    accuracy.
+    that read them. ``floating``: what layers may stay in on the floating-point unit. ``flexiq``, ``seada``: of the
+    methods of those names. ``context`` as in ``PointRecord``, ``subject`` as in ``HarmRecord``; ``fp32_key`` is the key
+    of FP32's accuracy.
     """
 
     network: str
@@ -352,6 +362,7 @@ class Settings(Frozen):
     quantiser: Quantiser = "rtn"
     method: MethodName | None = None
     flexiq: FlexiqVariant | None = None
+    seada: EntropyReading | None = None
     floating: str | None = None
     kept: dict[str, str] = Field(default_factory=dict)
     layer_menus: dict[str, tuple[str, ...]] = Field(default_factory=dict)

@@ -172,8 +172,9 @@ def _method_facts(settings: Settings) -> tuple[Fact, ...]:
                    f"{settings.flexiq.width}")
         return (Fact(label="method", text=f"{settings.method}: {variant}"),)
     gradients = "" if settings.gradients == "own" else f", gradients by {settings.gradients}"
+    read = f": {settings.seada.label}" if settings.seada is not None and settings.seada.label else ""
     return (
-        Fact(label="method", text=settings.method or "assignment by rated harm"),
+        Fact(label="method", text=(settings.method or "assignment by rated harm") + read),
         Fact(label="harm", text=settings.sensitivity.replace("_", " ") + gradients),
         Fact(label="quantiser", text=settings.quantiser),
     )

@@ -252,7 +252,8 @@ def write_plots(run: UniformRun, folder: str | Path) -> tuple[Path, ...]:
     """Draw a run's breakdown, roofline and utilisation of the grid. Returns the files, PNG and SVG of each.
 
     On several tiles the roofline has a peak for each precision and tile, and each tile that ran a layer has a picture
-    of its grid. A network of vector operations alone has a breakdown only. Equal runs give equal files.
+    of its grid. Layers in closed form, on a floating-point unit, stand in the breakdown alone, and a network without
+    layers on a grid has nothing else. Equal runs give equal files.
     """
     solutions = list(run.simulated_solutions().values())
     title = f"{run.network.name} on {run.accelerator.name}, {run.label}"

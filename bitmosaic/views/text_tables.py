@@ -327,6 +327,8 @@ def method_note(exploration: Exploration) -> str:
         weights = (f" Selection {settings.flexiq.selection}, effective bits {settings.flexiq.extraction}, units of "
                    f"{width}. {whole_note(exploration)}").rstrip()
     floating = ""
+    if settings.seada is not None and settings.seada.identity:
+        weights += f" Rules read with {settings.seada.label}."
     if settings.method == "seada":
         floating = " No layer stays in floating point: the machine states no floating_point_unit beside its grid."
     if settings.floating is not None:

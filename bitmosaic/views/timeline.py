@@ -63,7 +63,8 @@ def write_trace(
 
     ``most_slices`` bounds the file: the layers share it, and those that need less than their share leave the rest to
     the others. What does not fit is left out at a layer's end, where a slice on the track of operations says how much;
-    so does the summary. A layer costs its events twice: once to count, once to write.
+    so does the summary. A layer costs its events twice: once to count, once to write. One in closed form, on a
+    floating-point unit, is a slice of operations alone.
 
     Raises ``ConfigurationError`` where the network has no layer of a name, ``OSError`` where the file cannot be
     written.
@@ -79,7 +80,7 @@ def write_trace(
     plans = {name: plan for name, plan in run.plans().items() if name in layers or not layers}
     operations = [
         result for result in run.result.operations
-        if not layers or (isinstance(result, LayerResult) and result.layer in plans)
+        if not layers or (isinstance(result, LayerResult) and result.layer in layers)
     ]
     wanted = {name: count_slices(plan, run.layer_values(name)) for name, plan in plans.items()}
     share = _fair_share(list(wanted.values()), most_slices)
@@ -93,6 +94,12 @@ def write_trace(
         for result in operations:
             if isinstance(result, VectorResult):
                 yield from _vector_events(result, run.accelerator, start)
+            elif result.layer in run.closed_forms:
+                yield _slice(
+                    result.layer, OPERATIONS, start, result.total_cycles,
+                    precision=run.assignment[result.layer].label, mapping=run.closed_forms[result.layer].mapping,
+                    macs=result.macs,
+                )
             else:
                 name = result.layer
                 yield from _layer_events(

@@ -230,6 +230,7 @@ def test_options_reach_the_job(folder: Path, tmp_path: Path, monkeypatch: pytest
         "measure_harm": None, "keep_first_last": None, "weight_memory_limit_kib": None, "accuracy_at_least": None,
         "layer_menus": {}, "tied": (), "minimise": "latency", "points": 10, "inputs": None,
         "flexiq_selection": None, "flexiq_extraction": None, "flexiq_width": None,
+        "seada_codes": None, "seada_score": None, "seada_weight": None,
         "gradients": "own", "results": None, "budget": explorer.DEFAULT_BUDGET, "workers": None,
     }
     _run("explore", folder / "open.onnx", "--shape", "image=1x1x6x6", "--hardware", "loom", "--menu", "w8a8, w4a8",
@@ -237,6 +238,7 @@ def test_options_reach_the_job(folder: Path, tmp_path: Path, monkeypatch: pytest
          "--measure-harm", "--keep-first-last", "w8a8", "--gradients", "torch",
          "--layer-menu", "conv*=w8a8, w4a8", "--layer-menu", "a=b=w4a8", "--tie", "q*", "--tie", "k",
          "--flexiq-selection", "evolutionary", "--flexiq-extraction", "dynamic", "--flexiq-width", "16",
+         "--seada-codes", "twos_complement", "--seada-score", "max", "--seada-weight", "macs",
          "--weight-memory-limit", "3.5", "--accuracy-at-least", "90", "--minimise", "memory", "--points", "3",
          "--inputs", "some.npz", "--output", tmp_path, "--seconds-per-layer", "0.5", "--gap", "0.25", "--workers", "2")
     name, machine, options = calls.pop()
@@ -245,6 +247,7 @@ def test_options_reach_the_job(folder: Path, tmp_path: Path, monkeypatch: pytest
         "menu": ["w8a8", "w4a8"], "objective": "energy", "sensitivity": "weight_error", "quantiser": "gptq",
         "method": "amp", "measure_harm": True, "keep_first_last": "w8a8", "gradients": "torch",
         "flexiq_selection": "evolutionary", "flexiq_extraction": "dynamic", "flexiq_width": 16,
+        "seada_codes": "twos_complement", "seada_score": "max", "seada_weight": "macs",
         "weight_memory_limit_kib": 3.5, "accuracy_at_least": 0.9, "minimise": "memory", "points": 3,
         "layer_menus": {"conv*": ["w8a8", "w4a8"], "a=b": ["w4a8"]}, "tied": ("q*", "k"),
         "inputs": Path("some.npz"), "results": tmp_path, "workers": 2,

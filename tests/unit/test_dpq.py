@@ -181,6 +181,31 @@ def test_nothing_overflows_at_the_ends():
             assert np.isfinite(result.values).all() and result.tensor_scale >= 2
 
 
+@pytest.mark.parametrize("quantiser", ["dpq", "gptq", "gptq_act"])
+def test_what_is_never_fed_widens_no_scale(quantiser):
+    """Columns that are fed nothing count as 0 before the scale of the tensor is taken, in each group of channels."""
+    rng = np.random.default_rng(11)
+    weight = rng.normal(size=(8, 64)).astype(np.float32)
+    moments = np.stack([np.cov(rng.normal(size=(64, 300))) for _ in range(2)])
+    for group, dead in enumerate((5, 40)):  # each of the two groups of channels has one of its own
+        moments[group, dead] = moments[group, :, dead] = 0
+        weight[4 * group : 4 * group + 4, dead] *= 1e6
+    without = weight.copy()
+    without[:4, 5] = without[4:, 40] = 0
+    found, expected = (
+        quantise_weight(each, (0,), W4A8["fp8_e4m3"], quantiser=quantiser, moments=moments)
+        for each in (weight, without)
+    )
+    assert found.tensor_scale == tensor_scale(without, Format("fp8_e4m3")) == 2**-6
+    np.testing.assert_array_equal(found.values, expected.values)
+    assert (found.values[:4, 5] == 0).all() and (found.values[4:, 40] == 0).all()
+    assert np.square(found.values - without).mean() < 0.05 * np.square(without).mean()
+    # One scale for a tensor of integers, which all groups of channels share, is that of what is fed as well.
+    tensor = LayerPrecision.parse("w4a8").model_copy(update={"weight_group": 0})
+    if quantiser != "dpq":
+        assert quantise_weight(weight, (0,), tensor, quantiser=quantiser, moments=moments).scale < 1
+
+
 def test_mistakes_are_named():
     weight, hessian = problem(8)
     with pytest.raises(PrecisionError, match="group=32: is too small for group-aware reordering"):

@@ -9,8 +9,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from simulator.errors import PrecisionError
+from simulator.layer import Layer
 from simulator.precision import LayerPrecision
-from workloads.entropy import LayerEntropy, OperandEntropy, entropies_of_codes, layer_entropies, select, weight_entropy
+from workloads.entropy import (
+    EntropyReading,
+    LayerEntropy,
+    OperandEntropy,
+    entropies_of_codes,
+    layer_entropies,
+    select,
+    weight_entropy,
+)
 from workloads.fake_quantised_model import trained_weight
 from workloads.quantisation import quantise
 from workloads.sensitivity import estimate
@@ -96,6 +105,37 @@ def test_harm_is_the_information_lost(digits, evaluator, kind):
         assert table.of(layer, MENU[4]) == pytest.approx(whole - kept)
     alone = estimate(digits, None, MENU, method=f"{kind}_entropy")
     assert (alone.harm <= table.harm).all() and alone.of("conv2", MENU[4]) == alone.of("conv2", MENU[3]) > 0
+
+
+def test_readings_have_a_score_and_a_weight_of_their_own():
+    layer = Layer(name="x", dims={"P": 5, "K": 4, "C": 3})
+    both = LayerEntropy(OperandEntropy(3.0, 5.0, 12.0), OperandEntropy(4.0, 4.5, 15.0))
+    alone = LayerEntropy(OperandEntropy(3.0, 5.0, 12.0))
+    assert EntropyReading().of(both, layer) == both and EntropyReading().of(alone, layer) == alone
+    largest = EntropyReading(score="max", weight="macs").of(both, layer)
+    assert largest == LayerEntropy(OperandEntropy(4.0, 5.0, 60.0), OperandEntropy(4.0, 5.0, 60.0))
+    mean = EntropyReading(score="mean", weight="parameters").of(both, layer)
+    assert mean == LayerEntropy(OperandEntropy(3.5, 4.75, 12.0), OperandEntropy(3.5, 4.75, 12.0))
+    for score in ("max", "mean"):  # without data the weights decide alone
+        assert EntropyReading(score=score).of(alone, layer) == alone
+    w6a4 = LayerPrecision.parse("w6a4")
+    assert EntropyReading(weight="one").of(both, layer).lost_bits("bit", w6a4) == 0.5
+    # One score for both operands: the inputs lose what the weights have.
+    assert EntropyReading(score="max", weight="one").of(both, layer).lost_bits("bit", w6a4) == 1.0
+    assert largest.lost_bits("bit", w6a4) == 60.0
+
+
+def test_a_reading_reaches_the_ratings(digits, evaluator):
+    reading = EntropyReading(codes="twos_complement", score="mean", weight="macs")
+    table = estimate(digits, evaluator, MENU, method="bit_entropy", reading=reading)
+    feeds = evaluator.calibration_feeds
+    found = layer_entropies(digits, table.layers, evaluator.calibrated, feeds, code="twos_complement")
+    for layer in digits.trained_layers:
+        entropy = found[layer.name]
+        mean = (entropy.weight.bit + entropy.input.bit) / 2
+        lost = max(0.0, mean - 4) + max(0.0, mean - 8)
+        assert table.of(layer.name, MENU[3]) == pytest.approx(layer.macs * lost)
+    assert table.harm.max() > 0
 
 
 def test_the_threshold_rule():

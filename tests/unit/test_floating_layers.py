@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 
 import networkx as nx
 import pytest
+from click.testing import CliRunner
 
+from bitmosaic.cli import main
+from bitmosaic.explorations.assignment_file import load_assignment
+from bitmosaic.explorations.baseline_cost import mixed_run, uniform_run
 from bitmosaic.explorations.exploration import Exploration
 from bitmosaic.explorations.explorer import explore
 from bitmosaic.explorations.floating_layers import border_precisions, closed_form, floating_results, unit_precision
 from bitmosaic.explorations.identity import accelerator_identity
+from bitmosaic.views.layer_plots import write_plots
 from bitmosaic.views.text_tables import report_text
+from bitmosaic.views.timeline import write_trace
 from hw_configs import dump_accelerator, open_accelerator
 from mapper.cache import problem_key
 from mapper.network import network_precisions
 from mapper.solution import SearchBudget
 from simulator.accelerator import Accelerator
-from simulator.errors import ConfigurationError
+from simulator.errors import ConfigurationError, PrecisionError
 from simulator.floating_layer import FloatingPointUnit, floating_layer_cost
 from simulator.layer import Layer
 from simulator.precision import LayerPrecision
@@ -108,16 +115,15 @@ def _explore(network: Network, machine: Accelerator | str, folder: Path) -> Expl
 
 
 @pytest.fixture(scope="module")
-def explored(
-    digits: Network, machine: Accelerator, own_cache: None, tmp_path_factory: pytest.TempPathFactory
-) -> Exploration:
-    """SEADA on the machine with the unit; nothing is drawn."""
+def explored(digits: Network, own_cache: None, tmp_path_factory: pytest.TempPathFactory) -> Exploration:
+    """SEADA on the preset that has a unit; nothing is drawn."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("bitmosaic.explorations.folder.save_figure", lambda *arguments: ())
-        return _explore(digits, machine, tmp_path_factory.mktemp("seada") / "digits")
+        return _explore(digits, "bit_fusion_float", tmp_path_factory.mktemp("seada") / "digits")
 
 
-def test_seada_lets_layers_stay_in_floating_point(digits: Network, explored: Exploration, machine: Accelerator) -> None:
+def test_seada_lets_layers_stay_in_floating_point(digits: Network, explored: Exploration) -> None:
+    machine = open_accelerator("bit_fusion_float")
     assert explored.settings.floating == "bf16" and explored.settings.menu == ("w8a8", "w2a8", "bf16")
     assert "Layers in bf16 stay in floating point on the machine's unit" in " ".join(report_text(explored).split())
     whole = explored.point("bf16").record
@@ -127,6 +133,10 @@ def test_seada_lets_layers_stay_in_floating_point(digits: Network, explored: Exp
     assert fp32 is not None and whole.accuracy is not None and abs(whole.accuracy.value - fp32.value) <= 0.005
     mixed = [point.record for point in explored.points if len(set(point.record.assignment.values())) > 1]
     assert any("bf16" in record.assignment.values() for record in mixed)
+    assert "threshold" in {record.origin for record in mixed} and whole.confidence["floating_point_unit"] == "scaled"
+    # A depthwise layer fills one column of the grid: even the small unit is faster there.
+    rows = {label: explored.point(label).record.layers[2] for label in ("w8a8", "bf16")}
+    assert rows["bf16"].layer == "depthwise" and rows["bf16"].total_cycles < rows["w8a8"].total_cycles
     for record in (point.record for point in explored.points):
         rows = [*record.layers, *record.vector]
         assert record.total_cycles == sum(row.total_cycles for row in rows)
@@ -157,6 +167,55 @@ def test_a_layer_between_integers_converts_in_a_point(digits: Network, explored:
             writing += written > 0
             reading += round(converted - written, 6) > 0
     assert writing >= 2 and reading >= 2, "points with borders of both kinds are among those explored"
+
+
+def test_an_assignment_read_back_costs_what_its_point_does(digits: Network, explored: Exploration) -> None:
+    read = 0
+    for point in explored.points:
+        record = point.record
+        file = load_assignment(explored.folder / f"assignments/{point.label}.yaml", digits)
+        machine = file.machine(explored.folder / f"assignments/{point.label}.yaml")
+        run = mixed_run(digits, machine, dict(file.precisions), objective=file.objective,
+                        budget=file.budget(SearchBudget()), workers=1)
+        found = run.point().record
+        assert (found.total_cycles, found.energy_pj) == (record.total_cycles, record.energy_pj), point.label
+        assert [row.model_dump() for row in found.layers] == [row.model_dump() for row in record.layers]
+        read += any(row.status == "closed form" for row in found.layers)
+    assert read >= 2
+    point = next(each for each in explored.points if len({*each.record.assignment.values()} & {"bf16", "w8a8"}) == 2)
+    path = explored.folder / f"assignments/{point.label}.yaml"
+    result = CliRunner().invoke(main, ["simulate", "digits_cnn", "--assignment", str(path), "--workers", "1"])
+    assert result.exit_code == 0, result.output
+    assert f": {point.record.total_cycles:,} cycles" in result.stdout and "floating-point unit, closed" in result.stdout
+    assert f"{point.record.energy_uj:.4g} µJ" in result.stdout
+
+
+def test_a_run_on_the_unit_is_drawn_without_mappings(network: Network, machine: Accelerator, tmp_path: Path) -> None:
+    budget = SearchBudget(cpu_seconds=0.05, target_gap=0.9)
+    run = mixed_run(network, machine, {"a": "bf16", "*": "w8a8"}, budget=budget, workers=1)
+    assert set(run.solutions) == set(run.plans()) == {"b", "c", "d"} and set(run.closed_forms) == {"a"}
+    exact = border_precisions(network, run.assignment, BF16)
+    assert run.precisions == exact and str(exact["a"].output) == "int8"
+    summary = write_trace(run, tmp_path / "all.json")
+    assert summary.total_cycles == run.result.total_cycles
+    alone = write_trace(run, tmp_path / "a.json", layers=["a"])
+    assert alone.total_cycles == run.point().record.layers[0].total_cycles and alone.slices == 0
+    (drawn,) = [each for each in json.loads((tmp_path / "a.json").read_text())["traceEvents"] if each["ph"] == "X"]
+    assert drawn["name"] == "a" and drawn["args"]["mapping"] == "floating-point unit, closed form"
+    assert {path.stem for path in write_plots(run, tmp_path)} == {"breakdown", "roofline", "utilization"}
+    whole = uniform_run(network, machine, "bf16", budget=budget, workers=1)
+    assert not whole.solutions and {path.stem for path in write_plots(whole, tmp_path)} == {"breakdown"}
+    assert all(row.status == "closed form" for row in whole.point().record.layers)
+
+
+def test_a_machine_without_such_a_unit_says_so(network: Network, machine: Accelerator) -> None:
+    no_unit = r"precision bf16: does not run on the grid of accelerator bit_fusion, which states no floating_point_unit"
+    with pytest.raises(PrecisionError, match=no_unit):
+        uniform_run(network, "bit_fusion", "bf16")
+    with pytest.raises(PrecisionError, match=r"precision fp16: .* has a floating_point_unit that runs bf16"):
+        mixed_run(network, machine, {"a": "fp16", "*": "bf16"})
+    with pytest.raises(PrecisionError, match="the processing element cannot run this format"):
+        uniform_run(network, machine, "fp8_e4m3")  # such layers are quantised: no unit takes them
 
 
 def test_where_there_is_no_unit_the_report_says_so(digits: Network, tmp_path: Path) -> None:

@@ -311,9 +311,9 @@ def test_missing_file_directory_and_preset(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
         open_accelerator("Bit-Fusoin")
     assert str(caught.value) == (
-        "accelerator='Bit-Fusoin': no such preset (allowed: bit_fusion, bitwave_like, eyeriss_like, flexiq_like, "
-        "four_tiles, gaudi_like, loom, pragmatic_like, stripes, tpu_like, unpu_like, or a path to a YAML file; "
-        "did you mean 'bit_fusion'?)"
+        "accelerator='Bit-Fusoin': no such preset (allowed: bit_fusion, bit_fusion_float, bitwave_like, "
+        "eyeriss_like, flexiq_like, four_tiles, gaudi_like, loom, pragmatic_like, stripes, tpu_like, unpu_like, "
+        "or a path to a YAML file; did you mean 'bit_fusion'?)"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from shutil import copytree
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ from click.testing import CliRunner
 from bitmosaic.cli import main
 from bitmosaic.explorations.accuracy_book import AccuracyBook
 from bitmosaic.explorations.assignment_file import dump_assignment, load_assignment
-from bitmosaic.explorations.exploration import Exploration
+from bitmosaic.explorations.exploration import Exploration, load_exploration
 from bitmosaic.explorations.explorer import ExplorationInterrupted, explore
 from bitmosaic.explorations.folder import assignment_of
 from bitmosaic.explorations.methods import METHODS, flexiq_variant, plan
@@ -32,7 +33,7 @@ from simulator.errors import ConfigurationError, InfeasibleError, NetworkError, 
 from simulator.precision import LayerPrecision
 from workloads import Network, open_network
 from workloads.accuracy import AccuracyEvaluator
-from workloads.entropy import layer_entropies
+from workloads.entropy import EntropyReading, layer_entropies
 from workloads.flexiq import RATIOS, Evolution, Mask, evolutionary, greedy
 from workloads.flexiq_model import FlexiqSession
 from workloads.sensitivity import estimate, spearman
@@ -338,6 +339,28 @@ def test_a_machine_asks_for_the_channels_of_one_step(hardware: str, channels: in
     assert flexiq_variant(True, accelerator, None, None, 3) == (FlexiqVariant(width=3), [])
 
 
+def test_readings_of_seada_stand_beside_each_other(
+    digits: Network, explored: dict[str, Exploration], tmp_path: Path
+) -> None:
+    default = explored["seada"]
+    folder = Path(copytree(default.folder, tmp_path / "copy"))  # other tests count the points of the first one
+    options = {"seada_codes": "twos_complement", "seada_score": "max", "seada_weight": "one"}
+    found = _explore(digits, "seada", folder, **options)
+    assert found.settings.seada == EntropyReading(codes="twos_complement", score="max", weight="one")
+    assert "Rules read with codes twos_complement, score max, weight one." in method_note(found)
+    assert "Rules read" not in method_note(default)
+    stored = AccuracyBook(digits, DigitsTask(), found.settings.subject, found.folder)
+    entropies = stored.entropies(found.settings.seada)
+    assert entropies != stored.entropies()
+    for layer, entropy in entropies.items():
+        assert entropy.weight == entropy.input and entropy.weight.count == 1
+        assert found.harms[layer, "w4a8"] == entropy.lost_bits("bit", LayerPrecision.parse("w4a8"))
+    # Points do not depend on what proposed them; ratings of the other reading are where they were.
+    assert found.settings.context == default.settings.context
+    assert load_exploration(folder).harms == found.harms != default.harms
+    assert _explore(digits, "seada", folder).harms == default.harms
+
+
 @pytest.mark.parametrize("name", ["seada", "flexiq", "dpq"])
 def test_an_assignment_read_back_costs_the_same(explored: dict[str, Exploration], name: str) -> None:
     found = explored[name]
@@ -463,6 +486,8 @@ def test_what_contradicts_a_method_is_refused(digits: Network, tmp_path: Path) -
     assert "flexiq_width=8: is for the method flexiq" in problems("amp", flexiq_width=8)
     assert "flexiq_width=0: must be at least 1" in problems("flexiq", flexiq_width=0)
     assert "flexiq_selection='evolution': is not known" in problems("flexiq", flexiq_selection="evolution")
+    assert problems("amp", seada_weight="macs") == "seada_weight=macs: is for the method seada, which was not asked for"
+    assert "seada_codes='gray': is not known" in problems("seada", seada_codes="gray")
     assert "the method dpq is for menus with weights that are expanded" in problems("dpq")
     assert "flexiq splits layers into w8a8 and w4a4" in problems("flexiq", PrecisionError, hardware="gaudi_like")
     assert "method='amd': is not known (allowed: amp, " in problems("amd")

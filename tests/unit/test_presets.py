@@ -24,8 +24,8 @@ TILED = [preset.name for preset in list_presets() if preset.tiles]
 
 def test_the_presets_of_this_release() -> None:
     assert NAMES == [
-        "bit_fusion", "bitwave_like", "eyeriss_like", "flexiq_like", "gaudi_like", "loom", "pragmatic_like", "stripes",
-        "tpu_like", "unpu_like",
+        "bit_fusion", "bit_fusion_float", "bitwave_like", "eyeriss_like", "flexiq_like", "gaudi_like", "loom",
+        "pragmatic_like", "stripes", "tpu_like", "unpu_like",
     ]
     assert TILED == ["four_tiles"]
 
@@ -62,12 +62,24 @@ def test_area_is_that_of_the_parts(name: str) -> None:
     parts = {part.name: part for part in accelerator.parts}
     memories = sum(parts[buffer.name].area_um2 or 0.0 for buffer in accelerator.buffers)
     in_pes = [accelerator.processing_element.area_um2, *(file.area_um2 for file in accelerator.register_files)]
-    others = [parts[each].area_um2 for each in ("vector_unit", "interconnect", "output_stage") if each in parts]
+    beside = ("vector_unit", "interconnect", "output_stage", "floating_point_unit")
+    others = [parts[each].area_um2 for each in beside if each in parts]
     total = accelerator.grid.pe_count * sum(filter(None, in_pes)) + memories + sum(filter(None, others))
     assert accelerator.area_mm2 == pytest.approx(total * 1e-6)
     # Denser than any SRAM cell of these nodes (0.1 um2 a bit at 22 nm) would be a slip of units, and so a tenth.
     bits = sum(buffer.size_bits for buffer in accelerator.buffers)
     assert 0.08 < memories / bits < 2.0
+
+
+def test_bit_fusion_float_is_bit_fusion_beside_a_unit_whose_numbers_are_not_all_published() -> None:
+    plain, beside = open_accelerator("bit_fusion"), open_accelerator("bit_fusion_float")
+    unit = beside.floating_point_unit
+    assert unit is not None and unit.energy_pj_per_mac == 1.1 + 0.9  # FP16 multiply and FP32 add of 45nm.yaml
+    ours = {"name", "description", "sources", "floating_point_unit"}
+    assert plain.model_dump(exclude=ours) == beside.model_dump(exclude=ours)
+    others = {key: source for key, source in beside.sources.items() if not key.startswith("floating_point_unit")}
+    assert others == plain.sources and len(beside.sources) - len(others) == 6
+    assert beside.sources["floating_point_unit.macs_per_cycle"].confidence == "assumed"
 
 
 def an_integer_machine(name: str) -> bool:
