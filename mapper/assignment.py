@@ -72,6 +72,10 @@ def assign(
     are costs by the labels of neighbouring layers, part of Σ cost (``mapper.conversions`` makes them). ``hint`` is an
     assignment to start from. With one worker the answer is the same on every run, unless time runs out.
 
+    ``time_limit_seconds`` (of the clock) ends CP-SAT. The dynamic programs before it are not cut short: they give up
+    after so many pairs (``MOST_PAIRS`` of each), so that a small limit can be exceeded, by seconds where layers are
+    thousands; what they prove is then kept.
+
     Raises ``InfeasibleError`` with the best that can be reached, ``BitmosaicError`` for malformed arguments.
     """
     started = time.perf_counter()
