@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import cast
+
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -25,7 +28,7 @@ from workloads.layer_values import (
 )
 from workloads.network import Network
 from workloads.onnx_import import import_model
-from workloads.tasks import find_task
+from workloads.tasks import Task, find_task
 
 W8A8 = LayerPrecision.parse("w8a8")
 
@@ -115,6 +118,17 @@ def test_recorded_codes_are_quantised_weights_and_activations() -> None:
     assert after_relu.inputs.min() == 0  # no zero point: ReLU's zeros have no bits
     other = ValueRecorder(network, find_task(network), example=1)
     assert (other.values(network.layers[0], W8A8).inputs != recorder.values(network.layers[0], W8A8).inputs).any()
+
+
+def test_data_of_another_width_give_the_same_codes() -> None:
+    network = open_network("digits_cnn")
+    task = find_task(network)
+    assert task is not None
+    feeds = [{name: array.astype(np.float64) for name, array in feed.items()} for feed in task.calibration_feeds()]
+    wide = SimpleNamespace(name=task.name, metric=task.metric, calibration_feeds=lambda: feeds, evaluate=task.evaluate)
+    first, second = (ValueRecorder(network, each, example=5) for each in (task, cast("Task", wide)))
+    for layer in network.layers:
+        np.testing.assert_array_equal(first.values(layer, W8A8).inputs, second.values(layer, W8A8).inputs)
 
 
 def test_an_example_that_is_not_there_is_refused() -> None:
