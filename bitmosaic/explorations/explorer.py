@@ -105,15 +105,16 @@ def explore(
             for a menu of weights that are expanded to floating point.
         method: a named bundle of these, ``amp``, ``seada``, ``dpq``, ``flexiq`` or ``measured``
             (``bitmosaic.explorations.methods``); arguments that contradict it are refused.
-        flexiq_selection: with that method: ``greedy`` (the default), or ``evolutionary``, which measures up to 306
-            selections by the distance of the calibration data's outputs to the 8-bit network's.
-        flexiq_extraction: with that method: effective bits of activations are ``static`` (the default), from the
+        flexiq_selection: with the method flexiq: ``greedy`` (the default), or ``evolutionary``, which measures up to
+            306 selections by the distance of the calibration data's outputs to the 8-bit network's.
+        flexiq_extraction: with the same: effective bits of activations are ``static`` (the default), from the
             calibration data, or ``dynamic``, from each example's tensor.
-        flexiq_width: with that method: input channels that are lowered together, at least 1; by default as many as the
+        flexiq_width: with the same: input channels that are lowered together, at least 1; by default as many as the
             grid takes in one step of 4 bits. Layers that have no more are lowered as a whole or not at all.
-        seada_codes: with that method: entropies of bits of ``sign_magnitude`` (the default) or ``twos_complement``.
-        seada_score: with that method: entropies of ``operands`` (the default), or of a layer their ``max`` or ``mean``.
-        seada_weight: with that method: bits lost count for each of an operand's ``elements`` (the default), of the
+        seada_codes: with the method seada: entropies of bits of ``sign_magnitude`` (the default) or
+            ``twos_complement``.
+        seada_score: with the same: entropies of ``operands`` (the default), or of a layer their ``max`` or ``mean``.
+        seada_weight: with the same: bits lost count for each of an operand's ``elements`` (the default), of the
             layer's ``parameters`` or ``macs``, or ``one`` time.
         measure_harm: whether harm is measured too, one run a layer and precision, to say how well ratings rank it; by
             default where entropies rate.
