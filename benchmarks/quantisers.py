@@ -10,7 +10,8 @@ data, relative to that of rounding to nearest. Of MiniLM also how many texts hav
 difference of the accuracies to rounding to nearest and to FP32: with how many texts find their module in one of the two
 only, and a 95 % interval by bootstrap, once drawing texts anew, and once whole modules, since texts of one module may
 stand and fall together. ``--passages``: MiniLM's texts have one right answer each among thousands
-(``workloads.tasks.minilm_passages``). Networks whose packages are not installed are left out.
+(``workloads.tasks.minilm_passages``); its reciprocal rank is compared too, and what is drawn whole are packages.
+Networks whose packages are not installed are left out.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from workloads.network import Network
 from workloads.quantisation import LEAST_ERROR, MAX_ABS, Clipping
 from workloads.tasks import Task, find_task
 from workloads.tasks.magika import MagikaTask
-from workloads.tasks.minilm import MiniLmTask
+from workloads.tasks.minilm import Answers, MiniLmTask, score
 from workloads.tasks.minilm_passages import PassageTask
 from workloads.tasks.pp_ocrv6 import PpOcrTask
 from workloads.tasks.task import TaskScore
@@ -45,6 +46,7 @@ NETWORKS = ("digits_cnn", "magika", "pp_ocrv6", "minilm")
 INTEGERS = ("w4a8", "w3a8")
 EXPANDED = ("w4:fp8_e4m3", "w4:fp8_e4m3_ieee")
 DRAWS = 10_000
+AT_ONCE = 500  # draws that are in memory together
 
 
 @dataclass(frozen=True)
@@ -107,12 +109,14 @@ def show(
     left = f"; rounded to nearest all the same: {', '.join(moments.missing)}" if moments.missing else ""
     print(f"  second moments of {len(moments.by_layer)} layers in {seconds:.1f} CPU s{left}")
     reference = AccuracyEvaluator(network, task, moments=moments)
+    began = time.process_time()
     fp32, own = measured(reference, {})
-    print(f"  {'FP32':40} {100 * fp32.value:7.2f} %  of {fp32.count}", flush=True)
+    seconds = time.process_time() - began
+    print(f"  {'FP32':40} {100 * fp32.value:7.2f} %  of {fp32.count}{beside(fp32)}  {seconds:6.1f} CPU s", flush=True)
     for text, precision in asked:
         assignment = uniform(network, precision)
         base: float | None = None
-        rounded: NDArray[Any] | None = None
+        rounded: Answers | None = None
         for way in WAYS:
             if way.quantiser not in quantisers or not (way.expanded if precision.expanded_weight else way.integers):
                 continue
@@ -122,7 +126,7 @@ def show(
             )
             began = time.process_time()
             try:
-                (result, near), error = measured(evaluator, assignment), evaluator.output_mse(assignment)
+                (result, answers), error = measured(evaluator, assignment), evaluator.output_mse(assignment)
             except PrecisionError as refused:
                 print(f"  {text:22} {way.label:18} {refused.problems[0].rule}")
                 continue
@@ -130,56 +134,64 @@ def show(
             base = error if base is None else base
             line = (f"  {text:22} {way.label:18} {100 * result.value:6.2f} %  output MSE {error:9.3g}  × "
                     f"{error / base:5.3f}  {seconds:6.1f} CPU s")
-            if own is not None and near is not None:
+            if own is not None and answers is not None:
                 assert isinstance(task, MiniLmTask)
-                rounded = near if rounded is None else rounded
-                line += f"\n    {neighbours(task, own, rounded, near)}"
+                rounded = answers if rounded is None else rounded
+                line += f"{beside(result)}\n    {compared(task.groups, own, rounded, answers)}"
             print(line, flush=True)
 
 
-def measured(
-    evaluator: AccuracyEvaluator, assignment: Assignment
-) -> tuple[TaskScore, NDArray[Any] | None]:
-    """The score, and of MiniLM the number of each text's nearest one, of which the score is the share of hits."""
+def measured(evaluator: AccuracyEvaluator, assignment: Assignment) -> tuple[TaskScore, Answers | None]:
+    """The score, and of MiniLM what was found for each text."""
     task = evaluator.task
     if not isinstance(task, MiniLmTask):
         result = evaluator.measure(assignment)
         return TaskScore(result.value, result.count), None
-    near = task.nearest(evaluator.runner(assignment))
-    return TaskScore(float(task.right(near).mean()), len(near)), near
+    answers = task.answers(evaluator.runner(assignment))
+    return score(answers), answers
 
 
-def neighbours(task: MiniLmTask, own: NDArray[Any], rounded: NDArray[Any], near: NDArray[Any]) -> str:
-    """How the nearest texts compare with those of FP32 (``own``) and of rounding to nearest."""
-    right, before, reference = map(task.right, (near, rounded, own))
-    parts = [f"neighbour as in FP32 {100 * (near == own).mean():5.1f} %"]
-    for name, other in (("rounded", before), ("FP32", reference)):
-        if (right == other).all():
-            continue
-        ranges = [interval(right, other, drawn) for drawn in (np.arange(len(near)), task.groups)]
-        texts, modules = (f"{100 * low:+.2f} … {100 * high:+.2f}" for low, high in ranges)
-        parts.append(
-            f"to {name} {100 * (right.mean() - other.mean()):+.2f} % ({texts} by texts, {modules} by modules; right "
-            f"only here {(right & ~other).sum()}, only there {(other & ~right).sum()})"
-        )
-    return "; ".join(parts)
+def beside(result: TaskScore) -> str:
+    """The further figures of a score, to stand behind it."""
+    return "".join(f"  {name} {100 * value:6.2f} %" for name, value in result.extra.items())
+
+
+def compared(groups: NDArray[Any], own: Answers, rounded: Answers, answers: Answers) -> str:
+    """How what was found for each text compares with FP32 (``own``) and rounding to nearest; ``groups``: its module."""
+    parts = [f"neighbour as in FP32 {100 * (answers.near == own.near).mean():5.1f} %"]
+    for figure, here in answers.figures.items():
+        for name, other in (("rounded", rounded), ("FP32", own)):
+            there = other.figures[figure]
+            if (here == there).all():
+                continue
+            ranges = [interval(here, there, drawn) for drawn in (np.arange(len(here)), groups)]
+            texts, modules = (f"{100 * low:+.2f} … {100 * high:+.2f}" for low, high in ranges)
+            parts.append(
+                f"{figure} to {name} {100 * (here - there).mean():+.2f} % ({texts} by texts, {modules} by modules; "
+                f"better here {(here > there).sum()}, there {(there > here).sum()})"
+            )
+    return "\n    ".join(parts)
 
 
 def interval(
     right: NDArray[Any], other: NDArray[Any], groups: NDArray[Any], draws: int = DRAWS, share: float = 0.95
 ) -> tuple[float, float]:
-    """Bootstrap interval of the difference of two accuracies on the same texts; percentiles, fixed seed.
+    """Bootstrap interval of the difference of two means over the same texts; percentiles, fixed seed.
 
-    ``right``, ``other``: [texts], whether each is found. ``groups``: [texts], what is drawn together, with replacement.
-    The texts among which neighbours are sought stay as they are.
+    ``right``, ``other``: [texts], whether each is found, or how well. ``groups``: [texts], what is drawn together, with
+    replacement. The texts among which neighbours are sought stay as they are.
     """
     _, member = np.unique(groups, return_inverse=True)
     gain = np.bincount(member, right.astype(float) - other.astype(float))
     size = np.bincount(member)
     # Groups of one gain and size are alike: a draw is how often each kind is in it.
     kinds, count = np.unique(np.stack([gain, size]), axis=1, return_counts=True)
-    often = np.random.default_rng(20261122).multinomial(len(size), count / len(size), size=draws)
-    found = (often @ kinds[0]) / (often @ kinds[1])
+    rng = np.random.default_rng(20261122)
+    found = np.empty(draws)
+    for start in range(0, draws, AT_ONCE):
+        part = found[start : start + AT_ONCE]
+        often = rng.multinomial(len(size), count / len(size), size=len(part))
+        part[:] = (often @ kinds[0]) / (often @ kinds[1])
     low, high = np.quantile(found, [(1 - share) / 2, (1 + share) / 2])
     return float(low), float(high)
 

@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import fronts, shares
-from benchmarks.quantisers import interval
+from benchmarks import fronts, quantisers, shares
+from benchmarks.quantisers import compared, interval
 from bitmosaic.explorations import accuracy_book
 from bitmosaic.explorations.comparison import load_comparison
+from workloads.tasks import minilm
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -25,6 +26,35 @@ def test_intervals_of_differences_are_those_of_paired_texts() -> None:
     error = gain.std() / np.sqrt(2000)
     assert (low, high) == pytest.approx((gain.mean() - 1.96 * error, gain.mean() + 1.96 * error), abs=0.15 * error)
     assert interval(right, right, np.arange(2000)) == (0, 0)
+
+
+def test_intervals_of_figures_between_nought_and_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reciprocal ranks: as the normal distribution has it, and the same however many draws are in memory."""
+    rng = np.random.default_rng(5)
+    rank = rng.integers(1, 30, 1500)
+    here, there = 1 / rank, 1 / np.maximum(1, rank + rng.integers(-2, 4, 1500))
+    error = (here - there).std() / np.sqrt(1500)
+    found = interval(here, there, np.arange(1500), draws=2000)
+    mean = (here - there).mean()
+    assert found == pytest.approx((mean - 1.96 * error, mean + 1.96 * error), abs=0.2 * error)
+    monkeypatch.setattr(quantisers, "AT_ONCE", 300)
+    assert interval(here, there, np.arange(1500), draws=2000) == found
+
+
+def test_what_was_found_is_compared_figure_by_figure() -> None:
+    ranks = {"FP32": [1, 1, 2, 4], "rounded": [1, 2, 2, 5], "here": [1, 1, 4, 5]}
+    own, rounded, here = (
+        minilm.Answers(np.arange(4) + (np.array(rank) > 1),
+                       {"found": (np.array(rank) == 1).astype(float), "reciprocal rank": 1 / np.array(rank)})
+        for rank in ranks.values()
+    )
+    result = minilm.score(here)
+    assert (result.value, result.count, result.extra) == (0.5, 4, {"reciprocal rank": pytest.approx(2.45 / 4)})
+    near, *lines = compared(np.arange(4), own, rounded, here).split("\n    ")
+    assert near == "neighbour as in FP32 100.0 %" and len(lines) == 3  # found to FP32 is the same
+    assert lines[0].startswith("found to rounded +25.00 % (+0.00 … ")
+    assert lines[1].startswith("reciprocal rank to rounded +6.25 % (") and lines[1].endswith("better here 1, there 1)")
+    assert lines[2].startswith("reciprocal rank to FP32 -7.50 % (") and lines[2].endswith("better here 0, there 2)")
 
 
 def test_texts_that_fall_together_say_less() -> None:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,19 @@ def members(root: Any, is_own: Callable[[str], bool]) -> Iterator[tuple[str, Any
                     yield f"{name}.{inner}", method
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What retrieval finds for each of n texts.
+
+    Attributes:
+        near: int64 [n], the number of the nearest of the texts among which it is sought.
+        figures: by name, float64 [n], 0 … 1 and higher is better, the means of which are scores; the task's metric
+            comes first.
+    """
+
+    near: NDArray[np.int64]
+    figures: Mapping[str, NDArray[np.float64]]
+
 
 class MiniLmTask:
     """Evaluation and calibration texts, none of them in both; ``evaluated``: texts of each module, at most.
@@ -123,26 +137,28 @@ class MiniLmTask:
         return batches({self.input_name: self._tokens(self.texts[2])}, BATCH)
 
     def evaluate(self, run: Run) -> TaskScore:
-        """Share of texts whose nearest other text is of the same module."""
-        right = self.right(self.nearest(run))
-        return TaskScore(float(right.mean()), len(right))
-
-    def right(self, near: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Of each text whether the one found for it (``nearest``) is of its module."""
-        labels = self.groups
-        return np.asarray(labels[near] == labels)
+        """Share of texts for which the right one is found: here, one of the same module is the nearest other."""
+        return score(self.answers(run))
 
     @property
     def groups(self) -> NDArray[np.int64]:
         """The number of each text's module."""
         return np.array(self.texts[1])
 
-    def nearest(self, run: Run) -> NDArray[np.int64]:
-        """Of each evaluation text the number of the nearest other one."""
+    def answers(self, run: Run) -> Answers:
+        """Of each evaluation text the nearest other one, and whether that is of its module."""
         vectors = np.concatenate([run(feed)[0] for feed in batches({self.input_name: self._evaluated}, BATCH)])
         similar = vectors @ vectors.T
         np.fill_diagonal(similar, -np.inf)
-        return np.asarray(similar.argmax(axis=1))
+        near = similar.argmax(axis=1)
+        return Answers(near, {self.metric: (self.groups[near] == self.groups).astype(np.float64)})
+
+
+def score(answers: Answers) -> TaskScore:
+    """Means of the figures, of which the first is the metric."""
+    value, *others = (float(figure.mean()) for figure in answers.figures.values())
+    names = list(answers.figures)[1:]
+    return TaskScore(value, len(answers.near), dict(zip(names, others, strict=True)))
 
 
 def minilm_folder() -> Path:
