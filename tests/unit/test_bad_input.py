@@ -188,7 +188,7 @@ def test_validate_names_the_mistakes_of_every_file() -> None:
 
 def test_a_machine_to_show_that_is_not_there() -> None:
     (line,) = _refused("hardware", "bit_fusoin")
-    assert line.startswith("error: accelerator='bit_fusoin': no such preset (allowed: bit_fusion, bitwave_like, ")
+    assert line.startswith("error: accelerator='bit_fusoin': no such preset (allowed: bit_fusion, bit_fusion_float, ")
     assert line.endswith("did you mean 'bit_fusion'?)")
     assert _refused("hardware", "none.yaml") == ["error: none.yaml: no such file"]
 
