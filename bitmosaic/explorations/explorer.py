@@ -181,8 +181,8 @@ def explore(
     check_folder(folder)
     job = Job(network, accelerator, task, data, objective, budget, folder, workers, chosen_progress(progress))
     bits_limit = None if weight_memory_limit_kib is None else int(weight_memory_limit_kib * 8192)
-    if task is not None:
-        check_memory(network, plan, rules, bits_limit)
+    if task is not None and weight_memory_limit_kib is not None:
+        check_memory(network, plan, rules, weight_memory_limit_kib)
     job.check_fits(plan)
     with sole_writer(folder):
         settings = _settings(job, plan, points).model_copy(update={

@@ -78,10 +78,8 @@ def kept_layers(network: Network, plan: MethodPlan, keep_first_last: str | None)
     return {layer.name: by_label[label] for layer in (layers[0], layers[-1])} if layers else {}
 
 
-def check_memory(
-    network: Network, plan: MethodPlan, rules: LayerRules, limit_bits: int | None
-) -> None:
-    """Raise ``InfeasibleError`` where no assignment from the menu fits into so many bits of weights, nothing rated yet.
+def check_memory(network: Network, plan: MethodPlan, rules: LayerRules, limit_kib: float) -> None:
+    """Raise ``InfeasibleError`` where no assignment from the menu fits into so many KiB of weights, nothing rated yet.
 
     Layers without trained weights in the model have the first of their menu.
     """
@@ -91,16 +89,16 @@ def check_memory(
         if layer.name not in rated_layers(network):
             offered = offered[:1]
         least += layer.weight_count * min(precision.weight.bits for precision in offered)
-    if limit_bits is not None and least > limit_bits:
-        raise no_memory(network, least, limit_bits)
+    if least > limit_kib * _KIB:
+        raise no_memory(network, least, limit_kib)
 
 
-def no_memory(network: Network, least_bits: int, limit_bits: int) -> InfeasibleError:
+def no_memory(network: Network, least_bits: int, limit_kib: float) -> InfeasibleError:
     """The error of a limit that nothing fits into, with the least that would do, rounded up to what it takes."""
     least = math.ceil(least_bits / _KIB * 1000) / 1000
     return InfeasibleError(
         Problem(f"no assignment fits: the least that the weights can take is {least:,.3f} KiB", where=network.name,
-                path="weight_memory_limit_kib", value=f"{limit_bits / _KIB:.6g} KiB")
+                path="weight_memory_limit_kib", value=f"{limit_kib:g} KiB")
     )
 
 

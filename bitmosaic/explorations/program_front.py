@@ -37,7 +37,7 @@ def program_front(
         if run.weight_bits_limit is None:
             raise
         least = assign(choices, minimise="weight_bits", tied=tied).weight_bits
-        raise no_memory(run.network, least, run.weight_bits_limit) from None
+        raise no_memory(run.network, least, run.weight_bits_limit / 8192) from None
     except BitmosaicError as error:
         if [problem.path for problem in error.problems] != ["max_points"]:
             raise

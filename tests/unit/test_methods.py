@@ -19,6 +19,7 @@ from bitmosaic.explorations.assignment_file import dump_assignment, load_assignm
 from bitmosaic.explorations.exploration import Exploration, load_exploration
 from bitmosaic.explorations.explorer import ExplorationInterrupted, explore
 from bitmosaic.explorations.folder import assignment_of
+from bitmosaic.explorations.layer_rules import LayerRules
 from bitmosaic.explorations.methods import METHODS, flexiq_variant, plan
 from bitmosaic.explorations.network_points import NetworkPoints
 from bitmosaic.explorations.proposals import by_threshold
@@ -117,7 +118,7 @@ def test_thresholds_give_the_narrowest_precision_that_suffices(
     found = explored["seada"]
     stored = AccuracyBook(digits, DigitsTask(), found.settings.subject, found.folder).entropies()
     assert stored == entropies
-    run = cast("NetworkPoints", SimpleNamespace(mixed=dict))
+    run = cast("NetworkPoints", SimpleNamespace(mixed=dict, rules=LayerRules()))
     menu = [LayerPrecision.parse(text) for text in ("w8a8", "w6a6", "w4a4", "w2a2")]
     proposals = by_threshold(run, menu, entropies, "bit", 9)
     assert len(proposals) == 9 and len({str(proposal.assignment) for proposal in proposals}) == 9
@@ -130,6 +131,17 @@ def test_thresholds_give_the_narrowest_precision_that_suffices(
             enough = [bits for bits in (2, 4, 6, 8) if bits >= needed]
             assert chosen.weight.bits == (enough[0] if enough else 8)
     assert {each.weight.bits for each in proposals[0].assignment.values()} == {2}
+    # Tied layers have the narrowest that suffices for both, of their own menu.
+    rules = LayerRules(dict.fromkeys(layers[:2], tuple(menu[:3])), (tuple(layers[:2]),))
+    tied = by_threshold(cast("NetworkPoints", SimpleNamespace(mixed=dict, rules=rules)), menu, entropies, "bit", 9)
+    for proposal in tied:
+        needed = max(
+            proposal.value * operand.bit for layer in layers[:2]
+            for operand in (entropies[layer].weight, entropies[layer].input)
+        )
+        enough = [bits for bits in (4, 6, 8) if bits >= needed]
+        assert {proposal.assignment[layer].weight.bits for layer in layers[:2]} == {enough[0] if enough else 8}
+    assert {proposal.assignment[layers[0]].weight.bits for proposal in tied} == {4, 6, 8}
 
 
 def test_rank_correlations_are_those_of_single_layers(digits: Network, explored: dict[str, Exploration]) -> None:
