@@ -308,7 +308,7 @@ def test_results_of_different_quantisers_never_mix(
 
 def test_dpq_needs_weights_that_are_expanded(files: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"quantiser=dpq: is for weights .* has w8a8, w4a8, w2"):
-        explore(files[0], "bit_fusion", menu=MENU, quantiser="dpq", results=tmp_path / "x")
+        explore(files[0], "bit_fusion", menu=MENU, quantiser="dpq", inputs=files[1], results=tmp_path / "x")
     assert not (tmp_path / "x").exists()
 
 
