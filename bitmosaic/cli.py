@@ -116,6 +116,10 @@ def main() -> None:
                    "several times.")
 @click.option("--weight-memory-limit", type=click.FloatRange(min=0, min_open=True), metavar="KIB",
               help="The most memory that the weights of an assignment may take, in KiB, without scales.")
+@click.option("--latency-limit", type=click.FloatRange(min=0, min_open=True), metavar="MS",
+              help="The most that one inference of the chosen point may take; the most accurate such point is chosen.")
+@click.option("--energy-limit", type=click.FloatRange(min=0, min_open=True), metavar="UJ",
+              help="Likewise its energy, in µJ.")
 @click.option("--accuracy-at-least", type=click.FloatRange(min=0, max=100), metavar="PERCENT",
               help="The accuracy that the chosen point is to reach; an error that names the best where none does.")
 @click.option("--minimise", type=click.Choice(["latency", "energy", "memory"]), default="latency", show_default=True,
@@ -137,7 +141,8 @@ def explore(
     quantiser: str | None, method: str | None, flexiq_selection: str | None, flexiq_extraction: str | None,
     flexiq_width: int | None, seada_codes: str | None, seada_score: str | None, seada_weight: str | None,
     measure_harm: bool | None, keep_first_last: str | None, layer_menus: tuple[str, ...], tied: tuple[str, ...],
-    weight_memory_limit: float | None, accuracy_at_least: float | None, minimise: str, points: Any,
+    weight_memory_limit: float | None, latency_limit: float | None, energy_limit: float | None,
+    accuracy_at_least: float | None, minimise: str, points: Any,
     shapes: tuple[str, ...], inputs: Path | None, output: Path | None, seconds_per_layer: float | None,
     gap: float | None, workers: int | None,
 ) -> None:
@@ -162,6 +167,7 @@ def explore(
                 measure_harm=measure_harm, keep_first_last=keep_first_last,
                 layer_menus=layer_menus_of(layer_menus), tied=tied,
                 weight_memory_limit_kib=weight_memory_limit,
+                latency_limit_ms=latency_limit, energy_limit_uj=energy_limit,
                 accuracy_at_least=None if accuracy_at_least is None else accuracy_at_least / 100,
                 minimise=minimise, points=points, inputs=inputs, results=output,  # type: ignore[arg-type]
                 budget=changed_budget(job.DEFAULT_BUDGET, seconds_per_layer, gap), workers=workers, progress=progress,

@@ -124,13 +124,23 @@ class Exploration(Shown):
         )
 
     def is_allowed(self, point: Point) -> bool:
-        """Whether a point keeps precisions, layers' menus, ties and weight memory as asked for; baselines may not."""
+        """Whether a point keeps precisions, layers' menus, ties, memory, latency and energy as asked for; baselines may
+        not."""
         limit, bits = self.settings.weight_bits_limit, point.record.weight_bits
         fits = limit is None or (bits is not None and bits <= limit)
+        fits = fits and all(point.cost(axis) <= most * (1 + 1e-12) for axis, most in self.cost_limits.items())
         chosen = point.record.assignment
         offered = all(chosen[layer] in labels for layer, labels in self.settings.layer_menus.items())
         agree = all(len({chosen[layer] for layer in group}) == 1 for group in self.settings.tied)
         return fits and offered and agree and self.settings.kept.items() <= chosen.items()
+
+    @property
+    def cost_limits(self) -> dict[CostAxis, float]:
+        """What one inference may take, in ms and µJ, where that was limited."""
+        limits: dict[CostAxis, float | None] = {
+            "latency": self.settings.latency_limit_ms, "energy": self.settings.energy_limit_uj
+        }
+        return {axis: most for axis, most in limits.items() if most is not None}
 
     @property
     def accuracy_floor(self) -> float | None:
@@ -143,7 +153,8 @@ class Exploration(Shown):
         """The cheapest allowed point within ``accuracy_loss`` (absolute, 0 … 1) of FP32; None: at ``accuracy_floor``.
 
         That is the fastest, or that of least energy or weight memory, as ``settings.minimise`` says. Where none does,
-        the most accurate one of those allowed; for cost-only networks the baseline; None where there are no points yet.
+        or cost was limited and no accuracy asked for, the most accurate one of those allowed; for cost-only networks
+        the baseline; None where there are no points yet.
         """
         if not self.points:
             return None
@@ -156,9 +167,14 @@ class Exploration(Shown):
             return self.points[0]
         floor = asked - 1e-12
         good = [point for point in measured if _score(point) >= floor]
-        if good:
+        if good and (accuracy_loss is not None or not self.seeks_accuracy):
             return min(good, key=lambda point: (*self._costs(point), -_score(point)))
         return max(measured, key=lambda point: (_score(point), -self._costs(point)[0]))
+
+    @property
+    def seeks_accuracy(self) -> bool:
+        """Whether the most accurate point is asked for: cost was limited, and no accuracy was."""
+        return bool(self.cost_limits) and self.settings.accuracy_at_least is None
 
     def _costs(self, point: Point) -> tuple[float, ...]:
         """What the chosen point has least of, and of equal ones next."""

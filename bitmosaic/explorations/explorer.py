@@ -78,6 +78,8 @@ def explore(
     layer_menus: Mapping[str, Sequence[str]] | None = None,
     tied: Sequence[str] = (),
     weight_memory_limit_kib: float | None = None,
+    latency_limit_ms: float | None = None,
+    energy_limit_uj: float | None = None,
     accuracy_at_least: float | None = None,
     minimise: Minimised = "latency",
     points: PointCount = DEFAULT_POINTS,
@@ -124,6 +126,8 @@ def explore(
             layers that it fits in every assignment but the uniform ones; the first pattern that fits counts.
         tied: patterns; in the same assignments all layers that one of them fits have one precision.
         weight_memory_limit_kib: most memory of trained weights (without scales, in KiB) of the same assignments.
+        latency_limit_ms, energy_limit_uj: most that one inference of the chosen point may take, baselines too: the most
+            accurate such point is chosen, or with ``accuracy_at_least`` the cheapest such that reaches it.
         accuracy_at_least: 0 … 1; the chosen point is the cheapest that reaches it.
         minimise: what the chosen point costs least of, ``latency``, ``energy`` or ``memory`` of its weights; with
             ``memory`` assignments are sought on the front of harm and memory too.
@@ -155,7 +159,11 @@ def explore(
     problems += wrong
     reading, wrong = seada_reading(method == "seada", seada_codes, seada_score, seada_weight)
     problems += wrong
-    problems += limit_problems(weight_memory_limit_kib, accuracy_at_least)
+    limits = {
+        "weight_memory_limit_kib": weight_memory_limit_kib, "latency_limit_ms": latency_limit_ms,
+        "energy_limit_uj": energy_limit_uj,
+    }
+    problems += limit_problems(limits, accuracy_at_least)
     if minimise == "memory" and method == "flexiq":
         rule = "contradicts the method flexiq, whose weights take the same memory at every ratio"
         problems.append(Problem(rule, path="minimise", value=minimise))
@@ -164,8 +172,7 @@ def explore(
     asked = {
         "method": method, "sensitivity": sensitivity, "gradients": gradients, "quantiser": quantiser,
         "measure_harm": measure_harm, "keep_first_last": keep_first_last, "layer_menus": layer_menus or None,
-        "tied": tied or None, "weight_memory_limit_kib": weight_memory_limit_kib,
-        "accuracy_at_least": accuracy_at_least,
+        "tied": tied or None, **limits, "accuracy_at_least": accuracy_at_least,
     }
     if network.model is None:
         check_cost_only(network, {**asked, "inputs": inputs, "task": None if task is None else task.name})
@@ -190,7 +197,8 @@ def explore(
             "layer_menus": {} if not layer_menus else {
                 layer: tuple(each.label for each in menu) for layer, menu in rules.menus.items() if layer not in kept
             },
-            "tied": rules.tied, "accuracy_at_least": accuracy_at_least, "minimise": minimise,
+            "tied": rules.tied, "latency_limit_ms": latency_limit_ms, "energy_limit_uj": energy_limit_uj,
+            "accuracy_at_least": accuracy_at_least, "minimise": minimise,
         })
         write_inputs(folder, network, accelerator, settings, None if inputs is None else Path(inputs))
         run = job.points(plan, rules, bits_limit)

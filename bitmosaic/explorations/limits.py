@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from bitmosaic.explorations.exploration import Exploration
+from bitmosaic.explorations.exploration import CostAxis, Exploration
 from bitmosaic.explorations.layer_rules import LayerRules, rated_layers
 from bitmosaic.explorations.methods import MethodPlan, no_weights_for
 from simulator.errors import ConfigurationError, InfeasibleError, NetworkError, Problem
@@ -13,13 +13,15 @@ from simulator.precision import LayerPrecision
 from workloads.network import Network
 
 _KIB = 8192  # bits
+_COSTS: dict[CostAxis, tuple[str, str]] = {"latency": ("latency_limit_ms", "ms"), "energy": ("energy_limit_uj", "µJ")}
 
 
-def limit_problems(weight_memory_limit_kib: float | None, accuracy_at_least: float | None) -> list[Problem]:
-    """What is wrong with the numbers."""
-    problems = []
-    if weight_memory_limit_kib is not None and not weight_memory_limit_kib > 0:
-        problems.append(Problem("must be above 0", path="weight_memory_limit_kib", value=str(weight_memory_limit_kib)))
+def limit_problems(limits: Mapping[str, float | None], accuracy_at_least: float | None) -> list[Problem]:
+    """What is wrong with the numbers; ``limits``: name of each limit of a cost → its value."""
+    problems = [
+        Problem("must be above 0", path=path, value=str(most)) for path, most in limits.items()
+        if most is not None and not most > 0
+    ]
     if accuracy_at_least is not None and not 0 <= accuracy_at_least <= 1:
         problems.append(Problem("must be between 0 and 1", path="accuracy_at_least", value=str(accuracy_at_least)))
     return problems
@@ -103,7 +105,9 @@ def no_memory(network: Network, least_bits: int, limit_kib: float) -> Infeasible
 
 
 def check_reached(exploration: Exploration) -> None:
-    """Raise ``InfeasibleError`` with the best there is where no allowed point has the accuracy that was asked for."""
+    """Raise ``InfeasibleError`` with the best there is where no point keeps the limits of latency and energy, or no
+    allowed one has the accuracy that was asked for."""
+    _check_costs(exploration)
     wanted = exploration.settings.accuracy_at_least
     best = exploration.chosen()
     if wanted is None or best is None or best.record.accuracy is None:
@@ -116,3 +120,19 @@ def check_reached(exploration: Exploration) -> None:
             Problem(f"{rule}. Everything that was found is in {exploration.folder}", where=exploration.settings.network,
                     path="accuracy_at_least", value=f"{100 * wanted:g} %")
         )
+
+
+def _check_costs(exploration: Exploration) -> None:
+    if any(map(exploration.is_allowed, exploration.points)):
+        return
+    least = {axis: min((point.cost(axis) for point in exploration.points), default=math.nan) for axis in _COSTS}
+    problems = [
+        Problem(
+            f"no allowed point keeps it; the least of any point is {least[axis]:.6g} {_COSTS[axis][1]}. "
+            f"Everything that was found is in {exploration.folder}", where=exploration.settings.network,
+            path=_COSTS[axis][0], value=f"{most:g} {_COSTS[axis][1]}",
+        )
+        for axis, most in exploration.cost_limits.items()
+    ]
+    if problems:
+        raise InfeasibleError(problems)

@@ -340,13 +340,13 @@ class ComparisonSettings(Frozen):
 class Settings(Frozen):
     """What a run was asked for, and the versions that ran it.
 
-    ``kept``: layer → precision that it must have; ``layer_menus``: layer → what it has its precision from; ``tied``:
-    groups of layers that have one. ``weight_bits_limit``, and ``accuracy_at_least`` (0 … 1): what points are chosen by;
-    ``minimise``: what the chosen one costs least of. ``method``: the named method that was asked for, else None.
-    ``sensitivity_note``: why it is another one than the default, where none was asked for. ``gradients``: of ratings
-    that read them. ``floating``: what layers may stay in on the floating-point unit. ``flexiq``, ``seada``: of the
-    methods of those names. ``context`` as in ``PointRecord``, ``subject`` as in ``HarmRecord``; ``fp32_key`` is the key
-    of FP32's accuracy.
+    ``kept``: layer → precision that it must have; ``layer_menus``: layer → what it has its precision from;
+    ``tied``: groups of layers that have one. ``weight_bits_limit``, ``latency_limit_ms``, ``energy_limit_uj``, and
+    ``accuracy_at_least`` (0 … 1): what points are chosen by; ``minimise``: what the chosen one costs least of.
+    ``method``: the named method that was asked for, else None. ``sensitivity_note``: why it is another one than the
+    default, where none was asked for. ``gradients``: of ratings that read them. ``floating``: what layers may stay
+    in on the floating-point unit. ``flexiq``, ``seada``: of the methods of those names. ``context`` as in
+    ``PointRecord``, ``subject`` as in ``HarmRecord``; ``fp32_key`` is the key of FP32's accuracy.
     """
 
     network: str
@@ -368,6 +368,8 @@ class Settings(Frozen):
     layer_menus: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     tied: tuple[tuple[str, ...], ...] = ()
     weight_bits_limit: int | None = None
+    latency_limit_ms: float | None = None
+    energy_limit_uj: float | None = None
     accuracy_at_least: float | None = None
     minimise: Minimised = "latency"
     points: PointCount

@@ -187,8 +187,13 @@ def _proof_facts(points: Iterable[Point]) -> tuple[Fact, ...]:
 
 
 def _choice_facts(settings: Settings) -> tuple[Fact, ...]:
-    """What the chosen point costs least of, where that is not the default."""
-    return () if settings.minimise == "latency" else (Fact(label="chosen", text=CHEAPEST[settings.minimise]),)
+    """What the chosen point costs least of, where that is not the default, and the limits that it keeps."""
+    facts = [] if settings.minimise == "latency" else [Fact(label="chosen", text=CHEAPEST[settings.minimise])]
+    if settings.latency_limit_ms is not None:
+        facts.append(Fact(label="latency limit", text=f"{settings.latency_limit_ms:g} ms"))
+    if settings.energy_limit_uj is not None:
+        facts.append(Fact(label="energy limit", text=f"{settings.energy_limit_uj:g} µJ"))
+    return tuple(facts)
 def _correlation_facts(exploration: Exploration) -> tuple[Fact, ...]:
     """How well the ratings rank measured harm, where they are not that themselves."""
     if not exploration.harms or exploration.settings.sensitivity == "perturbation":

@@ -364,7 +364,11 @@ def choice_note(exploration: Exploration, chosen: Point) -> str:
     rules += [f"{', '.join(group)} in one precision" for group in exploration.settings.tied]
     if exploration.settings.weight_bits_limit is not None:
         rules.append(f"at most {exploration.settings.weight_bits_limit / 8192:,.4g} KiB of weights")
+    units = {"latency": "ms", "energy": "µJ"}
+    rules += [f"at most {most:,.6g} {units[axis]}" for axis, most in exploration.cost_limits.items()]
     among = f" among those with {' and '.join(rules)}" if rules else ""
+    if exploration.seeks_accuracy and exploration.is_allowed(chosen):
+        return f"Chosen below: {chosen.label}, {best}{among}."
     if asked is not None or among:
         floor = exploration.accuracy_floor or 0.0
         what = f"of at least {100 * floor:.2f} %{among}"

@@ -228,6 +228,7 @@ def test_options_reach_the_job(folder: Path, tmp_path: Path, monkeypatch: pytest
     assert options == {
         "menu": None, "objective": "edp", "sensitivity": "auto", "quantiser": None, "method": None,
         "measure_harm": None, "keep_first_last": None, "weight_memory_limit_kib": None, "accuracy_at_least": None,
+        "latency_limit_ms": None, "energy_limit_uj": None,
         "layer_menus": {}, "tied": (), "minimise": "latency", "points": 10, "inputs": None,
         "flexiq_selection": None, "flexiq_extraction": None, "flexiq_width": None,
         "seada_codes": None, "seada_score": None, "seada_weight": None,
@@ -239,7 +240,8 @@ def test_options_reach_the_job(folder: Path, tmp_path: Path, monkeypatch: pytest
          "--layer-menu", "conv*=w8a8, w4a8", "--layer-menu", "a=b=w4a8", "--tie", "q*", "--tie", "k",
          "--flexiq-selection", "evolutionary", "--flexiq-extraction", "dynamic", "--flexiq-width", "16",
          "--seada-codes", "twos_complement", "--seada-score", "max", "--seada-weight", "macs",
-         "--weight-memory-limit", "3.5", "--accuracy-at-least", "90", "--minimise", "memory", "--points", "3",
+         "--weight-memory-limit", "3.5", "--latency-limit", "0.5", "--energy-limit", "12",
+         "--accuracy-at-least", "90", "--minimise", "memory", "--points", "3",
          "--inputs", "some.npz", "--output", tmp_path, "--seconds-per-layer", "0.5", "--gap", "0.25", "--workers", "2")
     name, machine, options = calls.pop()
     del options["progress"]
@@ -248,7 +250,8 @@ def test_options_reach_the_job(folder: Path, tmp_path: Path, monkeypatch: pytest
         "method": "amp", "measure_harm": True, "keep_first_last": "w8a8", "gradients": "torch",
         "flexiq_selection": "evolutionary", "flexiq_extraction": "dynamic", "flexiq_width": 16,
         "seada_codes": "twos_complement", "seada_score": "max", "seada_weight": "macs",
-        "weight_memory_limit_kib": 3.5, "accuracy_at_least": 0.9, "minimise": "memory", "points": 3,
+        "weight_memory_limit_kib": 3.5, "latency_limit_ms": 0.5, "energy_limit_uj": 12.0, "accuracy_at_least": 0.9,
+        "minimise": "memory", "points": 3,
         "layer_menus": {"conv*": ["w8a8", "w4a8"], "a=b": ["w4a8"]}, "tied": ("q*", "k"),
         "inputs": Path("some.npz"), "results": tmp_path, "workers": 2,
         "budget": bitmosaic.SearchBudget(cpu_seconds=0.5, target_gap=0.25),

@@ -273,6 +273,34 @@ def test_the_chosen_point_has_least_of_what_was_to_be_minimised(
     assert chosen["memory"].record.weight_kib < chosen["latency"].record.weight_kib
 
 
+@pytest.mark.parametrize(("option", "axis", "unit"), [
+    ("latency_limit_ms", "latency", "ms"), ("energy_limit_uj", "energy", "µJ"),
+])
+def test_within_limits_of_cost_the_most_accurate_point_is_chosen(
+    run: Explore, finished: Exploration, tmp_path: Path, option: str, axis: Any, unit: str
+) -> None:
+    """And with an accuracy asked for the cheapest; where nothing keeps the limit, an error names the least."""
+    folder = _copied(finished, tmp_path)
+    costs = sorted({point.cost(axis) for point in finished.points})
+    limit = costs[len(costs) // 2]
+    found = run(folder, **{option: limit})
+    within = [point for point in found.points if point.cost(axis) <= limit]
+    best, scores = found.chosen(), {point.label: point.record.accuracy_percent for point in within}
+    assert best is not None and scores[best.label] == max(scores.values()) and len(within) < len(found.points)
+    assert all(found.is_allowed(point) == (point in within) for point in found.points)
+    said = f"{best.label}, the point of highest agreement with FP32 among those with at most {limit:,.6g} {unit}."
+    assert said in _flat((folder / "report.txt").read_text())
+    assert f"{limit:g} {unit}" in {fact.text for fact in report_of(folder).facts}
+    floor = min(scores.values()) / 100
+    cheapest = run(folder, accuracy_at_least=floor, **{option: limit}).chosen()
+    assert cheapest is not None and cheapest.cost("latency") == min(point.cost("latency") for point in within)
+    with pytest.raises(InfeasibleError, match=rf"{option}=.* {unit}: no allowed point keeps it; the least of any "
+                                              rf"point is {costs[0]:.6g} {unit}"):
+        run(folder, **{option: costs[0] / 2})
+    with pytest.raises(ConfigurationError, match=f"{option}=0: must be above 0"):
+        run(folder, **{option: 0})
+
+
 def test_to_minimise_memory_its_front_is_proposed(run: Explore, finished: Exploration, tmp_path: Path) -> None:
     assert all(point.record.origin != "memory" for point in finished.points)
     for method in (None, "amp"):
