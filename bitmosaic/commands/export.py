@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,17 +110,19 @@ def assignment(
     Products of two activations stay in FP32 unless a pattern fits them. Raises ``ConfigurationError`` for patterns
     that fit no layer.
     """
+    from bitmosaic.explorations.baseline_cost import pattern_fits
+
     names = tuple(network.bindings)
     problems = [
         Problem("fits no layer", where=network.name, path="--layer-precision", value=repr(pattern),
                 did_you_mean=closest(pattern, names))
-        for pattern in single if not any(fits(name, pattern) for name in names)
+        for pattern in single if not any(pattern_fits(name, pattern) for name in names)
     ]
     if problems:
         raise ConfigurationError(problems)
     found = {}
     for name in names:
-        fitting = [precision for pattern, precision in single.items() if fits(name, pattern)]
+        fitting = [precision for pattern, precision in single.items() if pattern_fits(name, pattern)]
         if fitting or network.bindings[name].weight is not None:
             found[name] = fitting[0] if fitting else wanted
     return {name: precision for name, precision in found.items() if precision.label != "fp32"}
@@ -222,11 +223,6 @@ def check_whole(chosen: Mapping[str, LayerPrecision], network: Network) -> None:
     ]
     if problems:
         raise PrecisionError(problems)
-
-
-def fits(name: str, pattern: str) -> bool:
-    """Whether a layer is meant: layers' names may hold brackets."""
-    return name == pattern or fnmatchcase(name, pattern)
 
 
 def checked(expected: Run, feeds: Iterable[Feed], model: onnx.ModelProto) -> str:

@@ -84,13 +84,6 @@ _FLEXIQ = (
 )
 
 
-def flexiq_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of the method flexiq."""
-    for option in reversed(_FLEXIQ):
-        command = option(command)
-    return command
-
-
 _SEADA = (
     click.option("--seada-codes", type=click.Choice(["sign_magnitude", "twos_complement"]),
                  help="Which bits the method seada takes the entropy of; sign_magnitude by default."),
@@ -103,11 +96,18 @@ _SEADA = (
 )
 
 
-def seada_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of the method seada."""
-    for option in reversed(_SEADA):
-        command = option(command)
-    return command
+def _adding(options: Sequence[Callable[..., Any]]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """What adds options to a command, in their order."""
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+flexiq_options = _adding(_FLEXIQ)
+seada_options = _adding(_SEADA)
 
 
 def listing(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:

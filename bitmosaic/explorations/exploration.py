@@ -35,6 +35,8 @@ from workloads.vector_jacobian import Gradients
 from workloads.weight_quantisers import Quantiser
 
 CostAxis = Minimised
+COST_UNITS: dict[CostAxis, str] = {"latency": "ms", "energy": "µJ", "memory": "KiB"}
+"""Those of ``Point.cost``."""
 SETTINGS_FILE = "inputs/settings.json"
 MAPPINGS_FILE = "mappings.jsonl"
 SENSITIVITY_FILE = "sensitivity.jsonl"
@@ -128,19 +130,11 @@ class Exploration(Shown):
         not."""
         limit, bits = self.settings.weight_bits_limit, point.record.weight_bits
         fits = limit is None or (bits is not None and bits <= limit)
-        fits = fits and all(point.cost(axis) <= most * (1 + 1e-12) for axis, most in self.cost_limits.items())
+        fits = fits and all(point.cost(axis) <= most * (1 + 1e-12) for axis, most in self.settings.cost_limits.items())
         chosen = point.record.assignment
         offered = all(chosen[layer] in labels for layer, labels in self.settings.layer_menus.items())
         agree = all(len({chosen[layer] for layer in group}) == 1 for group in self.settings.tied)
         return fits and offered and agree and self.settings.kept.items() <= chosen.items()
-
-    @property
-    def cost_limits(self) -> dict[CostAxis, float]:
-        """What one inference may take, in ms and µJ, where that was limited."""
-        limits: dict[CostAxis, float | None] = {
-            "latency": self.settings.latency_limit_ms, "energy": self.settings.energy_limit_uj
-        }
-        return {axis: most for axis, most in limits.items() if most is not None}
 
     @property
     def accuracy_floor(self) -> float | None:
@@ -174,7 +168,7 @@ class Exploration(Shown):
     @property
     def seeks_accuracy(self) -> bool:
         """Whether the most accurate point is asked for: cost was limited, and no accuracy was."""
-        return bool(self.cost_limits) and self.settings.accuracy_at_least is None
+        return bool(self.settings.cost_limits) and self.settings.accuracy_at_least is None
 
     def _costs(self, point: Point) -> tuple[float, ...]:
         """What the chosen point has least of, and of equal ones next."""

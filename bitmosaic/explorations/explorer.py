@@ -24,6 +24,7 @@ from bitmosaic.explorations.methods import plan as make_plan
 from bitmosaic.explorations.network_points import NetworkPoints
 from bitmosaic.explorations.proposals import propose
 from bitmosaic.explorations.records import (
+    BITS_A_KIB,
     SENSITIVITY_METHODS,
     FlexiqSelection,
     MethodName,
@@ -187,7 +188,7 @@ def explore(
     folder = default_folder(network, accelerator) if results is None else Path(results)
     check_folder(folder)
     job = Job(network, accelerator, task, data, objective, budget, folder, workers, chosen_progress(progress))
-    bits_limit = None if weight_memory_limit_kib is None else int(weight_memory_limit_kib * 8192)
+    bits_limit = None if weight_memory_limit_kib is None else int(weight_memory_limit_kib * BITS_A_KIB)
     if task is not None and weight_memory_limit_kib is not None:
         check_memory(network, plan, rules, weight_memory_limit_kib)
     job.check_fits(plan)

@@ -130,6 +130,8 @@ def narrow_channels(exploration: Exploration, point: Point) -> NarrowChannels | 
     flexiq, record = exploration.settings.flexiq, point.record
     if flexiq is not None and record.uniform is not None:
         return NarrowChannels(extraction=flexiq.extraction)
+    if record.selection is None:
+        return None  # so that the file is not read once for each point of other methods
     return channels_of(record, RecordFile(exploration.folder / SELECTIONS_FILE, SelectionRecord))
 
 

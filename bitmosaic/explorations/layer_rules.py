@@ -98,9 +98,10 @@ def layer_rules(
             problems.append(Problem(f"is not in the menu of the layer {name} ({_labels(menus[name])})",
                                     path="keep_first_last", value=precision.label))
         menus[name] = (precision,)
+    rated = rated_layers(network)
     for group in groups:
         common = [each for each in plan.menu if all(each in menus.get(name, plan.menu) for name in group)]
-        if any(name not in rated_layers(network) for name in group):
+        if any(name not in rated for name in group):
             common = common[:1]
         if not common:
             said = "; ".join(f"{name}: {_labels(menus[name])}" for name in group if name in menus)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from bitmosaic.explorations.exploration import CostAxis, Exploration
+from bitmosaic.explorations.exploration import COST_UNITS, CostAxis, Exploration
 from bitmosaic.explorations.layer_rules import LayerRules, rated_layers
 from bitmosaic.explorations.methods import MethodPlan, no_weights_for
+from bitmosaic.explorations.records import BITS_A_KIB
 from simulator.errors import ConfigurationError, InfeasibleError, NetworkError, Problem
 from simulator.precision import LayerPrecision
 from workloads.network import Network
 
-_KIB = 8192  # bits
-_COSTS: dict[CostAxis, tuple[str, str]] = {"latency": ("latency_limit_ms", "ms"), "energy": ("energy_limit_uj", "µJ")}
+_LIMITS: dict[CostAxis, str] = {"latency": "latency_limit_ms", "energy": "energy_limit_uj"}
 
 
 def limit_problems(limits: Mapping[str, float | None], accuracy_at_least: float | None) -> list[Problem]:
@@ -85,19 +85,19 @@ def check_memory(network: Network, plan: MethodPlan, rules: LayerRules, limit_ki
 
     Layers without trained weights in the model have the first of their menu.
     """
-    least = 0
+    least, rated = 0, rated_layers(network)
     for layer in network.trained_layers:
         offered = rules.of(layer.name, plan.menu)
-        if layer.name not in rated_layers(network):
+        if layer.name not in rated:
             offered = offered[:1]
         least += layer.weight_count * min(precision.weight.bits for precision in offered)
-    if least > limit_kib * _KIB:
+    if least > limit_kib * BITS_A_KIB:
         raise no_memory(network, least, limit_kib)
 
 
 def no_memory(network: Network, least_bits: int, limit_kib: float) -> InfeasibleError:
     """The error of a limit that nothing fits into, with the least that would do, rounded up to what it takes."""
-    least = math.ceil(least_bits / _KIB * 1000) / 1000
+    least = math.ceil(least_bits / BITS_A_KIB * 1000) / 1000
     return InfeasibleError(
         Problem(f"no assignment fits: the least that the weights can take is {least:,.3f} KiB", where=network.name,
                 path="weight_memory_limit_kib", value=f"{limit_kib:g} KiB")
@@ -125,14 +125,12 @@ def check_reached(exploration: Exploration) -> None:
 def _check_costs(exploration: Exploration) -> None:
     if any(map(exploration.is_allowed, exploration.points)):
         return
-    least = {axis: min((point.cost(axis) for point in exploration.points), default=math.nan) for axis in _COSTS}
-    problems = [
-        Problem(
-            f"no allowed point keeps it; the least of any point is {least[axis]:.6g} {_COSTS[axis][1]}. "
-            f"Everything that was found is in {exploration.folder}", where=exploration.settings.network,
-            path=_COSTS[axis][0], value=f"{most:g} {_COSTS[axis][1]}",
-        )
-        for axis, most in exploration.cost_limits.items()
-    ]
+    problems = []
+    for axis, most in exploration.settings.cost_limits.items():
+        least = min((point.cost(axis) for point in exploration.points), default=math.nan)
+        rule = (f"no allowed point keeps it; the least of any point is {least:.6g} {COST_UNITS[axis]}. Everything that "
+                f"was found is in {exploration.folder}")
+        problems.append(Problem(rule, where=exploration.settings.network, path=_LIMITS[axis],
+                                value=f"{most:g} {COST_UNITS[axis]}"))
     if problems:
         raise InfeasibleError(problems)

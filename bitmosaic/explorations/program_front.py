@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from bitmosaic.explorations.limits import no_memory
 from bitmosaic.explorations.network_points import NetworkPoints
-from bitmosaic.explorations.records import Origin, PointCount
+from bitmosaic.explorations.records import BITS_A_KIB, Origin, PointCount
 from mapper.assignment import Assignment, Choice, Conversion, assign, assignment_front
 from simulator.errors import BitmosaicError, ConfigurationError, InfeasibleError, Problem
 
@@ -37,7 +37,7 @@ def program_front(
         if run.weight_bits_limit is None:
             raise
         least = assign(choices, minimise="weight_bits", tied=tied).weight_bits
-        raise no_memory(run.network, least, run.weight_bits_limit / 8192) from None
+        raise no_memory(run.network, least, run.weight_bits_limit / BITS_A_KIB) from None
     except BitmosaicError as error:
         if [problem.path for problem in error.problems] != ["max_points"]:
             raise

@@ -27,6 +27,7 @@ from workloads.weight_quantisers import Quantiser
 Minimised = Literal["latency", "energy", "memory"]
 Origin = Literal["uniform", "latency", "energy", "memory", "given", "threshold", "ratio", "largest first", "random"]
 PointCount = int | Literal["all"]
+BITS_A_KIB = 8192
 MethodName = Literal["amp", "seada", "dpq", "flexiq", "measured"]
 FlexiqSelection = Literal["greedy", "evolutionary"]
 SensitivityMethod = Literal["taylor", "perturbation", "weight_error", "hessian_trace", "bit_entropy", "value_entropy"]
@@ -277,7 +278,7 @@ class PointRecord(Record):
     @property
     def weight_kib(self) -> float:
         """Memory of the weights in KiB, without scales; NaN where it was not recorded."""
-        return float("nan") if self.weight_bits is None else self.weight_bits / 8192
+        return float("nan") if self.weight_bits is None else self.weight_bits / BITS_A_KIB
 
     @property
     def accuracy_percent(self) -> float:
@@ -379,6 +380,12 @@ class Settings(Frozen):
     subject: str
     fp32_key: str | None
     versions: dict[str, str]
+
+    @property
+    def cost_limits(self) -> dict[Minimised, float]:
+        """What one inference may take, in ms and µJ, where that was limited."""
+        limits: dict[Minimised, float | None] = {"latency": self.latency_limit_ms, "energy": self.energy_limit_uj}
+        return {axis: most for axis, most in limits.items() if most is not None}
 
 
 def layer_row(result: LayerResult, precision: str, solution: MappingSolution, dram: str) -> LayerRow:

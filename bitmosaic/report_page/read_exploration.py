@@ -10,7 +10,7 @@ from bitmosaic._version import __version__
 from bitmosaic.explorations.assignment_proof import proofs_text
 from bitmosaic.explorations.comparison import Comparison
 from bitmosaic.explorations.comparison_report import AXES
-from bitmosaic.explorations.exploration import SELECTIONS_FILE, CostAxis, Exploration, Point
+from bitmosaic.explorations.exploration import COST_UNITS, SELECTIONS_FILE, CostAxis, Exploration, Point
 from bitmosaic.explorations.folder import ASSIGNMENTS, narrow_channels
 from bitmosaic.explorations.narrow_channels import channels_of
 from bitmosaic.explorations.rank_correlation import correlations_text
@@ -61,8 +61,8 @@ def read_exploration(exploration: Exploration) -> Report:
         notes.append("No accuracy was measured: the network has no trained weights, or no data to measure it on.")
     if settings.sensitivity_note:
         notes.append(f"Harm: {settings.sensitivity_note}.")
-    if whole_note(exploration):
-        notes.append(whole_note(exploration))
+    if whole := whole_note(exploration):
+        notes.append(whole)
     if all(row.dram_bits is None for point in points for row in point.record.layers):
         notes.append(_NO_ROOFLINE)
     fp32 = exploration.fp32
@@ -189,11 +189,10 @@ def _proof_facts(points: Iterable[Point]) -> tuple[Fact, ...]:
 def _choice_facts(settings: Settings) -> tuple[Fact, ...]:
     """What the chosen point costs least of, where that is not the default, and the limits that it keeps."""
     facts = [] if settings.minimise == "latency" else [Fact(label="chosen", text=CHEAPEST[settings.minimise])]
-    if settings.latency_limit_ms is not None:
-        facts.append(Fact(label="latency limit", text=f"{settings.latency_limit_ms:g} ms"))
-    if settings.energy_limit_uj is not None:
-        facts.append(Fact(label="energy limit", text=f"{settings.energy_limit_uj:g} µJ"))
-    return tuple(facts)
+    limits = settings.cost_limits.items()
+    return (*facts, *(Fact(label=f"{axis} limit", text=f"{most:g} {COST_UNITS[axis]}") for axis, most in limits))
+
+
 def _correlation_facts(exploration: Exploration) -> tuple[Fact, ...]:
     """How well the ratings rank measured harm, where they are not that themselves."""
     if not exploration.harms or exploration.settings.sensitivity == "perturbation":

@@ -14,9 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from bitmosaic.explorations.assignment_proof import proofs_text
-from bitmosaic.explorations.exploration import DEFAULT_ACCURACY_LOSS, CostAxis, Exploration, Point
+from bitmosaic.explorations.exploration import COST_UNITS, DEFAULT_ACCURACY_LOSS, CostAxis, Exploration, Point
 from bitmosaic.explorations.rank_correlation import FEWEST_RANKED, correlations_text
-from bitmosaic.explorations.records import LayerRow, VectorRow, rated_gradients
+from bitmosaic.explorations.records import BITS_A_KIB, LayerRow, VectorRow, rated_gradients
 from bitmosaic.views.frames import summary_frame
 from mapper.solution import Objective
 from simulator.precision import LayerPrecision
@@ -363,9 +363,8 @@ def choice_note(exploration: Exploration, chosen: Point) -> str:
         rules.append(f"the menus of {len(exploration.settings.layer_menus)} layers kept")
     rules += [f"{', '.join(group)} in one precision" for group in exploration.settings.tied]
     if exploration.settings.weight_bits_limit is not None:
-        rules.append(f"at most {exploration.settings.weight_bits_limit / 8192:,.4g} KiB of weights")
-    units = {"latency": "ms", "energy": "µJ"}
-    rules += [f"at most {most:,.6g} {units[axis]}" for axis, most in exploration.cost_limits.items()]
+        rules.append(f"at most {exploration.settings.weight_bits_limit / BITS_A_KIB:,.4g} KiB of weights")
+    rules += [f"at most {most:,.6g} {COST_UNITS[axis]}" for axis, most in exploration.settings.cost_limits.items()]
     among = f" among those with {' and '.join(rules)}" if rules else ""
     if exploration.seeks_accuracy and exploration.is_allowed(chosen):
         return f"Chosen below: {chosen.label}, {best}{among}."
